@@ -1,0 +1,29 @@
+"""The base of every public type: frozen, comparable, and the same as JSON and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+T = TypeVar("T", bound="Struct")
+
+
+class Struct(msgspec.Struct, frozen=True, kw_only=False):
+    """A frozen value with ``to_dict()`` and ``from_dict()``."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """This value as plain JSON types."""
+        plain = msgspec.to_builtins(self)
+        assert isinstance(plain, dict)
+        return plain
+
+    @classmethod
+    def from_dict(cls: type[T], plain: Mapping[str, Any]) -> T:
+        """The value that ``to_dict()`` gave ``plain``.
+
+        Raises:
+            msgspec.ValidationError: ``plain`` does not have the shape of this type.
+        """
+        return msgspec.convert(plain, cls)
