@@ -286,6 +286,10 @@ class InvalidScope(MeshError):
     """A distribution scope is unknown or malformed."""
 
 
+class InvalidDistribution(MeshError):
+    """A distribution is asked to be or do something that it cannot, such as to expire in the past."""
+
+
 class UnknownDistribution(MeshError):
     """No distribution with this id is known here."""
 

@@ -15,8 +15,7 @@ class Struct(msgspec.Struct, frozen=True, kw_only=False):
 
     def to_dict(self) -> dict[str, Any]:
         """This value as plain JSON types."""
-        plain = msgspec.to_builtins(self)
-        assert isinstance(plain, dict)
+        plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))
         return plain
 
     @classmethod

@@ -37,6 +37,9 @@ MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 MAX_OPEN_FRAGMENTS = 16
 """Messages that may be in pieces at once on one link."""
 
+WITHDRAWN = 255
+"""The hop count of an :class:`Interest` that is taken back."""
+
 COMPRESS_FROM_BYTES = 1024
 """Messages from this size on are compressed one by one; a compressor held per link would cost 34 kB."""
 
@@ -105,7 +108,10 @@ class InterestEntry(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Interest(_Message, tag=10, frozen=True):
-    """What ``origin`` wants to be kept up to date with; replaces its entries of a lower ``sequence``."""
+    """What ``origin`` wants to be kept up to date with; replaces what the sender said of it before.
+
+    ``hops`` is how many links it has crossed; ``WITHDRAWN`` says that the sender no longer vouches for it.
+    """
 
     origin: str
     sequence: int
@@ -114,15 +120,24 @@ class Interest(_Message, tag=10, frozen=True):
 
 
 class Resume(_Message, tag=11, frozen=True):
-    """Where the sender stands in the receiver's log: send what came after ``after``.
+    """Bring me up to date with ``entries``: I hold everything of them in your log ``log_id`` up to
+    ``after``. ``empty``: I hold nothing of them at all, from whatever log."""
 
-    ``log_id`` is the log that the sender remembers (empty: none) and ``interest`` the digest of the
-    interest under which it got there; where either does not fit, the receiver starts a reconciliation.
-    """
-
+    number: int
     log_id: bytes
-    interest: bytes
     after: int
+    empty: bool
+    entries: list[InterestEntry]
+
+
+class Resumed(_Message, tag=12, frozen=True):
+    """Answer to :class:`Resume`: what is lacking follows, from the log ``log_id`` up to ``upto``.
+    ``reconcile``: the position is of no use, so compare sets with :class:`Summaries`."""
+
+    number: int
+    log_id: bytes
+    upto: int
+    reconcile: bool
 
 
 class Change(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -141,22 +156,6 @@ class Change(msgspec.Struct, array_like=True, frozen=True, gc=False):
     update: bytes
 
 
-class Changes(_Message, tag=12, frozen=True):
-    """A batch of changes, applied in one commit. Afterwards the receiver holds everything of the
-    sender's log ``log_id`` up to ``upto`` that it asked for. Answered by :class:`Ack`."""
-
-    number: int
-    log_id: bytes
-    upto: int
-    changes: list[Change]
-
-
-class Ack(_Message, tag=13, frozen=True):
-    """The receiver holds :class:`Changes` ``number`` durably; the sender's window moves on."""
-
-    number: int
-
-
 class Version(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """The version of one document, without its content."""
 
@@ -166,14 +165,8 @@ class Version(msgspec.Struct, array_like=True, frozen=True, gc=False):
     vector: dict[bytes, int]
 
 
-class Offer(_Message, tag=14, frozen=True):
-    """Versions that the sender holds and the receiver may lack; it pulls what it wants."""
-
-    versions: list[Version]
-
-
 class Want(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """One document that the sender lacks, and what it holds of it (a Yjs state vector)."""
+    """One document that the sender lacks, and what it holds of it."""
 
     collection: str
     id: str
@@ -182,36 +175,68 @@ class Want(msgspec.Struct, array_like=True, frozen=True, gc=False):
     state_vector: bytes
 
 
-class Pull(_Message, tag=15, frozen=True):
-    """Send me the difference for these documents."""
+class Changes(_Message, tag=13, frozen=True):
+    """A batch of changes, applied in one commit and answered by an :class:`Ack`.
 
-    wants: list[Want]
+    ``scan`` is 0 for what happens now, else the number of the :class:`Resume` that is being caught up.
+    Once this is durable the receiver holds everything of that scan up to position ``upto`` (0: no news).
+    ``offers`` are too large to send unasked; ``notices`` no longer match, and matter to who holds them;
+    ``gone`` were asked for and are not held any more.
+    """
 
-
-class Fingerprint(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """Digest of all (document, version) pairs whose key hash starts with ``prefix``."""
-
-    prefix: bytes
-    digest: bytes
-    count: int
-
-
-class Reconcile(_Message, tag=16, frozen=True):
-    """Fingerprints of key ranges of the sender, within the receiver's view of ``interest``."""
-
-    round: int
-    interest: bytes
-    fingerprints: list[Fingerprint]
-    listed: list[tuple[bytes, list[Version]]]
+    number: int
+    scan: int
+    upto: int
+    changes: list[Change]
+    offers: list[Version] = []
+    notices: list[Version] = []
+    gone: list[tuple[str, str]] = []
 
 
-class Barrier(_Message, tag=17, frozen=True):
+class Ack(_Message, tag=14, frozen=True):
+    """The receiver holds :class:`Changes` ``number`` durably, but for ``wants``, which it now asks for."""
+
+    number: int
+    wants: list[Want] = []
+
+
+class Summaries(_Message, tag=15, frozen=True):
+    """My digests, as (depth, prefix, digest), of ranges of the entries of :class:`Resume`
+    ``number`` (see :mod:`mesh.core.reconcile`)."""
+
+    number: int
+    summaries: list[tuple[int, int, int]]
+
+
+class Differences(_Message, tag=16, frozen=True):
+    """Answer to :class:`Summaries`: the ranges that differ, to be divided (depth, prefix) or listed
+    (depth, prefix, (key hash, version hash) pairs)."""
+
+    number: int
+    divide: list[tuple[int, int]]
+    listings: list[tuple[int, int, list[tuple[int, int]]]]
+
+
+class PullKeys(_Message, tag=17, frozen=True):
+    """The comparison is over: send me the documents with these key hashes, then :class:`Pulled`."""
+
+    number: int
+    keys: list[int]
+
+
+class Pulled(_Message, tag=18, frozen=True):
+    """Everything that :class:`PullKeys` ``number`` asked for has been sent."""
+
+    number: int
+
+
+class Barrier(_Message, tag=19, frozen=True):
     """Answer with :class:`BarrierReached` once everything for me has been sent and acknowledged."""
 
     number: int
 
 
-class BarrierReached(_Message, tag=18, frozen=True):
+class BarrierReached(_Message, tag=20, frozen=True):
     """Everything that the sender had for the receiver when it got the barrier is durable there."""
 
     number: int
@@ -223,22 +248,28 @@ class BarrierReached(_Message, tag=18, frozen=True):
 class BlobAsk(_Message, tag=30, frozen=True):
     """``origin`` wants a blob: tell the sender what you hold of it, now and whenever that grows.
 
-    Soft state: repeated while it lasts, forgotten when it is not. A node that holds nothing asks on.
+    Soft state: the origin repeats it with a higher ``sequence`` while it lasts, and what is not repeated is
+    forgotten. A node that does not hold the blob whole asks on. ``hops`` is how many nodes have passed
+    it on; ``wide``: serve every path that this comes by, not only the shortest (see :mod:`mesh.core.demand`).
     """
 
     origin: str
+    sequence: int
     hash: bytes
     size_bytes: int
     chunks_hash: bytes
     priority: int
     hops: int
+    wide: bool
 
 
 class BlobForget(_Message, tag=31, frozen=True):
-    """``origin`` no longer wants the blob."""
+    """``ended`` is the sequence as of which ``origin`` no longer wants the blob, for everybody;
+    0: the sender merely does not ask on behalf of that origin any more."""
 
     origin: str
     hash: bytes
+    ended: int
 
 
 class BlobHave(_Message, tag=32, frozen=True):
@@ -249,32 +280,32 @@ class BlobHave(_Message, tag=32, frozen=True):
 
 
 class BulkDial(_Message, tag=33, frozen=True):
-    """Please dial a bulk connection to me at ``address`` (or at the address you dialled me under):
-    I want chunks from you and cannot reach you."""
-
-    address: str | None
+    """On a link: please dial a bulk connection to me, I want chunks from you and cannot reach you.
+    First on a bulk connection: this is the one that you asked for."""
 
 
 class ChunkListGet(_Message, tag=34, frozen=True):
-    """Send the chunk hashes of a blob."""
+    """Send the chunk hashes of a blob from chunk ``start`` on."""
 
     hash: bytes
+    start: int
 
 
 class ChunkList(_Message, tag=35, frozen=True):
     """The 32-byte chunk hashes of a blob from chunk ``start`` on, a piece at a time. Verified whole
-    against the token's ``chunks_hash``. ``total`` 0 with no hashes: the sender does not have the list."""
+    against the token's ``chunks_hash``. No hashes: the sender does not have the list."""
 
     hash: bytes
     start: int
-    total: int
     hashes: bytes
 
 
 class ChunkGet(_Message, tag=36, frozen=True):
-    """Send these chunks of a blob, in this order."""
+    """Send these chunks of a blob, in this order within a priority. Chunk frames on this connection name the
+    blob by the number ``blob``, which the asker chose."""
 
     hash: bytes
+    blob: int
     indices: list[int]
     priority: int
 
@@ -303,16 +334,43 @@ class ChunkPiece(_Message, tag=39, frozen=True):
     data: bytes
 
 
+class BlobServed(_Message, tag=40, frozen=True):
+    """I serve ``origin`` with this blob on another path: you get nothing from me on its behalf."""
+
+    origin: str
+    hash: bytes
+
+
+class PieceGet(_Message, tag=41, frozen=True):
+    """Send this piece of a chunk on the shared link."""
+
+    hash: bytes
+    index: int
+    offset: int
+    length: int
+    priority: int
+
+
 Message = (
     Hello | Proof | Goodbye | Ping | Pong
-    | Interest | Resume | Changes | Ack | Offer | Pull | Reconcile | Barrier | BarrierReached
+    | Interest | Resume | Resumed | Changes | Ack
+    | Summaries | Differences | PullKeys | Pulled | Barrier | BarrierReached
     | BlobAsk | BlobForget | BlobHave | BulkDial
     | ChunkListGet | ChunkList | ChunkGet | ChunkCancel | ChunkRefused | ChunkPiece
+    | BlobServed | PieceGet
 )  # fmt: skip
 
+
+class _Tag(msgspec.Struct, array_like=True, gc=False):
+    """Any message: what follows the tag is skipped over, and never becomes objects."""
+
+    tag: int
+
+
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Message)
-_any_decoder = msgspec.msgpack.Decoder(tuple[Any, ...])
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+_tag_decoder = msgspec.msgpack.Decoder(_Tag)
+_MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _tags = frozenset(m.__struct_config__.tag for m in Message.__args__)
 
 
@@ -329,14 +387,17 @@ def decode_message(data: bytes | bytearray | memoryview) -> Message | None:
     """
     try:
         return _decoder.decode(data)
-    except msgspec.MsgspecError as error:
-        try:
-            unknown = _any_decoder.decode(data)
-        except msgspec.MsgspecError:
-            unknown = ()
-        if unknown and type(unknown[0]) is int and unknown[0] not in _tags:
+    except _MALFORMED as error:
+        if _tag_of(data) not in (None, *_tags):
             return None
         raise ProtocolViolation(f"malformed message: {error}") from error
+
+
+def _tag_of(data: bytes | bytearray | memoryview) -> int | None:
+    try:
+        return _tag_decoder.decode(data).tag
+    except _MALFORMED:
+        return None
 
 
 def frames_of(message: Message, stream: int, *, max_frame: int = MAX_FRAME_BYTES) -> Iterator[bytes]:
@@ -412,5 +473,7 @@ class FrameReader:
         except zlib.error as error:
             raise ProtocolViolation(f"a compressed frame that does not decompress: {error}") from error
         if inflater.unconsumed_tail or not inflater.eof:
-            raise ProtocolViolation(f"a compressed message of more than {self._max_message} bytes, or cut short")
+            raise ProtocolViolation(
+                f"a compressed message of more than {self._max_message} bytes, or cut short"
+            )
         return body

@@ -5,7 +5,25 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from mesh.core.handshake import MAX_HANDSHAKE_BYTES
+from mesh.core.tokens import CHUNK_BYTES
+from mesh.core.wire import MAX_FRAME_BYTES
+
 Buffer = bytes | bytearray | memoryview
+
+BULK_PATH = "/bulk"
+"""Path of the URL of bulk connections, which carry larger messages than links."""
+
+MAX_STRANGER_BYTES = MAX_HANDSHAKE_BYTES
+"""Largest message of somebody who has not proven who it is."""
+
+MAX_BULK_MESSAGE_BYTES = CHUNK_BYTES + 16
+"""Largest message on a bulk connection: a chunk and its header."""
+
+
+def max_message_bytes(path: str) -> int:
+    """Largest message of a trusted peer on a connection that was dialled under ``path``."""
+    return MAX_BULK_MESSAGE_BYTES if path == BULK_PATH else MAX_FRAME_BYTES
 
 
 class Connection(Protocol):
@@ -14,6 +32,13 @@ class Connection(Protocol):
     @property
     def remote(self) -> str:
         """Where the other end is, for logs and errors."""
+
+    def trust(self) -> None:
+        """The other end has proven who it is: accept messages of full size from now on.
+
+        Before that, a message of more than ``MAX_STRANGER_BYTES`` ends the connection. So whoever sends
+        larger ones does it in answer to a message of the other end, which by then trusts it.
+        """
 
     async def send(self, message: Buffer) -> None:
         """Send one message; returns when there is room for the next (back-pressure).
@@ -60,7 +85,7 @@ class Transport(Protocol):
         """
 
     async def dial(self, url: str) -> Connection:
-        """Connect to ``url`` (``ws://host:port``).
+        """Connect to ``url`` (``ws://host:port``, and ``BULK_PATH`` after it for a bulk connection).
 
         Raises:
             PeerUnreachable: nobody answers there.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, Protocol, TypeVar
@@ -29,13 +30,13 @@ class ThreadWorker:
 
     async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """See :class:`Worker`."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._pool, lambda: function(*args, **kwargs)
-        )
+        return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: function(*args, **kwargs))
 
     async def close(self) -> None:
         """See :class:`Worker`."""
-        await asyncio.get_running_loop().run_in_executor(None, self._pool.shutdown)
+        with contextlib.suppress(RuntimeError):  # closed already
+            await self.run(lambda: None)
+        self._pool.shutdown()  # nothing is left to do, so this does not block
 
 
 class InlineWorker:

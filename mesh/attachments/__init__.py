@@ -1,0 +1,1 @@
+"""File attachments: added here, fetched there, verified everywhere."""

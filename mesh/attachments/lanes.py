@@ -1,0 +1,392 @@
+"""The downloading side: one lane per holder, over which every transfer asks it for chunks.
+
+A lane prefers a bulk connection that it dials itself, then one that the holder dials back, then the shared
+link.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Protocol
+
+from mesh.core.chunks import (
+    CHUNK_HEAD_BYTES,
+    CHUNK_KIND,
+    HASH_BYTES,
+    Buffer,
+    chunk_length,
+    unpack_head,
+)
+from mesh.core.fetching import LIST
+from mesh.core.tokens import BlobToken
+from mesh.core.wire import (
+    BulkDial,
+    ChunkCancel,
+    ChunkGet,
+    ChunkList,
+    ChunkListGet,
+    ChunkPiece,
+    ChunkRefused,
+    FrameReader,
+    Message,
+    PieceGet,
+    frames_of,
+)
+from mesh.errors import LinkClosed, MeshError, ProtocolViolation
+from mesh.network.link import Link
+from mesh.network.transport import Connection
+
+QUEUED_CHUNKS = 4
+"""Chunks received and not yet verified and written, per lane; the socket waits while there are more."""
+
+IDLE_SECONDS = 30.0
+"""A bulk connection that nothing was asked over for so long is closed."""
+
+DIAL_BACK_SECONDS = 5.0
+"""How long the holder may take to dial back before the shared link is used."""
+
+PIECE_BYTES = 64 * 1024
+PIECES_IN_FLIGHT = 4
+"""On the shared link 256 KiB at most are under way."""
+
+log = logging.getLogger(__name__)
+
+
+class Receiver(Protocol):
+    """A transfer, as a lane sees it."""
+
+    token: BlobToken
+
+    @property
+    def priority(self) -> int:
+        """The highest priority of anybody who wants it."""
+
+    def wants(self, index: int) -> bool:
+        """Whether a chunk (or the list) is still missing."""
+
+    async def take_chunk(self, peer: str, index: int, data: Buffer) -> None:
+        """A chunk came; returns when it has been verified and written, or not."""
+
+    async def take_list(self, peer: str, hashes: bytes) -> None:
+        """A chunk list came."""
+
+    def refused(self, peer: str, index: int) -> None:
+        """The holder does not serve a chunk (or the list)."""
+
+    def alive(self, peer: str) -> None:
+        """A part of a chunk came."""
+
+    def lost(self, peer: str) -> None:
+        """What the holder was asked for will not come: the connection broke."""
+
+
+class Lane:
+    """Chunks from one holder."""
+
+    def __init__(
+        self,
+        link: Link,
+        dial: Callable[[Link], Coroutine[Any, Any, Connection]],
+        on_bytes: Callable[[int], None],
+    ) -> None:
+        self.link = link
+        self._peer = link.node_id
+        self._dial = dial
+        self._on_bytes = on_bytes
+        self._loop = asyncio.get_running_loop()
+        self._pending: dict[tuple[bytes, int], Receiver] = {}  # what was asked for and has not come
+        self._numbers: dict[bytes, int] = {}
+        self._by_number: dict[int, Receiver] = {}
+        self._lists: dict[bytes, bytearray] = {}
+        self._outbox: list[Message] = []
+        self._filled = asyncio.Event()
+        self._slots = asyncio.Semaphore(QUEUED_CHUNKS)
+        self._jobs: set[asyncio.Task[None]] = set()
+        self._task: asyncio.Task[None] | None = None
+        self._dialled_back: asyncio.Future[Connection] | None = None
+        self._done_with: dict[Connection, asyncio.Event] = {}
+        self._idle: asyncio.TimerHandle | None = None
+        self._closed = False
+        # On the shared link:
+        self._over_link = False
+        self._chunks: dict[tuple[bytes, int], tuple[bytearray, int]] = {}  # bytes, offset of the next request
+        self._pieces: set[tuple[bytes, int, int]] = set()  # (hash, index, offset) under way
+
+    # --- what transfers do -------------------------------------------------------------------------
+
+    def ask(self, receiver: Receiver, indices: list[int]) -> None:
+        """Ask the holder for chunks (``LIST``: for the chunk list)."""
+        hash = bytes.fromhex(receiver.token.hash)
+        number = self._numbers.setdefault(hash, len(self._numbers))
+        self._by_number[number] = receiver
+        self._pending.update(((hash, index), receiver) for index in indices)
+        if not self._over_link:
+            self._outbox += self._requests(hash, indices, receiver.priority)
+        if self._task is None:
+            self._task = self._loop.create_task(self._run(), name=f"chunks from {self.link}")
+        self._filled.set()
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+
+    def cancel(self, receiver: Receiver, indices: list[int]) -> None:
+        """Chunks are not wanted any more; those under way are dropped when they come."""
+        hash = bytes.fromhex(receiver.token.hash)
+        for index in indices:
+            self._pending.pop((hash, index), None)
+            self._chunks.pop((hash, index), None)
+        if LIST in indices:
+            self._lists.pop(hash, None)
+        chunks = [index for index in indices if index != LIST]
+        if chunks and not self._over_link:
+            self._outbox.append(ChunkCancel(hash, chunks))
+            self._filled.set()
+        self._watch_idle()
+
+    def forget(self, receiver: Receiver) -> None:
+        """The transfer ended."""
+        hash = bytes.fromhex(receiver.token.hash)
+        self.cancel(receiver, [index for other, index in self._pending if other == hash])
+        self._lists.pop(hash, None)
+        number = self._numbers.get(hash)
+        if number is not None:
+            self._by_number.pop(number, None)
+
+    async def close(self) -> None:
+        """End it; nothing is reported to transfers."""
+        self._closed = True
+        self._pending.clear()
+        if self._idle is not None:
+            self._idle.cancel()
+        tasks = [*self._jobs, *([self._task] if self._task is not None else [])]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    # --- its connection ------------------------------------------------------------------------------
+
+    async def adopt(self, connection: Connection) -> None:
+        """The holder dialled back; returns when the connection is not needed any more."""
+        if self._dialled_back is None or self._dialled_back.done():
+            return
+        done = self._done_with[connection] = asyncio.Event()
+        self._dialled_back.set_result(connection)
+        await done.wait()
+
+    async def _run(self) -> None:
+        connection: Connection | None = None
+        try:
+            connection = await self._connect()
+            if connection is None:
+                await self._use_link()
+            else:
+                await self._use(connection)
+        except LinkClosed as error:
+            log.debug("the bulk connection with %s ended: %s", self.link, error.reason)
+        except ProtocolViolation as violation:
+            log.warning("closing the bulk connection with %s: %s", self.link, violation)
+        finally:
+            self._task, self._over_link = None, False
+            self._outbox.clear()
+            self._numbers.clear()
+            self._by_number.clear()
+            self._lists.clear()
+            self._chunks.clear()
+            self._pieces.clear()
+            if connection is not None:
+                await connection.close()
+                done = self._done_with.pop(connection, None)
+                if done is not None:
+                    done.set()
+            if not self._closed:
+                self._report_lost()
+
+    def _report_lost(self) -> None:
+        receivers = list(dict.fromkeys(self._pending.values()))
+        self._pending.clear()
+        for receiver in receivers:
+            receiver.lost(self._peer)
+
+    async def _connect(self) -> Connection | None:
+        try:
+            return await self._dial(self.link)
+        except MeshError as error:
+            log.info("cannot dial a bulk connection to %s (%s): asking it to dial back", self.link, error)
+        self._dialled_back = self._loop.create_future()
+        try:
+            self.link.send(BulkDial())
+            async with asyncio.timeout(DIAL_BACK_SECONDS):
+                return await self._dialled_back
+        except TimeoutError:
+            log.info("%s did not dial back: its chunks come over the shared link", self.link)
+            return None
+        finally:
+            self._dialled_back = None
+
+    async def _use(self, connection: Connection) -> None:
+        writer = self._loop.create_task(self._write(connection), name=f"ask {self.link} for chunks")
+        frames = FrameReader()
+        try:
+            while True:
+                frame = await connection.receive()
+                self._on_bytes(len(frame))
+                if frame[:1] == bytes((CHUNK_KIND,)):
+                    await self._take(frame)
+                else:
+                    message = frames.feed(frame)
+                    if message is not None:
+                        self._heed(message)
+                self._watch_idle()
+        finally:
+            writer.cancel()
+            await asyncio.wait({writer})
+
+    async def _write(self, connection: Connection) -> None:
+        try:
+            while True:
+                await self._filled.wait()
+                self._filled.clear()
+                messages, self._outbox = self._outbox, []
+                for message in messages:
+                    for frame in frames_of(message, 0):
+                        await connection.send(frame)
+        except LinkClosed:
+            pass  # the reader learns it too, and says so
+
+    def _watch_idle(self) -> None:
+        """Once nothing is pending, close after a while."""
+        if not self._pending and self._idle is None and self._task is not None:
+            self._idle = self._loop.call_later(IDLE_SECONDS, self._task.cancel)
+
+    # --- what comes ------------------------------------------------------------------------------------
+
+    async def _take(self, frame: bytes) -> None:
+        number, index = unpack_head(frame)
+        receiver = self._by_number.get(number)
+        if receiver is None or not receiver.wants(index):
+            return  # cancelled meanwhile
+        self._pending.pop((bytes.fromhex(receiver.token.hash), index), None)
+        await self._verify(receiver, index, memoryview(frame)[CHUNK_HEAD_BYTES:])
+
+    async def _verify(self, receiver: Receiver, index: int, data: Buffer) -> None:
+        """Have a chunk verified and written; waits while ``QUEUED_CHUNKS`` are."""
+        await self._slots.acquire()
+        job = self._loop.create_task(receiver.take_chunk(self._peer, index, data))
+        self._jobs.add(job)
+        job.add_done_callback(self._verified)
+
+    def _verified(self, job: asyncio.Task[None]) -> None:
+        self._jobs.discard(job)
+        self._slots.release()
+
+    def _heed(self, message: Message) -> None:
+        match message:
+            case ChunkList():
+                self.list_came(message)
+            case ChunkRefused():
+                self.refused(message)
+            case _:
+                raise ProtocolViolation(f"a {type(message).__name__} on a bulk connection")
+
+    def refused(self, message: ChunkRefused) -> None:
+        """The holder does not serve a chunk."""
+        receiver = self._pending.pop((message.hash, message.index), None)
+        self._chunks.pop((message.hash, message.index), None)
+        self._pieces = {piece for piece in self._pieces if piece[:2] != (message.hash, message.index)}
+        if receiver is not None:
+            receiver.refused(self._peer, message.index)
+        self._filled.set()
+        self._watch_idle()
+
+    def list_came(self, message: ChunkList) -> None:
+        """A piece of a chunk list came: ask for the next, or hand the whole over."""
+        receiver = self._pending.get((message.hash, LIST))
+        if receiver is None:
+            return
+        so_far = self._lists.setdefault(message.hash, bytearray())
+        total = receiver.token.chunk_count * HASH_BYTES
+        fits = message.start * HASH_BYTES == len(so_far) and len(message.hashes) % HASH_BYTES == 0
+        if not message.hashes or not fits or len(so_far) + len(message.hashes) > total:
+            del self._lists[message.hash], self._pending[message.hash, LIST]
+            receiver.refused(self._peer, LIST)
+            return
+        so_far += message.hashes
+        if len(so_far) < total:
+            receiver.alive(self._peer)
+            self._outbox.append(ChunkListGet(message.hash, len(so_far) // HASH_BYTES))
+            self._filled.set()
+            return
+        del self._lists[message.hash], self._pending[message.hash, LIST]
+        job = self._loop.create_task(receiver.take_list(self._peer, bytes(so_far)))
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
+
+    def _requests(self, hash: bytes, indices: Iterable[int], priority: int) -> list[Message]:
+        messages: list[Message] = []
+        chunks = [index for index in indices if index != LIST]
+        if len(chunks) < len(list(indices)):
+            self._lists.pop(hash, None)
+            messages.append(ChunkListGet(hash, 0))
+        if chunks:
+            messages.append(ChunkGet(hash, self._numbers[hash], chunks, priority))
+        return messages
+
+    # --- the shared link -------------------------------------------------------------------------------
+
+    async def _use_link(self) -> None:
+        """Ask for pieces, a few at a time, in the order in which their chunks were asked for."""
+        self._over_link = True
+        self._outbox.clear()  # it is made again from what is pending
+        self._filled.set()
+        while True:
+            await self._filled.wait()
+            self._filled.clear()
+            for hash in {hash for hash, index in self._pending if index == LIST} - self._lists.keys():
+                self._lists[hash] = bytearray()
+                self._outbox.append(ChunkListGet(hash, 0))
+            while len(self._pieces) < PIECES_IN_FLIGHT and (piece := self._next_piece()) is not None:
+                self._pieces.add((piece.hash, piece.index, piece.offset))
+                self._outbox.append(piece)
+            for message in self._outbox:
+                self.link.send(message)
+            self._outbox.clear()
+
+    def _next_piece(self) -> PieceGet | None:
+        for (hash, index), receiver in self._pending.items():
+            if index == LIST:
+                continue
+            length = chunk_length(receiver.token.size_bytes, index)
+            buffer, offset = self._chunks.get((hash, index), (None, 0))
+            if buffer is None:
+                buffer = bytearray(length)
+            if offset < length:
+                take = min(PIECE_BYTES, length - offset)
+                self._chunks[hash, index] = (buffer, offset + take)
+                return PieceGet(hash, index, offset, take, receiver.priority)
+        return None
+
+    async def piece_came(self, message: ChunkPiece) -> None:
+        """A piece of a chunk came over the shared link."""
+        key = (message.hash, message.index)
+        if (*key, message.offset) not in self._pieces:
+            return
+        self._pieces.discard((*key, message.offset))
+        self._filled.set()
+        receiver, under_way = self._pending.get(key), self._chunks.get(key)
+        if receiver is None or under_way is None:
+            return
+        buffer, offset = under_way
+        self._on_bytes(len(message.data))
+        if len(message.data) != min(PIECE_BYTES, len(buffer) - message.offset):
+            self.refused(ChunkRefused(message.hash, message.index, "a piece of the wrong length"))
+            return
+        buffer[message.offset : message.offset + len(message.data)] = message.data
+        if offset < len(buffer) or any(piece[:2] == key for piece in self._pieces):
+            receiver.alive(self._peer)
+            return
+        del self._pending[key], self._chunks[key]
+        self._watch_idle()
+        await self._verify(receiver, message.index, buffer)

@@ -1,0 +1,344 @@
+"""One blob on its way in: a FetchPlan run over lanes into a partial blob, for everybody who waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+from mesh.attachments.lanes import Lane
+from mesh.core.chunks import Buffer, ChunkMap
+from mesh.core.fetching import LIST, Action, Ask, FetchPlan, Shuffles
+from mesh.core.tokens import BlobProgress, BlobToken
+from mesh.errors import FetchFailed, InvalidToken, MeshError
+from mesh.storage.blobs import BlobStore, CorruptChunk, PartialBlob
+
+STUCK_SECONDS = 20.0
+"""A transfer that somebody here waits for and that got nothing for so long asks over every path."""
+
+log = logging.getLogger(__name__)
+
+OnProgress = Callable[[BlobProgress], None]
+
+
+class Waiter:
+    """Somebody here who wants the blob."""
+
+    def __init__(self, priority: int, on_progress: OnProgress | None) -> None:
+        self.priority = priority
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._on_progress = on_progress
+        self.last: BlobProgress | None = None
+
+    def tell(self, progress: BlobProgress) -> None:
+        """Report progress, unless it is what was reported last."""
+        if progress == self.last:
+            return
+        self.last = progress
+        if self._on_progress is None:
+            return
+        try:
+            self._on_progress(progress)
+        except Exception:
+            log.exception("on_progress raised: it is not called again")
+            self._on_progress = None
+
+
+class Surroundings(Protocol):
+    """What a transfer needs of the service that runs it."""
+
+    store: BlobStore
+
+    @property
+    def random(self) -> Shuffles:
+        """Breaks ties."""
+
+    def lane(self, peer: str) -> Lane | None:
+        """The lane to a peer; ``None``: there is no link with it."""
+
+    def asked(self, hash: str) -> Collection[str]:
+        """Who was asked for the blob, for people to read."""
+
+    def grew(self, transfer: Transfer) -> None:
+        """A chunk arrived."""
+
+    def stuck(self, transfer: Transfer) -> None:
+        """Nothing arrives."""
+
+    def ended(self, transfer: Transfer, error: MeshError | None) -> None:
+        """It is whole and visible, or failed."""
+
+
+class Transfer:
+    """See the module. Runs from :meth:`start` until it is whole, fails, or :meth:`stop`.
+
+    Attributes:
+        waiters: who waits for it here; none for a blob that is fetched for other nodes only.
+        relay_priority: the highest priority among other nodes that want it; 0: none does.
+        partial: what is here of it, once known.
+    """
+
+    def __init__(self, around: Surroundings, token: BlobToken) -> None:
+        self.token = token
+        self.waiters: list[Waiter] = []
+        self.relay_priority = 0
+        self.partial: PartialBlob | None = None
+        self._around = around
+        self._loop = asyncio.get_running_loop()
+        self._plan: FetchPlan | None = None
+        self._known: dict[str, ChunkMap | None] = {}
+        self._asked_of: set[str] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._grew_at = self._loop.time()
+        self._finishing = False
+        self._ended = False
+
+    @property
+    def sources(self) -> list[str]:
+        """The peers that said what they hold."""
+        return list(self._known)
+
+    @property
+    def priority(self) -> int:
+        """The highest priority of anybody who wants it."""
+        return max((waiter.priority for waiter in self.waiters), default=self.relay_priority)
+
+    @property
+    def held(self) -> ChunkMap | None:
+        """The chunks that are here, once known."""
+        return self._plan.held if self._plan is not None else None
+
+    def name(self, token: BlobToken) -> None:
+        """Keep the metadata of ``token``, which is of the same blob."""
+        self.token = token
+        if self.partial is not None:
+            self.partial.token = token
+
+    def start(self, after: asyncio.Task[None] | None) -> None:
+        """Begin, once ``after`` (the end of an earlier transfer of the same blob) is through."""
+        self._task = self._loop.create_task(self._begin(after), name=f"fetch {self.token.hash[:16]}")
+
+    async def stop(self) -> None:
+        """Stop; what arrived is kept."""
+        self._end()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        if self.partial is not None:
+            await self.partial.close()
+
+    def fail(self, error: MeshError) -> None:
+        """End with an error."""
+        if self._ended:
+            return
+        progress = BlobProgress("failed", self._held_bytes(), self.token.size_bytes, [], str(error))
+        self._end()
+        for waiter in self.waiters:
+            waiter.tell(progress)
+        self._around.ended(self, error)
+
+    # --- what is learnt of holders ------------------------------------------------------------------
+
+    def holder(self, peer: str, have: ChunkMap | None) -> None:
+        """A peer says what it holds (``None``: everything)."""
+        self._known[peer] = have
+        if self._plan is not None:
+            self._act(self._plan.holder(peer, have, self._loop.time()))
+
+    def gone(self, peer: str) -> None:
+        """A peer is not a source any more."""
+        if self._known.pop(peer, self) is not self and self._plan is not None:
+            self._withdraw(peer, list(self._plan.requested(peer)))
+            self._act(self._plan.gone(peer, self._loop.time()))
+
+    def refresh(self) -> None:
+        """Something that progress tells may have changed: report it."""
+        self._report()
+
+    # --- what lanes report -----------------------------------------------------------------------------
+
+    def wants(self, index: int) -> bool:
+        """See :class:`~mesh.attachments.lanes.Receiver`."""
+        return not self._ended and self._plan is not None and self._plan.wants(index)
+
+    async def take_chunk(self, peer: str, index: int, data: Buffer) -> None:
+        """See :class:`~mesh.attachments.lanes.Receiver`."""
+        if self.partial is None or self._plan is None:
+            return
+        try:
+            await self.partial.write(index, data)
+        except CorruptChunk as error:
+            log.warning("%s sent wrong bytes and is not asked for this blob again: %s", peer, error)
+            self._act(self._plan.corrupt(peer, index, self._loop.time()))
+        except (MeshError, OSError) as error:
+            self.fail(self._failure(error))
+        else:
+            self._arrived(peer, index)
+
+    async def take_list(self, peer: str, hashes: bytes) -> None:
+        """See :class:`~mesh.attachments.lanes.Receiver`."""
+        if self.partial is None or self._plan is None or self._plan.list_known:
+            return
+        try:
+            await self.partial.set_hashes(hashes)
+        except CorruptChunk as error:
+            log.warning("%s sent a wrong chunk list and is not asked for this blob again: %s", peer, error)
+            self._act(self._plan.corrupt(peer, LIST, self._loop.time()))
+        except (MeshError, OSError) as error:
+            self.fail(self._failure(error))
+        else:
+            for index in self.partial.held:  # left here by an earlier attempt that lost the list
+                self._plan.held.add(index)
+            self._arrived(peer, LIST)
+
+    def refused(self, peer: str, index: int) -> None:
+        """See :class:`~mesh.attachments.lanes.Receiver`."""
+        if self._plan is not None:
+            self._act(self._plan.refused(peer, index, self._loop.time()))
+
+    def alive(self, peer: str) -> None:
+        """See :class:`~mesh.attachments.lanes.Receiver`."""
+        if self._plan is not None:
+            self._act(self._plan.alive(peer, self._loop.time()))
+
+    def lost(self, peer: str) -> None:
+        """See :class:`~mesh.attachments.lanes.Receiver`."""
+        if self._plan is not None:
+            self._act(self._plan.lost(peer, self._loop.time()))
+
+    # --- its course ------------------------------------------------------------------------------------
+
+    async def _begin(self, after: asyncio.Task[None] | None) -> None:
+        if after is not None:
+            await asyncio.wait({after})
+        self._report()
+        try:
+            self.partial = await self._around.store.begin(self.token, cached=not self.waiters)
+        except (MeshError, OSError) as error:
+            self.fail(self._failure(error))
+            return
+        self._plan = FetchPlan(
+            self.token.size_bytes,
+            self.partial.held,
+            list_known=self.partial.hashes is not None,
+            random=self._around.random,
+            now=self._loop.time(),
+        )
+        if self.partial.held:
+            self._around.grew(self)
+        for peer, have in self._known.items():
+            self._act(self._plan.holder(peer, have, self._loop.time()))
+        self._act([])
+
+    def _arrived(self, peer: str, index: int) -> None:
+        if self._ended or self._plan is None:
+            return
+        self._grew_at = self._loop.time()
+        actions = self._plan.arrived(peer, index, self._grew_at)
+        self._around.grew(self)
+        self._act(actions)
+
+    def _act(self, actions: list[Action]) -> None:
+        if self._ended or self._plan is None:
+            return
+        asks: dict[str, list[int]] = {}
+        for action in actions:
+            if isinstance(action, Ask):
+                asks.setdefault(action.peer, []).append(action.index)
+            else:
+                self._withdraw(action.peer, [action.index])
+        for peer, indices in asks.items():
+            lane = self._around.lane(peer)
+            if lane is not None:  # else the end of its link is about to be told
+                self._asked_of.add(peer)
+                lane.ask(self, indices)
+        if self._plan.complete and not self._finishing:
+            self._finishing = True
+            self._task = self._loop.create_task(self._finish(), name=f"finish {self.token.hash[:16]}")
+        self._watch()
+        self._report()
+
+    async def _finish(self) -> None:
+        assert self.partial is not None
+        assert self._plan is not None
+        self.partial.cached = not self.waiters
+        try:
+            damaged = await self.partial.finish()
+        except (MeshError, OSError) as error:
+            self.fail(self._failure(error))
+            return
+        if damaged:
+            self._finishing = False
+            for index in damaged:
+                self._act(self._plan.missing_again(index, self._loop.time()))
+            return
+        self._end()
+        progress = BlobProgress("completed", self.token.size_bytes, self.token.size_bytes)
+        for waiter in self.waiters:
+            waiter.tell(progress)
+        self._around.ended(self, None)
+
+    def _watch(self) -> None:
+        """Be woken when the plan wants to, or when nothing came for long."""
+        assert self._plan is not None
+        wake = self._plan.wake_at()
+        if self.waiters:
+            stuck_at = self._grew_at + STUCK_SECONDS
+            wake = stuck_at if wake is None else min(wake, stuck_at)
+        if self._timer is not None and (wake is None or self._timer.when() > wake):
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None and wake is not None:
+            self._timer = self._loop.call_at(wake, self._wake)
+
+    def _wake(self) -> None:
+        assert self._plan is not None
+        self._timer = None
+        now = self._loop.time()
+        if self.waiters and now >= self._grew_at + STUCK_SECONDS:
+            self._grew_at = now
+            self._around.stuck(self)
+        self._act(self._plan.tick(now))
+
+    def _end(self) -> None:
+        self._ended = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for peer in self._asked_of:
+            lane = self._around.lane(peer)
+            if lane is not None:
+                lane.forget(self)
+
+    def _withdraw(self, peer: str, indices: list[int]) -> None:
+        lane = self._around.lane(peer)
+        if lane is not None:
+            lane.cancel(self, indices)
+
+    def _failure(self, error: MeshError | OSError) -> MeshError:
+        if isinstance(error, InvalidToken):
+            return FetchFailed(self.token.hash, str(error))
+        if isinstance(error, OSError):
+            return FetchFailed(self.token.hash, f"it cannot be written here: {error.strerror or error}")
+        return error
+
+    # --- progress --------------------------------------------------------------------------------------
+
+    def progress(self) -> BlobProgress:
+        """How far it is."""
+        state, sources, reason = self._plan.state() if self._plan is not None else ("waiting", [], None)
+        if state == "waiting" and reason is None:
+            asked = sorted(self._around.asked(self.token.hash))
+            reason = f"no source: asked {', '.join(asked)}" if asked else "no peers are connected"
+        return BlobProgress(state, self._held_bytes(), self.token.size_bytes, sources, reason)
+
+    def _held_bytes(self) -> int:
+        return self._plan.held_bytes if self._plan is not None else 0
+
+    def _report(self) -> None:
+        if self.waiters and not self._ended and not self._finishing:
+            progress = self.progress()
+            for waiter in list(self.waiters):
+                waiter.tell(progress)

@@ -1,0 +1,144 @@
+"""`mesh distributions`, `distribution`, `cancel` and `retry`: what is going on, and what to do about it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import msgspec
+
+from mesh.cli.distribute import describe, follow, node_names
+from mesh.cli.output import MAX_CELL, Cell, Output, Row, console, table_lines
+from mesh.cli.progress import STYLES, counts, in_order, name_of, summary
+from mesh.cli.settings import Control, common_options, controlled
+from mesh.cli.units import clean, duration, percent, short, size
+from mesh.control.methods import Listed
+from mesh.core.scopes import scope_text
+from mesh.errors import NodeNotRunning
+
+COLUMNS = ("id", "file", ">size", "to", "priority", ">age", ">done", ">targets", "state")
+
+
+@click.command()
+@common_options
+@click.option("--watch", is_flag=True, help="Again after every change, until Ctrl-C.")
+@controlled
+async def distributions(control: Control, watch: bool) -> None:
+    """List the distributions known here, oldest first."""
+    if not watch:
+        plain = await control.call("distributions.list")
+        control.output.table(plain, COLUMNS, _rows(plain), empty="no distributions here")
+        return
+    async with control.stream("distributions.watch") as lists:
+        if control.output.is_terminal:
+            await _redraw(lists)
+        else:
+            await _lines(lists, control.output)
+    raise NodeNotRunning(str(control.home))
+
+
+async def _redraw(lists: Any) -> None:
+    from rich.console import Group
+    from rich.live import Live
+
+    with Live(console=console(), auto_refresh=False) as live:
+        async for plain in lists:
+            lines = table_lines(COLUMNS, _rows(plain), clip=MAX_CELL)
+            for line in lines:
+                line.no_wrap, line.overflow = True, "ellipsis"
+            live.update(Group(*lines), refresh=True)
+
+
+async def _lines(lists: Any, output: Output) -> None:
+    """A line for every distribution that is new or has changed."""
+    shown: dict[str, Any] = {}
+    async for plain in lists:
+        for entry in plain:
+            listed = Listed.from_dict(entry)
+            id = listed.status.handle.distribution_id
+            name = clean(listed.name or "")
+            text = f"{short(id)}  {name}  {summary(listed.status).text}: {counts(listed.status)}"
+            seen = entry if output.as_json else text
+            if shown.get(id) != seen:
+                shown[id] = seen
+                output.result(entry, text)
+
+
+def _rows(plain: Sequence[Any]) -> list[Row]:
+    now = time.time()
+    rows: list[Row] = []
+    for listed in msgspec.convert(plain, list[Listed]):
+        status, handle = listed.status, listed.status.handle
+        rows.append(
+            (
+                short(handle.distribution_id),
+                listed.name or short(handle.blob_hash),
+                size(listed.size_bytes) if listed.size_bytes is not None else "",
+                scope_text(handle.scope),
+                handle.priority.name.lower(),
+                duration(now - handle.started_at),
+                percent(status.overall_progress),
+                f"{status.completed}/{status.total_targets}",
+                summary(status),
+            )
+        )
+    return rows
+
+
+@click.command()
+@common_options
+@click.argument("id")
+@click.option(
+    "--watch", is_flag=True, help="Follow it to its end: status 0 if every target completed, else 1."
+)
+@controlled
+async def distribution(control: Control, id: str, watch: bool) -> int | None:
+    """Show how far every target of distribution ID is."""
+    if watch:
+        return await follow(control, id, stream_json=True)
+    plain = await control.call("distributions.status", {"id": id})
+    listed = Listed.from_dict(plain)
+    status, handle = listed.status, listed.status.handle
+    if not control.output.as_json:
+        click.echo(f"{handle.distribution_id}  {clean(describe(handle, listed.name, listed.size_bytes))}")
+        word = summary(status)
+        click.echo(f"{word.text}: {counts(status)}")
+    names = await node_names(control)
+    rows: list[Row] = [
+        (
+            name_of(node.node_id, names),
+            Cell(node.status.value, STYLES[node.status]),
+            percent(node.progress_fraction),
+            size(node.progress_bytes),
+            node.error or "",
+        )
+        for node in in_order(status, names)
+    ]
+    columns = ("node", "state", ">done", ">bytes", "reason")
+    control.output.table(plain, columns, rows, empty="nobody known here is in its scope")
+    return None
+
+
+@click.command()
+@common_options
+@click.argument("id")
+@controlled
+async def cancel(control: Control, id: str) -> None:
+    """Stop distribution ID.
+
+    Nobody begins it any more, running transfers stop; who has the file keeps it.
+    """
+    whole = await control.call("distributions.cancel", {"id": id})
+    control.output.result({"distribution_id": whole}, f"cancelled {whole}")
+
+
+@click.command()
+@common_options
+@click.argument("id")
+@controlled
+async def retry(control: Control, id: str) -> None:
+    """Have the failed targets of ID try again."""
+    whole = await control.call("distributions.retry", {"id": id})
+    control.output.result({"distribution_id": whole}, f"retrying {whole}")

@@ -1,0 +1,102 @@
+"""`mesh status`, `peers`, `members`, `connect` and the like: the node, and whom it is connected with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from mesh.cli.output import Row
+from mesh.cli.settings import Control, common_options, controlled
+from mesh.cli.units import short, size
+
+
+@click.command()
+@common_options
+@controlled
+async def members(control: Control) -> None:
+    """List the nodes known here."""
+    found: list[dict[str, Any]] = await control.call("node.members")
+    rows: list[Row] = [
+        (
+            short(member["_id"]),
+            member.get("name", ""),
+            ", ".join(member.get("formations", [])),
+            member.get("listen") or "",
+            "yes" if member.get("hub") else "",
+            _capabilities(member.get("capabilities", {})),
+        )
+        for member in sorted(found, key=lambda member: (member.get("name", ""), member["_id"]))
+    ]
+    columns = ("id", "name", "formations", "listens on", "hub", "capabilities")
+    control.output.table(found, columns, rows, empty="no nodes known here")
+
+
+def _capabilities(capabilities: dict[str, Any]) -> str:
+    """``x86_64, 4 GB GPU, 12 GB free, camera``: what is known of them."""
+    parts = [capabilities.get("cpu_arch")]
+    if capabilities.get("gpu_gb"):
+        parts.append(f"{capabilities['gpu_gb']:g} GB GPU")
+    if capabilities.get("storage_mb") is not None:
+        parts.append(f"{size(capabilities['storage_mb'] * 1e6)} storage")
+    return ", ".join(part for part in (*parts, *capabilities.get("tags", [])) if part)
+
+
+@click.command()
+@common_options
+@click.argument("url")
+@controlled
+async def connect(control: Control, url: str) -> None:
+    """Connect with the node at ws://HOST:PORT.
+
+    Prints its id; the connection is kept up from then on.
+    """
+    node_id = await control.call("node.connect", {"url": url})
+    control.output.result({"node_id": node_id}, node_id)
+
+
+@click.command()
+@common_options
+@click.argument("id")
+@controlled
+async def disconnect(control: Control, id: str) -> None:
+    """Disconnect from the peer ID.
+
+    It stays so until `mesh connect` or a restart.
+    """
+    node_id = await control.call("node.disconnect", {"node_id": id})
+    control.output.result({"node_id": node_id}, f"disconnected from {node_id}")
+
+
+@click.command()
+@common_options
+@controlled
+async def pause(control: Control) -> None:
+    """Go offline, until `mesh resume`.
+
+    Ends every link; what is held here stays usable.
+    """
+    await control.call("node.pause")
+    control.output.result({"paused": True}, "offline until `mesh resume`")
+
+
+@click.command()
+@common_options
+@controlled
+async def resume(control: Control) -> None:
+    """Come back online."""
+    await control.call("node.resume")
+    control.output.result({"paused": False}, "online")
+
+
+@click.command()
+@common_options
+@controlled
+async def down(control: Control) -> None:
+    """Stop the node.
+
+    Returns when it has released everything.
+    """
+    await control.call("node.shutdown")
+    await control.closed()
+    control.output.result({"stopped": True}, "stopped")

@@ -1,0 +1,98 @@
+"""What people type on the command line, as values: durations, JSON, sort orders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from mesh.cli.units import shorten
+from mesh.errors import InvalidDocument, InvalidSelector
+
+T = TypeVar("T")
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhdw]?)")
+
+
+def parsed(parse: Callable[[str], T]) -> Callable[[click.Context, click.Parameter, str | None], T | None]:
+    """A click callback that parses what was given; a ``ValueError`` is an error of usage."""
+
+    def callback(context: click.Context, parameter: click.Parameter, text: str | None) -> T | None:
+        if text is None:
+            return None
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise click.BadParameter(str(error), context, parameter) from None
+
+    return callback
+
+
+def parse_duration(text: str) -> float:
+    """Seconds, from a number of them or one with a unit: ``90``, ``15m``, ``1h``, ``7d``.
+
+    Raises:
+        ValueError: it is none, or zero.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is None or (seconds := float(match[1]) * _UNITS[match[2]]) <= 0:
+        raise ValueError(f"{shorten(text)} is not a duration: use seconds, or 15m, 1h, 7d")
+    return seconds
+
+
+def parse_sort(text: str) -> list[dict[str, str]]:
+    """``year:desc,name`` as Mango's ``[{"year": "desc"}, {"name": "asc"}]``.
+
+    Raises:
+        ValueError: a field is missing, or a direction is neither ``asc`` nor ``desc``.
+    """
+    order = []
+    for item in text.split(","):
+        field, _, direction = item.strip().partition(":")
+        if not field or direction not in ("", "asc", "desc"):
+            raise ValueError(f"{shorten(text)}: use FIELD or FIELD:desc, separated by commas")
+        order.append({field: direction or "asc"})
+    return order
+
+
+def parse_fields(text: str) -> list[str]:
+    """Names separated by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def parse_selector(text: str) -> dict[str, Any]:
+    """A selector given as JSON.
+
+    Raises:
+        InvalidSelector: it is not a JSON object.
+    """
+    try:
+        return _json_object(text)
+    except ValueError as error:
+        raise InvalidSelector(f'{error}; write it like \'{{"color": "red"}}\'') from None
+
+
+def parse_document(text: str) -> dict[str, Any]:
+    """A document given as JSON.
+
+    Raises:
+        InvalidDocument: it is not a JSON object.
+    """
+    try:
+        return _json_object(text)
+    except ValueError as error:
+        raise InvalidDocument(f'{error}; write it like \'{{"_id": "car1", "color": "red"}}\'') from None
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
+        raise ValueError(f"{shorten(text)} is not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{shorten(text)} is not a JSON object")
+    return value

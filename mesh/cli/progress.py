@@ -1,0 +1,225 @@
+"""Shows how a distribution gets on: live bars on a terminal, a line per change in a pipe, or JSON lines."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self
+
+import click
+
+from mesh.cli.meter import Meter, seconds_left
+from mesh.cli.output import MAX_CELL, Cell, Output, Row, console, print_json, table_lines
+from mesh.cli.units import clean, duration, percent, short, size
+from mesh.core.status import DistributionStatus, NodeTransferStatus, TransferState
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+STYLES = {
+    TransferState.PENDING: "dim",
+    TransferState.CONNECTING: "cyan",
+    TransferState.TRANSFERRING: "cyan",
+    TransferState.COMPLETED: "green",
+    TransferState.FAILED: "red",
+    TransferState.CANCELLED: "yellow",
+}
+
+_ORDER = (
+    TransferState.TRANSFERRING,
+    TransferState.CONNECTING,
+    TransferState.FAILED,
+    TransferState.PENDING,
+    TransferState.CANCELLED,
+    TransferState.COMPLETED,
+)
+
+BAR_WIDTH = 20
+TICK_SECONDS = 1.0
+
+
+def summary(status: DistributionStatus) -> Cell:
+    """The whole distribution in one word."""
+    if status.is_success:
+        return Cell("completed", "green")
+    if status.superseded_by is not None:
+        return Cell("superseded", "yellow")
+    if status.is_cancelled:
+        return Cell("cancelled", "yellow")
+    if status.is_complete:
+        return Cell("failed", "red")
+    if status.is_expired:
+        return Cell("expired", "yellow")
+    if status.total_targets == 0:
+        return Cell("no targets", "yellow")
+    return Cell("transferring", "cyan") if status.in_progress or status.completed else Cell("pending", "dim")
+
+
+def counts(status: DistributionStatus) -> str:
+    """``3 of 5 completed, 1 in progress, 1 failed``."""
+    others = (
+        (status.in_progress, "in progress"),
+        (status.pending, "pending"),
+        (status.failed, "failed"),
+        (status.cancelled, "cancelled"),
+    )
+    parts = [f"{count} {word}" for count, word in others if count]
+    return ", ".join([f"{status.completed} of {status.total_targets} completed", *parts])
+
+
+def in_order(status: DistributionStatus, names: Mapping[str, str]) -> list[NodeTransferStatus]:
+    """The targets: who moves first, who is finished last."""
+    return sorted(
+        status.node_statuses.values(),
+        key=lambda node: (_ORDER.index(node.status), names.get(node.node_id, ""), node.node_id),
+    )
+
+
+class View(Protocol):
+    """Something that shows one status after another."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    def show(self, status: DistributionStatus) -> None:
+        """The distribution is this far now."""
+
+
+class _Quiet:
+    """Shows nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def show(self, status: DistributionStatus) -> None:
+        """See :class:`View`."""
+
+
+class JsonLines(_Quiet):
+    """A JSON line per status."""
+
+    def show(self, status: DistributionStatus) -> None:
+        """See :class:`View`."""
+        print_json(status)
+
+
+class Lines(_Quiet):
+    """A line for every target whose state, reason or tenth of progress has changed."""
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._names = names
+        self._shown: dict[str, tuple[object, ...]] = {}
+
+    def show(self, status: DistributionStatus) -> None:
+        """See :class:`View`."""
+        for node in in_order(status, self._names):
+            seen = (node.status, node.error, int(node.progress_fraction * 10))
+            if self._shown.get(node.node_id) != seen:
+                self._shown[node.node_id] = seen
+                reason = f"  {clean(node.error)}" if node.error else ""
+                name = name_of(node.node_id, self._names)
+                click.echo(f"{name}  {node.status}  {percent(node.progress_fraction)}{reason}")
+
+
+class Bars(_Quiet):
+    """A bar per target, redrawn in place."""
+
+    def __init__(self, names: Mapping[str, str], title: str, clock: Callable[[], float]) -> None:
+        from rich.live import Live
+
+        self._names = names
+        self._title = title
+        self._clock = clock
+        self._meter = Meter()
+        self._status: DistributionStatus | None = None
+        self._console = console()
+        self._live = Live(console=self._console, auto_refresh=False, get_renderable=self._render)
+        self._tick: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Self:
+        self._live.__enter__()
+        self._redraw()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._tick is not None:
+            self._tick.cancel()
+        self._live.__exit__(None, None, None)
+
+    def show(self, status: DistributionStatus) -> None:
+        """See :class:`View`."""
+        self._status = status
+        self._meter.update(status, self._clock())
+        self._live.refresh()
+
+    def _redraw(self) -> None:
+        """Rates fall although no status comes."""
+        self._live.refresh()
+        self._tick = asyncio.get_running_loop().call_later(TICK_SECONDS, self._redraw)
+
+    def _render(self) -> RenderableType:
+        from rich.console import Group
+        from rich.text import Text
+
+        title = Text(clean(self._title), style="bold")
+        if self._status is None:
+            return title
+        nodes = in_order(self._status, self._names)
+        room = max(self._console.height - 4, 3)
+        lines = table_lines(_COLUMNS, [self._row(node) for node in nodes[:room]], clip=MAX_CELL)
+        for line in lines:
+            line.no_wrap, line.overflow = True, "ellipsis"
+        word = summary(self._status)
+        foot = Text.assemble((word.text, word.style), f"  {counts(self._status)}")
+        if len(nodes) > room:
+            foot.append(f"  ({len(nodes) - room} more not shown)", "dim")
+        return Group(title, *lines, foot)
+
+    def _row(self, node: NodeTransferStatus) -> Row:
+        moving = node.status is TransferState.TRANSFERRING
+        rate = self._meter.rate(node.node_id, self._clock()) if moving else 0.0
+        left = seconds_left(node.total_bytes - node.progress_bytes, rate)
+        style = STYLES[node.status]
+        return (
+            name_of(node.node_id, self._names),
+            Cell(f"{node.status:<{_STATE_WIDTH}}", style),
+            Cell(bar(node.progress_fraction), style),
+            f"{percent(node.progress_fraction):>4}",
+            f"{f'{size(rate)}/s' if moving else '':>8}",
+            f"{f'{duration(left)} left' if left is not None else '':>14}",
+            Cell(node.error or "", style),
+        )
+
+
+_COLUMNS = ("",) * 7
+_STATE_WIDTH = max(map(len, TransferState))
+
+
+def bar(fraction: float) -> str:
+    """A bar that is full to ``fraction``, and only full when everything is there."""
+    full = int(fraction * BAR_WIDTH)
+    return "━" * full + "─" * (BAR_WIDTH - full)
+
+
+def name_of(node_id: str, names: Mapping[str, str]) -> str:
+    """The name of a node where it is known, else the start of its id."""
+    return clean(names.get(node_id, "")) or short(node_id)
+
+
+def view_for(output: Output, names: Mapping[str, str], title: str, *, stream_json: bool) -> View:
+    """The view that suits where the command prints."""
+    if output.as_json:
+        return JsonLines() if stream_json else _Quiet()
+    if output.is_terminal:
+        return Bars(names, title, asyncio.get_running_loop().time)
+    return Lines(names)

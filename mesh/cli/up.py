@@ -1,0 +1,134 @@
+"""`mesh up`: a node in the foreground."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from mesh import Capabilities, Node
+from mesh.attachments.memory import tune_allocator
+from mesh.cli.output import Output
+from mesh.cli.settings import Settings, common_options
+from mesh.control.server import ControlServer
+from mesh.control.socket_path import make_private
+
+log = logging.getLogger(__name__)
+
+
+@click.command()
+@common_options
+@click.option("--name", metavar="NAME", help="For people; the node's id is its identity.")
+@click.option(
+    "--listen",
+    default="127.0.0.1:0",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where peers connect; port 0 takes a free one. 'none': this node only dials.",
+)
+@click.option(
+    "--peer", "peers", multiple=True, metavar="URL", help="Keep connected with it. May be repeated."
+)
+@click.option(
+    "--formation", "formations", multiple=True, metavar="NAME", help="Belong to it. May be repeated."
+)
+@click.option("--gpu-gb", type=click.FloatRange(min=0), help="GPU memory to declare.")
+@click.option("--storage-mb", type=click.IntRange(min=0), help="Storage to declare, instead of what is free.")
+@click.option("--cpu-arch", metavar="ARCH", help="Processor to declare, instead of this machine's.")
+@click.option("--tag", "tags", multiple=True, metavar="TAG", help="A capability by name. May be repeated.")
+@click.option(
+    "--receive",
+    type=click.Choice(["auto", "manual", "off"]),
+    default="auto",
+    show_default=True,
+    help="What to do with distributions for this node.",
+)
+@click.option(
+    "--inbox",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where files arrive. [default: HOME/inbox]",
+)
+@click.option("--hub", is_flag=True, help="Hold every collection, for nodes that are not always on.")
+@click.option("-v", "--verbose", is_flag=True, help="Log more.")
+@click.pass_context
+def up(
+    context: click.Context,
+    *,
+    name: str | None,
+    listen: str,
+    peers: tuple[str, ...],
+    formations: tuple[str, ...],
+    receive: Literal["auto", "manual", "off"],
+    inbox: Path | None,
+    hub: bool,
+    verbose: bool,
+    **declared: Any,
+) -> None:
+    """Run a node, until Ctrl-C or `mesh down`.
+
+    Prints its id and address when it is ready; logs to stderr.
+    """
+    settings = context.ensure_object(Settings)
+    tune_allocator()
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("mesh").setLevel(logging.DEBUG if verbose else logging.INFO)
+    make_private(settings.home)
+    node = Node(
+        settings.home,
+        name=name,
+        listen=None if listen == "none" else listen,
+        peers=peers,
+        formations=formations,
+        capabilities=_capabilities(declared),
+        receive=receive,
+        inbox=inbox or settings.home / "inbox",
+        hub=hub,
+    )
+    asyncio.run(_serve(node, settings))
+
+
+async def _serve(node: Node, settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stop_on(number: signal.Signals) -> None:
+        log.info("%s: closing", number.name)
+        loop.remove_signal_handler(number)  # the same again ends the process at once
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop_on, number)
+    await node.start()
+    server = ControlServer(node, settings.home, shutdown=stop.set)
+    try:
+        await server.start()
+        _announce(node, settings)
+        await stop.wait()
+    finally:
+        server.retire()
+        await node.close()
+        await server.close()
+
+
+def _announce(node: Node, settings: Settings) -> None:
+    ready = {
+        "node_id": node.node_id,
+        "name": node.name,
+        "address": node.address,
+        "home": str(settings.home),
+        "pid": os.getpid(),
+    }
+    where = f"listens on {node.address}" if node.address else "dials only"
+    Output(settings.json).result(ready, f"node {node.node_id} ({node.name}) {where}, home {settings.home}")
+
+
+def _capabilities(declared: dict[str, Any]) -> Capabilities | None:
+    """What is declared, over what is detected; ``None``: detect everything."""
+    given = {field: value for field, value in declared.items() if value not in (None, ())}
+    raise NotImplementedError

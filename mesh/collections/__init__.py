@@ -1,0 +1,1 @@
+"""Documents as an application sees them: collections, observers, subscriptions, and their replication."""

@@ -1,0 +1,270 @@
+"""Collections: named sets of documents, written here and merged with what others write."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mesh.collections.observers import Observers
+from mesh.collections.subscriptions import Subscription, Subscriptions
+from mesh.core.changes import Change
+from mesh.core.records import OWNED_COLLECTIONS
+from mesh.core.selector import Selector, compile_selector, projected, sort_key
+from mesh.core.values import (
+    Registers,
+    Writes,
+    check_id,
+    plan_increment,
+    plan_merge,
+    plan_replace,
+    plan_unset,
+    pointer_of,
+)
+from mesh.errors import InvalidCollectionName, InvalidSelector, PermissionDenied
+from mesh.storage import documents, writes
+from mesh.storage.documents import DocumentStore
+from mesh.storage.rows import Rows
+from mesh.streams import Stream
+
+Fields = Mapping[str, Any]
+Sort = Sequence[str | Mapping[str, str]]
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+
+
+def check_name(name: object) -> str:
+    """``name``, if a collection can be called that.
+
+    Raises:
+        InvalidCollectionName: it is not 1 to 128 letters, digits, ``_``, ``-`` or ``.``.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InvalidCollectionName(name, "use 1 to 128 letters, digits, _, - or ., not starting with - or .")
+    return name
+
+
+class Collection:
+    """A named set of documents.
+
+    A document is a mapping of fields with an immutable ``_id``. Every write is durable when its call
+    returns, whether or not any peer is in reach. The collections ``nodes``, ``distributions`` and
+    ``receipts`` belong to the mesh: they are read like any other, and written by the owners of their
+    documents only.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        store: DocumentStore,
+        observers: Observers,
+        subscriptions: Subscriptions,
+        new_id: Callable[[], str],
+    ) -> None:
+        self.name = check_name(name)
+        self._store = store
+        self._observers = observers
+        self._subscriptions = subscriptions
+        self._new_id = new_id
+
+    def __repr__(self) -> str:
+        return f"Collection({self.name!r})"
+
+    # --- writing ----------------------------------------------------------------------------------
+
+    async def insert(self, document: Fields) -> str:
+        """Add a document; its ``_id``, generated if it has none.
+
+        Raises:
+            DocumentExists: the ``_id`` is taken.
+            InvalidDocument: it cannot be stored; nothing was written.
+        """
+        return await self._write(document, lambda held: plan_merge(held, document), exists=False)
+
+    async def upsert(self, document: Fields) -> str:
+        """Merge fields into the document with its ``_id``, or add it; the ``_id``.
+
+        Nested objects merge field by field; fields that are absent are left alone.
+
+        Raises:
+            InvalidDocument: it cannot be stored; nothing was written.
+        """
+        return await self._write(document, lambda held: plan_merge(held, document))
+
+    async def replace(self, document: Fields) -> str:
+        """Make the document with its ``_id`` read exactly so, or add it; fields that are absent are removed.
+
+        Raises:
+            InvalidDocument: it cannot be stored; nothing was written.
+        """
+        return await self._write(document, lambda held: plan_replace(held, document))
+
+    async def update(self, _id: str, fields: Fields) -> None:
+        """Merge ``fields`` into a document that is here.
+
+        Raises:
+            DocumentNotFound: it is not.
+            InvalidDocument: a field cannot be stored; nothing was written.
+        """
+        await self._write({**fields, "_id": _id}, lambda held: plan_merge(held, fields), exists=True)
+
+    async def unset(self, _id: str, *fields: str) -> None:
+        """Remove fields, named by dotted paths or JSON Pointers; what is not there stays not there.
+
+        Raises:
+            DocumentNotFound: there is no such document here.
+        """
+        pointers = [pointer_of(field) for field in fields]
+        await self._write({"_id": _id}, lambda held: plan_unset(held, pointers), exists=True)
+
+    async def increment(self, _id: str, field: str, by: float = 1) -> None:
+        """Add ``by`` to a counter; concurrent increments on other nodes add up.
+
+        Raises:
+            DocumentNotFound: there is no such document here.
+            InvalidDocument: the field holds something other than a number, or ``by`` is none.
+        """
+        pointer = pointer_of(field)
+        document_id = self._writable(_id)
+
+        def job(rows: Rows) -> None:
+            clock = rows.clock.hex()
+
+            def plan(held: Registers) -> Writes:
+                return plan_increment(held, pointer, by, clock)
+
+            writes.edit(rows, self.name, document_id, plan, exists=True)
+
+        await self._store.write(job)
+
+    async def remove(self, selector_or_id: Selector | str, *, all: bool = False) -> int:
+        """Remove one document, or every one that matches; how many there were. The removal syncs.
+
+        Raises:
+            InvalidSelector: the selector is malformed, or empty without ``all=True``.
+        """
+        self._check_owner()
+
+        def job(rows: Rows) -> int:
+            return writes.remove(rows, self.name, self._ids(rows, selector_or_id))
+
+        self._check_sweep(selector_or_id, all)
+        return await self._store.write(job)
+
+    async def evict(self, selector_or_id: Selector | str) -> int:
+        """Drop documents from this node only; how many there were. Peers keep theirs.
+
+        Raises:
+            InvalidSelector: the selector is malformed.
+            PermissionDenied: the collection belongs to the mesh, or this node subscribes to it, so that what
+                is evicted would come straight back. Cancel the subscription first.
+        """
+        self._check_owner()
+        self._subscriptions.check_evictable(self.name)
+        self._check_sweep(selector_or_id, True)
+        return await self._store.write(
+            lambda rows: writes.evict(rows, self.name, self._ids(rows, selector_or_id))
+        )
+
+    async def _write(
+        self, document: Fields, plan: Callable[[Registers], Writes], *, exists: bool | None = None
+    ) -> str:
+        plan({})  # refuses what cannot be stored before anything is queued
+        document_id = self._writable(document["_id"] if "_id" in document else self._new_id())
+        await self._store.write(lambda rows: writes.edit(rows, self.name, document_id, plan, exists=exists))
+        return document_id
+
+    def _writable(self, document_id: object) -> str:
+        self._check_owner()
+        return check_id(document_id)
+
+    def _check_owner(self) -> None:
+        if self.name in OWNED_COLLECTIONS:
+            raise PermissionDenied(
+                f"{self.name} belongs to the mesh: its documents are written by their owners only. "
+                "Use node.distributions, or a collection of your own"
+            )
+
+    def _check_sweep(self, selector_or_id: Selector | str, all: bool) -> None:
+        if isinstance(selector_or_id, str):
+            return
+        compile_selector(selector_or_id)
+        if not selector_or_id and not all:
+            raise InvalidSelector("{} would remove every document: say so with all=True")
+
+    def _ids(self, rows: Rows, selector_or_id: Selector | str) -> list[str]:
+        if isinstance(selector_or_id, str):
+            return [selector_or_id]
+        matches = compile_selector(selector_or_id)
+        return [document["_id"] for document in documents.scan(rows, self.name, matches)]
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    async def get(self, _id: str) -> dict[str, Any] | None:
+        """The document with this ``_id``, or ``None``."""
+        return await self._store.read(lambda rows: documents.get(rows, self.name, _id))
+
+    async def find(
+        self,
+        selector: Selector | None = None,
+        *,
+        sort: Sort | None = None,
+        limit: int | None = None,
+        skip: int = 0,
+        fields: Sequence[str] | None = None,
+    ) -> list[dict[str, Any]]:
+        """The documents that match a Mango selector, in the order of ``sort``, then of their ids.
+
+        Args:
+            selector: e.g. ``{"color": "red", "year": {"$gt": 2010}}``; ``None`` for all.
+            sort: e.g. ``[{"year": "desc"}, "name"]``.
+            limit: at most so many.
+            skip: leave out so many first.
+            fields: only these fields (dotted paths), and the ``_id``.
+
+        Raises:
+            InvalidSelector: the selector or the sort order is malformed.
+        """
+        matches = compile_selector(selector)
+        order = sort_key(sort)
+
+        def job(rows: Rows) -> list[dict[str, Any]]:
+            found = documents.scan(rows, self.name, matches if selector else None)
+            if sort:
+                order(found)
+            return found[skip:] if limit is None else found[skip : skip + limit]
+
+        found = await self._store.read(job)
+        return found if fields is None else [projected(document, fields) for document in found]
+
+    async def count(self, selector: Selector | None = None) -> int:
+        """How many documents match.
+
+        Raises:
+            InvalidSelector: the selector is malformed.
+        """
+        matches = compile_selector(selector)
+        if not selector:
+            return await self._store.read(lambda rows: documents.count(rows, self.name))
+        return await self._store.read(lambda rows: len(documents.scan(rows, self.name, matches)))
+
+    def observe(
+        self, selector: Selector | None = None, *, sort: Sort | None = None, limit: int | None = None
+    ) -> Stream[Change]:
+        """The result of a query now, then every change of it, local or from peers.
+
+        Raises:
+            InvalidSelector: the selector or the sort order is malformed.
+        """
+        return self._observers.observe(self.name, selector, sort, limit)
+
+    async def subscribe(self, selector: Selector | None = None) -> Subscription:
+        """Ask peers to sync the documents that match to this node, from now on and after restarts.
+
+        The same selector twice is one subscription.
+
+        Raises:
+            InvalidSelector: the selector is malformed.
+        """
+        compile_selector(selector)
+        return await self._subscriptions.add(self.name, dict(selector or {}))

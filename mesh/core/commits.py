@@ -1,0 +1,38 @@
+"""What the store tells those who follow it: one committed change of one document."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mesh.core.wire import Change, Version
+
+SMALL_DOCUMENT_BYTES = 4096
+"""States up to this size are sent unasked when catching up; larger ones are offered, and pulled as a
+difference."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A change that is durable now.
+
+    ``before`` and ``after`` are the document with its ``_id``, ``None`` where it did not or does not exist.
+    ``source`` is the node_id of the peer it came from, ``None`` for a local write.
+    """
+
+    seq: int
+    change: Change
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+    source: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """A document as it stands at one place of the local log; ``change`` is its whole state, if small."""
+
+    seq: int
+    version: Version
+    change: Change | None
+    document: dict[str, Any] | None
+    source: str | None

@@ -1,0 +1,171 @@
+"""Owned documents: one writer, one signed record, replaced and never merged.
+
+The documents of the collections ``nodes``, ``distributions`` and ``receipts`` are ordinary documents whose
+root map holds one key, ``record``: JSON text with the writer's key, (epoch, sequence), the body and a
+signature over all of it. Of two states the one with the higher (epoch, sequence) wins whole; of two contents under one
+(epoch, sequence), which only a cloned identity makes, the lower record hash wins everywhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from blake3 import blake3
+
+from mesh.core.document import DocumentState, Merged, registers_of, single_value_state
+from mesh.core.identity import Identity, node_id_of, verify
+from mesh.core.receipts import distribution_id_of
+from mesh.core.versions import Rank, VersionVector, covers, join
+from mesh.core.wire import Change
+from mesh.errors import InvalidDocument, PermissionDenied
+
+OWNED_COLLECTIONS = frozenset({"nodes", "distributions", "receipts"})
+
+MAX_RECORD_BYTES = 64 * 1024
+"""Largest record, signature included."""
+
+_KEY = "record"
+_DOMAIN = b"mesh record 1\0"
+
+
+class SignedRecord(msgspec.Struct, frozen=True):
+    """What the ``record`` key holds, as JSON. ``body`` is the JSON text that was signed, to the letter."""
+
+    public_key: bytes
+    epoch: int
+    sequence: int
+    body: str
+    signature: bytes
+
+    @property
+    def rank(self) -> Rank:
+        """Orders the states of one owned document."""
+        return (self.epoch, self.sequence)
+
+
+def _signed_bytes(collection: str, document_id: str, rank: Rank, body: str) -> bytes:
+    return _DOMAIN + msgspec.json.encode([collection, document_id, *rank, body])
+
+
+def sign(
+    identity: Identity,
+    collection: str,
+    document_id: str,
+    body: dict[str, Any],
+    held: DocumentState,
+    clock: bytes,
+    counter: int,
+    *,
+    adopted: bool,
+) -> tuple[Change, Merged]:
+    """The next record of a document that this node owns, as a change and as the new state.
+
+    ``adopted``: the record held was met at a peer, written by an earlier life of this node that may have
+    written more; this one goes on in the next epoch, above all of it.
+
+    Raises:
+        PermissionDenied: the document is not this node's.
+        InvalidDocument: the record would be over ``MAX_RECORD_BYTES``.
+    """
+    if owner_of(collection, document_id, body) != identity.node_id:
+        raise PermissionDenied(f"{collection}/{document_id} can be written by its owner only")
+    epoch, sequence = max(held.rank, (0, 0))
+    rank = (epoch + 1, 1) if adopted else (epoch, sequence + 1)
+    text = msgspec.json.encode(body, order="sorted").decode()
+    record = SignedRecord(
+        identity.public_key,
+        *rank,
+        text,
+        identity.sign(_signed_bytes(collection, document_id, rank, text)),
+    )
+    encoded = msgspec.json.encode(record).decode()
+    if len(encoded) > MAX_RECORD_BYTES:
+        raise InvalidDocument(f"a record of {len(encoded)} bytes is over the limit of {MAX_RECORD_BYTES}")
+    update = single_value_state(_KEY, encoded)
+    vector = join(held.vector, {clock: counter})
+    change = Change(collection, document_id, rank, {}, vector, update)
+    return change, Merged(DocumentState(rank, update, vector), body)
+
+
+def arrive(held: DocumentState, change: Change) -> Merged | None:
+    """What becomes of an owned document when ``change`` arrives; ``None`` if it says nothing new.
+
+    The state that is kept is built anew from the verified record, so that nothing else rides along.
+
+    Raises:
+        InvalidDocument: the record is malformed.
+        PermissionDenied: its signature or owner is wrong. Nothing has changed.
+    """
+    if change.rank < held.rank:
+        if covers(held.vector, change.until):
+            return None
+        return Merged(_advanced(held, change.until), body_of(held.update))
+    if change.rank == held.rank and covers(held.vector, change.until) and change.update == held.update:
+        return None
+    record = _open(change)
+    if change.rank == held.rank and _digest(change.update) >= _digest(held.update):
+        if covers(held.vector, change.until):
+            return None
+        return Merged(_advanced(held, change.until), body_of(held.update))
+    update = single_value_state(_KEY, msgspec.json.encode(record).decode())
+    return Merged(
+        DocumentState(change.rank, update, join(held.vector, change.until)),
+        msgspec.json.decode(record.body, type=dict[str, Any]),
+    )
+
+
+def body_of(update: bytes) -> dict[str, Any]:
+    """The body of a verified owned document that is held."""
+    return msgspec.json.decode(_record(update).body, type=dict[str, Any])
+
+
+def owner_of(collection: str, document_id: str, body: dict[str, Any]) -> str | None:
+    """The node_id of the only node that may write the document; ``None`` if the id fits no owner."""
+    if collection == "nodes":
+        return document_id
+    if collection == "receipts":
+        distribution_id, _, node_id = document_id.partition(":")
+        fits = body.get("distribution_id") == distribution_id and body.get("node_id") == node_id
+        return node_id if fits else None
+    publisher, nonce = body.get("publisher"), body.get("nonce")
+    if not isinstance(publisher, str) or not isinstance(nonce, str):
+        return None
+    return publisher if distribution_id_of(publisher, nonce) == document_id else None
+
+
+def _open(change: Change) -> SignedRecord:
+    record = _record(change.update)
+    if record.rank != change.rank:
+        raise PermissionDenied(f"the record says {record.rank}, its change {change.rank}")
+    if not verify(
+        record.public_key,
+        _signed_bytes(change.collection, change.id, record.rank, record.body),
+        record.signature,
+    ):
+        raise PermissionDenied(f"the signature of {change.collection}/{change.id} is not valid")
+    try:
+        body = msgspec.json.decode(record.body, type=dict[str, Any])
+    except msgspec.MsgspecError as error:
+        raise InvalidDocument(f"the body of a record is not a JSON object: {error}") from error
+    if owner_of(change.collection, change.id, body) != node_id_of(record.public_key):
+        raise PermissionDenied(f"{change.collection}/{change.id} is signed by a node that does not own it")
+    return record
+
+
+def _record(update: bytes) -> SignedRecord:
+    text = registers_of(update).get(_KEY)
+    if not isinstance(text, str) or len(text) > MAX_RECORD_BYTES:
+        raise InvalidDocument(f"an owned document holds one record of at most {MAX_RECORD_BYTES} bytes")
+    try:
+        return msgspec.json.decode(text, type=SignedRecord)
+    except msgspec.MsgspecError as error:
+        raise InvalidDocument(f"a malformed record: {error}") from error
+
+
+def _digest(update: bytes) -> bytes:
+    return blake3(update).digest()
+
+
+def _advanced(held: DocumentState, until: VersionVector) -> DocumentState:
+    return DocumentState(held.rank, held.update, join(held.vector, until))

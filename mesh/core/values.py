@@ -1,0 +1,355 @@
+"""JSON documents as flat registers, and the smallest set of writes that changes one into another.
+
+A document's fields live in one root map under JSON Pointers (RFC 6901), so that concurrent writes to
+different fields merge at every depth:
+
+    {"blob": {"hash": "ab"}, "tags": ["x"]}   <->   {"/blob/hash": "ab", "/tags": ["x"]}
+
+Scalars and lists are registers. ``{}`` marks an empty object. On reading, descendants beat a register
+at their ancestor (both can exist after concurrent writes). Keys without a leading ``/`` are reserved.
+
+Counters are kept beside the registers, one key per (pointer, counter incarnation, clock identity), as
+``+<incarnation>.<clock>/pointer``; the value of the field is the number in the register, if any, plus the
+sum of its highest incarnation. A write or an unset of the field starts the next incarnation, marked by a
+key with an empty clock, so that increments which have not seen it do not come back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mesh.errors import InvalidDocument
+
+MAX_SAFE_INTEGER = 2**53 - 1
+"""Beyond this, integers lose digits in every JavaScript client (and in pycrdt)."""
+
+MAX_DEPTH = 32
+"""How deeply objects and lists may nest."""
+
+MAX_ID_BYTES = 512
+"""Length of an ``_id`` in UTF-8."""
+
+Registers = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Writes:
+    """What to set and what to remove in the root map; falsy when nothing changes."""
+
+    sets: Registers = field(default_factory=dict)
+    removes: set[str] = field(default_factory=set)
+
+    def __bool__(self) -> bool:
+        return bool(self.sets or self.removes)
+
+    def set(self, key: str, value: Any) -> None:
+        self.removes.discard(key)
+        self.sets[key] = value
+
+    def remove(self, key: str) -> None:
+        self.sets.pop(key, None)
+        self.removes.add(key)
+
+
+# --- what may be stored -----------------------------------------------------------------------
+
+
+def check_id(document_id: object) -> str:
+    """``document_id``, if it can be one.
+
+    Raises:
+        InvalidDocument: it is not a non-empty string of at most ``MAX_ID_BYTES`` bytes.
+    """
+    if not isinstance(document_id, str):
+        raise InvalidDocument(f"an _id must be a string, not {type(document_id).__name__}", "/_id")
+    size = len(_encoded(document_id, "/_id"))
+    if not 0 < size <= MAX_ID_BYTES:
+        raise InvalidDocument(f"an _id must have 1 to {MAX_ID_BYTES} bytes, not {size}", "/_id")
+    return document_id
+
+
+def normalized(value: Any, path: str = "", depth: int = 0) -> Any:
+    """A copy of ``value`` as JSON types only; whole floats become integers, as JavaScript has them.
+
+    Raises:
+        InvalidDocument: JSON or the CRDT cannot hold it; ``path`` points at the offender.
+    """
+    if value is None or value is True or value is False:
+        return value
+    if isinstance(value, str):
+        _encoded(value, path)
+        return str(value)
+    if isinstance(value, int):
+        if not -MAX_SAFE_INTEGER <= value <= MAX_SAFE_INTEGER:
+            raise InvalidDocument(f"{value} is beyond ±(2^53 - 1); store it as a string", path)
+        return int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise InvalidDocument(f"{value} is not a JSON number; use null or a string", path)
+        if value.is_integer() and abs(value) <= MAX_SAFE_INTEGER:
+            return int(value)
+        return float(value)
+    if depth >= MAX_DEPTH:
+        raise InvalidDocument(f"nested more than {MAX_DEPTH} levels deep", path)
+    if isinstance(value, Mapping):
+        return {
+            _checked_key(key, path): normalized(item, f"{path}/{escape(key)}", depth + 1)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [normalized(item, f"{path}/{index}", depth + 1) for index, item in enumerate(value)]
+    raise InvalidDocument(
+        f"a {type(value).__name__} is not a JSON value"
+        + ("; add it as an attachment and store its token" if isinstance(value, bytes | bytearray) else ""),
+        path,
+    )
+
+
+def _checked_key(key: object, path: str) -> str:
+    if not isinstance(key, str):
+        raise InvalidDocument(f"the key {key!r} is not a string", path)
+    _encoded(key, path)
+    return key
+
+
+def _encoded(text: str, path: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise InvalidDocument("has a lone surrogate, which no UTF-8 text can hold", path) from None
+
+
+def identical(a: Any, b: Any) -> bool:
+    """Equality that tells ``True`` from ``1`` and ``1.5`` from ``"1.5"``, at every depth."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(identical(value, b[key]) for key, value in a.items())
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(identical, a, b))
+    return bool(a == b)
+
+
+# --- pointers ---------------------------------------------------------------------------------
+
+
+def escape(segment: str) -> str:
+    """One segment of a JSON Pointer."""
+    return segment.replace("~", "~0").replace("/", "~1") if "~" in segment or "/" in segment else segment
+
+
+def unescape(segment: str) -> str:
+    """The key that ``segment`` stands for."""
+    return segment.replace("~1", "/").replace("~0", "~") if "~" in segment else segment
+
+
+def pointer_of(path: str) -> str:
+    """The JSON Pointer that a user means by ``path``: a pointer already, or dotted (``a.b``)."""
+    return path if path.startswith("/") else "".join("/" + escape(part) for part in path.split("."))
+
+
+def _ancestors(pointer: str) -> Iterable[str]:
+    end = pointer.rfind("/")
+    while end > 0:
+        yield pointer[:end]
+        end = pointer.rfind("/", 0, end)
+
+
+# --- documents <-> registers ------------------------------------------------------------------
+
+
+def flatten(fields: Mapping[str, Any]) -> Registers:
+    """The registers of ``fields`` (a whole document or some of its fields; ``_id`` is left out).
+
+    Raises:
+        InvalidDocument: a value or key cannot be stored.
+    """
+    if not isinstance(fields, Mapping):
+        raise InvalidDocument(f"a document is a mapping of fields, not a {type(fields).__name__}")
+    registers: Registers = {}
+    for key, value in normalized(fields).items():
+        if key != "_id":
+            _flatten_into(registers, "/" + escape(key), value)
+    return registers
+
+
+def _flatten_into(registers: Registers, pointer: str, value: Any) -> None:
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            _flatten_into(registers, f"{pointer}/{escape(key)}", item)
+    else:
+        registers[pointer] = value
+
+
+def unflatten(registers: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that ``registers`` stand for, without the ``_id``; keys are in sorted order."""
+    fields: dict[str, Any] = {}
+    visible = {key: value for key, value in registers.items() if key.startswith("/")}
+    if len(visible) < len(registers):
+        _add_counters(visible, registers)
+    for pointer in sorted(visible, key=lambda p: (p.count("/"), p)):
+        *parents, last = pointer[1:].split("/")
+        at = fields
+        for parent in parents:
+            below = at.get(unescape(parent))
+            if not isinstance(below, dict):
+                below = at[unescape(parent)] = {}
+            at = below
+        at[unescape(last)] = visible[pointer]
+    return fields
+
+
+# --- counters ---------------------------------------------------------------------------------
+
+
+def _counter_key(pointer: str, incarnation: int, clock: str) -> str:
+    return f"+{incarnation}.{clock}{pointer}"
+
+
+def _counters(registers: Mapping[str, Any]) -> dict[str, dict[int, dict[str, Any]]]:
+    """pointer -> incarnation -> clock -> amount. What is not a well-formed counter key is skipped."""
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for key, amount in registers.items():
+        head, slash, rest = key.partition("/")
+        number, dot, clock = head[1:].partition(".")
+        if head[:1] == "+" and slash and dot and number.isdecimal():
+            found.setdefault(slash + rest, {}).setdefault(int(number), {})[clock] = amount
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _add_counters(visible: Registers, registers: Mapping[str, Any]) -> None:
+    for pointer, incarnations in _counters(registers).items():
+        amounts = [a for clock, a in incarnations[max(incarnations)].items() if clock and _is_number(a)]
+        base = visible.get(pointer)
+        if amounts and (pointer not in visible or _is_number(base)):
+            total = math.fsum([base or 0, *amounts])
+            visible[pointer] = int(total) if total.is_integer() and abs(total) <= MAX_SAFE_INTEGER else total
+
+
+def _end_counters(held: Mapping[str, Any], pointer: str, writes: Writes) -> bool:
+    """Start the next incarnation of the counters at and below ``pointer``; whether there were any."""
+    ended = False
+    for at, incarnations in _counters(held).items():
+        if at != pointer and not at.startswith(pointer + "/"):
+            continue
+        newest = max(incarnations)
+        if not any(incarnations[newest].keys() - {""}):
+            continue
+        ended = True
+        for incarnation, clocks in incarnations.items():
+            for clock in clocks:
+                writes.remove(_counter_key(at, incarnation, clock))
+        writes.set(_counter_key(at, newest + 1, ""), None)
+    return ended
+
+
+# --- planning writes --------------------------------------------------------------------------
+
+
+def plan_merge(held: Mapping[str, Any], fields: Mapping[str, Any]) -> Writes:
+    """The writes that merge ``fields`` into ``held``, deeply; what is equal already is not written."""
+    return _plan_registers(held, flatten(fields), keep_objects=True)
+
+
+def plan_replace(held: Mapping[str, Any], fields: Mapping[str, Any]) -> Writes:
+    """The writes after which ``held`` reads as exactly ``fields``."""
+    wanted = flatten(fields)
+    writes = Writes()
+    for key in held:
+        if key.startswith("/") and key not in wanted:
+            writes.remove(key)
+    for pointer in _counters(held):
+        if pointer not in wanted:
+            _end_counters(held, pointer, writes)
+    planned = _plan_registers(held, wanted, keep_objects=False)
+    for key in planned.removes:
+        writes.remove(key)
+    for key, value in planned.sets.items():
+        writes.set(key, value)
+    return writes
+
+
+def _plan_registers(held: Mapping[str, Any], wanted: Registers, *, keep_objects: bool) -> Writes:
+    writes = Writes()
+    parents = {above for key in held if key.count("/") > 1 and key[0] == "/" for above in _ancestors(key)}
+    reserved = any(not key.startswith("/") for key in held)
+    for pointer, value in wanted.items():
+        if keep_objects and pointer in parents and isinstance(value, dict):
+            continue  # merging an empty object into an object changes nothing
+        if pointer in parents:
+            for key in held:
+                if key.startswith(pointer + "/"):
+                    writes.remove(key)
+        for above in _ancestors(pointer):
+            if above in held:
+                writes.remove(above)
+        if reserved and _current_value(held, pointer, value):
+            continue
+        ended = reserved and _end_counters(held, pointer, writes)
+        if ended or pointer not in held or not identical(held[pointer], value):
+            writes.set(pointer, value)
+    return writes
+
+
+def _current_value(held: Mapping[str, Any], pointer: str, value: Any) -> bool:
+    """Whether a counter at ``pointer`` already shows ``value``: then there is nothing to write."""
+    shown = {pointer: held[pointer]} if pointer in held else {}
+    _add_counters(shown, {key: amount for key, amount in held.items() if key.endswith(pointer)})
+    return pointer in shown and identical(shown[pointer], value)
+
+
+def plan_unset(held: Mapping[str, Any], pointers: Iterable[str]) -> Writes:
+    """The writes that remove the fields at ``pointers`` and everything below them.
+
+    An object that loses its last field stays, empty.
+    """
+    writes = Writes()
+    for pointer in pointers:
+        gone = {key for key in held if key == pointer or key.startswith(pointer + "/")}
+        for key in gone:
+            writes.remove(key)
+        ended = _end_counters(held, pointer, writes)
+        if not gone and not ended:
+            continue
+        for above in _ancestors(pointer):
+            if above in held:
+                writes.remove(above)
+        parent = next(iter(_ancestors(pointer)), None)
+        if parent is not None and not any(
+            key.startswith(parent + "/") and key not in writes.removes for key in held
+        ):
+            writes.set(parent, {})
+    return writes
+
+
+def plan_increment(held: Mapping[str, Any], pointer: str, by: float, clock: str) -> Writes:
+    """The writes that add ``by`` to the counter at ``pointer``, on behalf of ``clock``.
+
+    Raises:
+        InvalidDocument: ``by`` is not a finite number, or the field holds something else.
+    """
+    amount = normalized(by, pointer)
+    if not _is_number(amount):
+        raise InvalidDocument(f"can be incremented by a number only, not {by!r}", pointer)
+    shown = held.get(pointer, 0)
+    if not _is_number(shown) or any(key.startswith(pointer + "/") for key in held):
+        raise InvalidDocument("holds something other than a number, so it cannot be incremented", pointer)
+    writes = Writes()
+    if amount == 0 and pointer in held:
+        return writes
+    incarnations = _counters(held).get(pointer, {})
+    newest = max(incarnations, default=0)
+    mine: Any = incarnations.get(newest, {}).get(clock)
+    for above in _ancestors(pointer):
+        if above in held:
+            writes.remove(above)
+    total = math.fsum([mine, amount]) if _is_number(mine) else float(amount)
+    writes.set(_counter_key(pointer, newest, clock), normalized(total, pointer))
+    return writes

@@ -1,0 +1,62 @@
+"""Version vectors: what a replica holds of a document, as ``{clock identity: counter}``.
+
+A clock identity is 8 random bytes that stand for one writing store; its counter ticks once per local
+change of any document, deletions included. Yjs state vectors cannot serve: a deletion does not move them,
+and their bytes differ between equal replicas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+from blake3 import blake3
+
+VersionVector = dict[bytes, int]
+
+CLOCK_BYTES = 8
+"""Length of a clock identity."""
+
+Rank = tuple[int, int]
+"""Orders whole states of one document: (incarnation, dead) or, for an owned one, (epoch, sequence)."""
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(VersionVector)
+
+
+def covers(held: Mapping[bytes, int], wanted: Mapping[bytes, int]) -> bool:
+    """Whether ``held`` includes every change that ``wanted`` includes."""
+    return all(held.get(clock, 0) >= counter for clock, counter in wanted.items())
+
+
+def join(a: Mapping[bytes, int], b: Mapping[bytes, int]) -> VersionVector:
+    """The smallest vector that covers both."""
+    joined = dict(a)
+    for clock, counter in b.items():
+        if counter > joined.get(clock, 0):
+            joined[clock] = counter
+    return joined
+
+
+def encode_vector(vector: Mapping[bytes, int]) -> bytes:
+    """Canonical bytes: equal vectors give equal bytes."""
+    return _encoder.encode(dict(sorted(vector.items())))
+
+
+def decode_vector(data: bytes) -> VersionVector:
+    """The vector that :func:`encode_vector` gave ``data``."""
+    return _decoder.decode(data)
+
+
+def key_hash(collection: str, document_id: str) -> int:
+    """Where a document stands in the key space that reconciliation divides: 63 bits."""
+    return _hash63(f"{collection}\0{document_id}".encode())
+
+
+def version_hash(rank: Rank, encoded_vector: bytes) -> int:
+    """63 bits that differ, but for chance, between any two versions of a document."""
+    return _hash63(b"%d.%d." % rank + encoded_vector)
+
+
+def _hash63(data: bytes) -> int:
+    return int.from_bytes(blake3(data).digest(length=8), "big") >> 1

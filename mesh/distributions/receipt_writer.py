@@ -1,0 +1,89 @@
+"""This node's receipt of one distribution, on its way into the documents."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from mesh.core.delivery import write_delay
+from mesh.core.receipts import Receipt, advanced
+from mesh.core.scopes import NodeFacts
+from mesh.core.status import TransferState
+from mesh.distributions.ports import RECEIPTS, OwnedDocuments
+from mesh.distributions.tasks import Tasks
+
+logger = logging.getLogger("mesh.distributions")
+
+
+class ReceiptWriter:
+    """Writes in order and not too often; a terminal receipt at once.
+
+    Attributes:
+        current: the newest receipt, written or about to be.
+    """
+
+    def __init__(self, documents: OwnedDocuments, tasks: Tasks, held: Receipt | None) -> None:
+        self.current = held
+        self._documents = documents
+        self._tasks = tasks
+        self._written = held
+        self._written_at = float("-inf")
+        self._timer: asyncio.TimerHandle | None = None
+        self._lock = asyncio.Lock()
+
+    def advance(
+        self, status: TransferState, now: float, *, progress_bytes: int = 0, error: str | None = None
+    ) -> None:
+        """Tell of progress, or of what the node waits for; without a receipt there is nobody to tell."""
+        if self.current is not None:
+            said = advanced(self.current, status, now, progress_bytes=progress_bytes, error=error)
+            if said is not self.current:
+                self.note(said)
+
+    def note(self, receipt: Receipt) -> None:
+        """``receipt``, which is not terminal, is what holds now; it is written when that is worth it."""
+        self.current = receipt
+        if self._timer is not None:
+            return
+        loop = asyncio.get_running_loop()
+        delay = write_delay(self._written, receipt, loop.time() - self._written_at)
+        if delay is not None:
+            self._timer = loop.call_later(delay, self._due)
+
+    async def finish(
+        self, status: TransferState, now: float, *, error: str | None = None, facts: NodeFacts | None = None
+    ) -> None:
+        """Write the terminal ``status``, unless the receipt is terminal already. Durable on return."""
+        self.stop()
+        async with self._lock:
+            if self.current is None:
+                return
+            final = advanced(self.current, status, now, error=error, facts=facts)
+            if final is not self.current:
+                await self._put(final)
+                self.current = final
+
+    def stop(self) -> None:
+        """Write nothing more by itself."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _due(self) -> None:
+        self._timer = None
+        self._tasks.spawn(self._write_current(), "write a receipt")
+
+    async def _write_current(self) -> None:
+        async with self._lock:
+            if self.current is None or self.current == self._written:
+                return
+            try:
+                await self._put(self.current)
+            except Exception:
+                # The next change of the receipt is written again; a terminal one is its caller's to repeat.
+                logger.exception("cannot write receipt %s", self.current.receipt_id)
+
+    async def _put(self, receipt: Receipt) -> None:
+        self._written_at = asyncio.get_running_loop().time()
+        await self._documents.write(RECEIPTS, receipt.receipt_id, receipt.body())
+        self._written = receipt

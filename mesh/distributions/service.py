@@ -1,0 +1,373 @@
+"""The file distribution service: five verbs, on nothing but documents."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
+from random import Random
+
+import msgspec
+
+from mesh.core.board import handle_of
+from mesh.core.catalogue import Catalogue
+from mesh.core.changes import Change, Document
+from mesh.core.delivery import ReceiveMode, is_live
+from mesh.core.receipts import DistributionRecord, NodeRecord, distribution_id_of
+from mesh.core.scopes import AllNodes, DistributionScope, NodeFacts, check_scope, matches, nodes_selector
+from mesh.core.status import DistributionHandle, DistributionStatus, TransferPriority
+from mesh.core.tokens import BlobToken
+from mesh.distributions.deliveries import Delivery
+from mesh.distributions.expiry import ExpiryTimer
+from mesh.distributions.inbox import Inbox
+from mesh.distributions.ports import DISTRIBUTIONS, NODES, RECEIPTS, Blobs, OwnedDocuments
+from mesh.distributions.subscriber import Subscriber
+from mesh.distributions.tasks import Tasks
+from mesh.distributions.wants import Wants, wanted_documents
+from mesh.distributions.watches import Watch, board_of, put_node, put_receipt, update_board
+from mesh.errors import (
+    DistributionTimeout,
+    InvalidDistribution,
+    InvalidDocument,
+    InvalidScope,
+    NotStarted,
+    PermissionDenied,
+    UnknownDistribution,
+)
+from mesh.storage.worker import InlineWorker, Worker
+from mesh.streams import Stream
+
+logger = logging.getLogger("mesh.distributions")
+
+_EVERYBODY = AllNodes()
+_SETTLE = 0.5
+
+
+class MeshFileDistribution:
+    """The :class:`~mesh.distributions.protocol.FileDistribution` of one node; both ends of it.
+
+    All state is in the documents, so a restart of anyone loses nothing.
+    """
+
+    def __init__(
+        self,
+        documents: OwnedDocuments,
+        blobs: Blobs,
+        *,
+        node_id: str,
+        facts: Callable[[], NodeFacts],
+        clock: Callable[[], float],
+        random: Random,
+        receive: ReceiveMode = "auto",
+        inbox: str | PathLike[str] | None = None,
+        hub: bool = False,
+        worker: Worker | None = None,
+    ) -> None:
+        """
+        Args:
+            facts: what this node says of itself now; :meth:`facts_changed` tells that it says something else.
+            clock: wall clock, seconds since the epoch.
+            random: makes ids that nobody can guess, so a ``SystemRandom`` outside tests.
+            receive: ``auto`` fetches what this node is in the scope of and puts it into ``inbox``, ``manual``
+                leaves that to :meth:`deliveries`, ``off`` refuses.
+            hub: also caches every live distribution for others.
+            worker: where the inbox's files are written; ``None``: on the event loop's thread.
+        """
+        self._documents = documents
+        self._node_id = node_id
+        self._clock = clock
+        self._random = random
+        self._hub = hub
+        self._catalogue = Catalogue()
+        self._watches: dict[str, Watch] = {}
+        self._wants = Wants(documents)
+        self._expiry = ExpiryTimer(clock, self._expired)
+        self._tasks = Tasks()
+        self._writing = asyncio.Lock()
+        self._started = False
+        self._subscriber = Subscriber(
+            documents,
+            blobs,
+            self._catalogue,
+            node_id=node_id,
+            facts=facts,
+            clock=clock,
+            random=random,
+            receive=receive,
+            inbox=Inbox(Path(inbox), blobs, worker or InlineWorker(), node_id) if inbox is not None else None,
+            hub=hub,
+        )
+
+    async def start(self) -> None:
+        """Take up what the documents say; when this returns, every distribution that is held is known.
+
+        Raises:
+            OSError: the inbox cannot be used.
+        """
+        await self._subscriber.start()
+        changes = self._documents.observe(DISTRIBUTIONS)
+        self._started = True
+        await self._learn_all((await anext(changes)).inserted)
+        await self._tell_wants()
+        self._tasks.spawn(self._observe(changes), "observe distributions")
+
+    async def close(self) -> None:
+        """End every stream, fetch and timer. May be repeated."""
+        self._started = False
+        self._expiry.close()
+        for watch in list(self._watches.values()):
+            await watch.close()
+        await self._subscriber.close()
+        await self._tasks.close()
+
+    def facts_changed(self) -> None:
+        """This node's formations or capabilities have changed: judge every distribution anew."""
+        self._subscriber.wake_all()
+
+    def deliveries(self) -> Stream[Delivery]:
+        """``receive="manual"``: the undecided distributions for this node, then every new one."""
+        self._require_started()
+        return self._subscriber.deliveries.stream()
+
+    # --- the verbs (described in protocol.py) -------------------------------------------------
+
+    async def distribute(
+        self,
+        blob_token: BlobToken,
+        scope: DistributionScope = _EVERYBODY,
+        priority: TransferPriority = TransferPriority.NORMAL,
+        *,
+        expires_in: float | None = None,
+        supersedes: DistributionHandle | str | None = None,
+    ) -> DistributionHandle:
+        """See :meth:`FileDistribution.distribute`."""
+        self._require_started()
+        scope = check_scope(scope)
+        blob_token.check()
+        if expires_in is not None and not 0 < expires_in < math.inf:
+            raise InvalidDistribution(f"expires_in is a number of seconds above 0, not {expires_in!r}")
+        replaced = None if supersedes is None else self._own(supersedes, "superseded").distribution_id
+        now = self._clock()
+        nonce = self._random.randbytes(16).hex()
+        record = DistributionRecord(
+            distribution_id_of(self._node_id, nonce),
+            blob_token,
+            scope.to_dict(),
+            TransferPriority(priority),
+            self._node_id,
+            nonce,
+            now,
+            expires_at=None if expires_in is None else now + expires_in,
+            supersedes=replaced,
+        )
+        await self._publish(record)
+        return handle_of(record)
+
+    async def dry_run(self, scope: DistributionScope) -> list[str]:
+        """See :meth:`FileDistribution.dry_run`."""
+        self._require_started()
+        scope = check_scope(scope)
+        found = []
+        for document in await self._documents.find(NODES, nodes_selector(scope)):
+            try:
+                node = NodeRecord.parse(document)
+            except InvalidDocument as error:
+                logger.warning("node %s is not counted: %s", document["_id"], error)
+                continue
+            if matches(scope, node.node_id, self._node_id, node.facts):
+                found.append(node.node_id)
+        return sorted(found)
+
+    async def status(self, handle: DistributionHandle | str) -> DistributionStatus:
+        """See :meth:`FileDistribution.status`."""
+        record = self._known(handle)
+        watch = self._watches.get(record.distribution_id)
+        if watch is not None and watch.ready.is_set():
+            return watch.board.status()
+        board = board_of(record, self._catalogue, self._clock())
+        for document in await self._documents.find(NODES, nodes_selector(record.parsed_scope())):
+            put_node(board, document)
+        for document in await self._documents.find(RECEIPTS, {"distribution_id": record.distribution_id}):
+            put_receipt(board, document)
+        return board.status()
+
+    async def cancel(self, handle: DistributionHandle | str) -> None:
+        """See :meth:`FileDistribution.cancel`."""
+        async with self._writing:
+            record = self._own(handle, "cancelled")
+            if record.cancelled_at is None:
+                await self._publish(msgspec.structs.replace(record, cancelled_at=self._clock()))
+
+    async def retry(self, handle: DistributionHandle | str) -> None:
+        """See :meth:`FileDistribution.retry`."""
+        async with self._writing:
+            record = self._own(handle, "retried")
+            if not is_live(record, self._catalogue.superseded_by(record.distribution_id), self._clock()):
+                raise InvalidDistribution(
+                    f"distribution {record.distribution_id} is cancelled, superseded or expired: "
+                    "distribute it again"
+                )
+            await self._publish(msgspec.structs.replace(record, attempt=record.attempt + 1))
+
+    async def wait_for_completion(
+        self,
+        handle: DistributionHandle | str,
+        timeout: float,
+        *,
+        min_targets: int = 1,
+        settle: float = _SETTLE,
+    ) -> DistributionStatus:
+        """See :meth:`FileDistribution.wait_for_completion`."""
+        record = self._known(handle)
+        if min_targets < 1:
+            raise InvalidDistribution(f"min_targets is at least 1, not {min_targets}: nobody is no success")
+        last: DistributionStatus | None = None
+        try:
+            async with asyncio.timeout(timeout):
+                async with self._progress(record.distribution_id, min_targets, settle) as statuses:
+                    async for status in statuses:
+                        last = status
+        except TimeoutError:
+            status = last or await self.status(handle)
+            raise DistributionTimeout(record.distribution_id, timeout, status) from None
+        self._require_started()
+        assert last is not None  # a stream that ends while the node is up has shown the present status
+        return last
+
+    def subscribe_progress(self, handle: DistributionHandle | str) -> Stream[DistributionStatus]:
+        """See :meth:`FileDistribution.subscribe_progress`."""
+        self._require_started()
+        return self._progress(_id_of(handle), 1, _SETTLE)
+
+    async def handles(self) -> list[DistributionHandle]:
+        """See :meth:`FileDistribution.handles`."""
+        self._require_started()
+        found = []
+        for record in self._catalogue:
+            try:
+                found.append(handle_of(record))
+            except InvalidScope as error:
+                logger.info("distribution %s is not listed: %s", record.distribution_id, error)
+        return sorted(found, key=lambda handle: (handle.started_at, handle.distribution_id))
+
+    # --- what is known ------------------------------------------------------------------------
+
+    def _require_started(self) -> None:
+        if not self._started:
+            raise NotStarted("the distribution service is not running: start the node first")
+
+    def _known(self, handle: DistributionHandle | str) -> DistributionRecord:
+        self._require_started()
+        record = self._catalogue.get(_id_of(handle))
+        if record is None:
+            raise UnknownDistribution(_id_of(handle))
+        return record
+
+    def _own(self, handle: DistributionHandle | str, what: str) -> DistributionRecord:
+        record = self._known(handle)
+        if record.publisher != self._node_id:
+            raise PermissionDenied(
+                f"distribution {record.distribution_id} is of {record.publisher}: only there can it be {what}"
+            )
+        return record
+
+    async def _publish(self, record: DistributionRecord) -> None:
+        await self._documents.write(DISTRIBUTIONS, record.distribution_id, record.body())
+        self._learn(record)
+        await self._tell_wants()
+
+    async def _observe(self, changes: Stream[Change]) -> None:
+        async for change in changes:
+            await self._learn_all([*change.inserted, *change.updated])
+
+    async def _learn_all(self, documents: list[Document]) -> None:
+        own = False
+        for document in documents:
+            try:
+                record = DistributionRecord.parse(document)
+            except InvalidDocument as error:
+                logger.warning("distribution %s is ignored: %s", document["_id"], error)
+                continue
+            own = self._learn(record) or own
+        if own:
+            await self._tell_wants()
+
+    def _learn(self, record: DistributionRecord) -> bool:
+        """Whether something of this node's own has changed."""
+        is_new = self._catalogue.get(record.distribution_id) is None
+        changed = self._catalogue.put(record)
+        for distribution_id in changed:
+            self._touch(distribution_id)
+        if is_new and record.expires_at is not None:
+            self._expiry.add(record.expires_at, record.distribution_id)
+        return bool(changed) and record.publisher == self._node_id
+
+    def _expired(self, distribution_id: str) -> None:
+        self._touch(distribution_id)
+        self._tasks.spawn(self._tell_wants(), "want less")
+
+    def _touch(self, distribution_id: str) -> None:
+        """A distribution has changed, expired, or was replaced."""
+        self._subscriber.wake(distribution_id)
+        record, watch = self._catalogue.get(distribution_id), self._watches.get(distribution_id)
+        if record is not None and watch is not None:
+            update_board(watch.board, record, self._catalogue, self._clock())
+            watch.changed()
+
+    async def _tell_wants(self) -> None:
+        now, own = self._clock(), [r for r in self._catalogue if r.publisher == self._node_id]
+        live = [r for r in own if is_live(r, self._catalogue.superseded_by(r.distribution_id), now)]
+        foreign = [i for i, watch in self._watches.items() if watch.record.publisher != self._node_id]
+        await self._wants.tell(
+            wanted_documents(self._node_id, hub=self._hub, published=own, live=live, watched=foreign)
+        )
+
+    # --- who follows --------------------------------------------------------------------------
+
+    def _progress(self, distribution_id: str, min_targets: int, settle: float) -> Stream[DistributionStatus]:
+        """A stream that opens the watch when it is first read."""
+        leave: list[Callable[[], None]] = []
+
+        async def start() -> None:
+            try:
+                watch = await self._watch(distribution_id)
+            except BaseException:
+                stream.finish()
+                raise
+            leave.append(watch.follow(stream, min_targets, settle))
+
+        stream: Stream[DistributionStatus] = Stream(
+            start=start,
+            merge=lambda older, newer: newer,
+            on_close=lambda: leave.pop()() if leave else None,
+        )
+        return stream
+
+    async def _watch(self, distribution_id: str) -> Watch:
+        record = self._known(distribution_id)
+        watch = self._watches.get(distribution_id)
+        if watch is None:
+            board = board_of(record, self._catalogue, self._clock())
+            watch = Watch(self._documents, board, record, lambda: self._unwatch(distribution_id))
+            self._watches[distribution_id] = watch
+            watch.open()
+            await self._tell_wants()
+        await watch.ready.wait()
+        self._require_started()
+        return watch
+
+    def _unwatch(self, distribution_id: str) -> None:
+        watch = self._watches.pop(distribution_id, None)
+        if watch is not None and self._started:
+            self._tasks.spawn(self._close_watch(watch), f"stop watching {distribution_id}")
+
+    async def _close_watch(self, watch: Watch) -> None:
+        await watch.close()
+        await self._tell_wants()
+
+
+def _id_of(handle: DistributionHandle | str) -> str:
+    return handle if isinstance(handle, str) else handle.distribution_id

@@ -1,0 +1,197 @@
+"""Boards that are kept up to date while somebody follows a distribution."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import weakref
+from collections.abc import Callable
+
+from mesh.core.board import StatusBoard
+from mesh.core.catalogue import Catalogue
+from mesh.core.changes import Change, Document
+from mesh.core.delivery import is_expired
+from mesh.core.receipts import DistributionRecord, NodeRecord, Receipt
+from mesh.core.scopes import nodes_selector
+from mesh.core.status import DistributionStatus
+from mesh.distributions.ports import NODES, RECEIPTS, OwnedDocuments
+from mesh.distributions.tasks import Tasks
+from mesh.errors import InvalidDocument
+from mesh.streams import Stream
+
+logger = logging.getLogger("mesh.distributions")
+
+
+def board_of(record: DistributionRecord, catalogue: Catalogue, now: float) -> StatusBoard:
+    """A board that knows all about the distribution but its targets.
+
+    Raises:
+        InvalidScope: its scope is not understood here.
+    """
+    board = StatusBoard(record)
+    update_board(board, record, catalogue, now)
+    return board
+
+
+def update_board(board: StatusBoard, record: DistributionRecord, catalogue: Catalogue, now: float) -> None:
+    """Tell a board what its distribution is like now."""
+    board.set_record(record)
+    if (by := catalogue.superseded_by(record.distribution_id)) is not None:
+        board.set_superseded(by)
+    if is_expired(record, now):
+        board.set_expired()
+
+
+def put_receipt(board: StatusBoard, document: Document) -> None:
+    """Show a receipt; one that makes no sense is told in the log and changes nothing."""
+    try:
+        board.put_receipt(Receipt.parse(document))
+    except InvalidDocument as error:
+        logger.warning("receipt %s is not counted: %s", document["_id"], error)
+
+
+def put_node(board: StatusBoard, document: Document) -> None:
+    """Show a node; one that makes no sense is told in the log and matches nothing."""
+    try:
+        board.put_node(NodeRecord.parse(document))
+    except InvalidDocument as error:
+        board.remove_node(document["_id"])
+        logger.warning("node %s is not counted: %s", document["_id"], error)
+
+
+class Follower:
+    """One stream of statuses, held weakly, and when it ends: once every target is terminal, there are
+    ``min_targets``, and nothing has changed for ``settle`` seconds; or the distribution is over."""
+
+    def __init__(
+        self,
+        stream: Stream[DistributionStatus],
+        min_targets: int,
+        settle: float,
+        gone: Callable[[Follower], None],
+    ) -> None:
+        loop = asyncio.get_running_loop()
+
+        def collected(_: weakref.ref[Stream[DistributionStatus]]) -> None:
+            if not loop.is_closed():  # the garbage collector runs on any thread
+                loop.call_soon_threadsafe(gone, self)
+
+        self._stream = weakref.ref(stream, collected)
+        self._min_targets = min_targets
+        self._settle = settle
+        self._timer: asyncio.TimerHandle | None = None
+
+    def show(self, status: DistributionStatus) -> None:
+        """Something has changed."""
+        self.stop()
+        stream = self._stream()
+        if stream is None:
+            return
+        stream.push(status)
+        if status.is_cancelled or status.is_expired:
+            stream.finish()
+        elif status.is_complete and status.total_targets >= self._min_targets:
+            self._timer = asyncio.get_running_loop().call_later(self._settle, self.finish)
+
+    def finish(self) -> None:
+        """No more changes."""
+        self.stop()
+        if (stream := self._stream()) is not None:
+            stream.finish()
+
+    def stop(self) -> None:
+        """Forget the pending end."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class Watch:
+    """One distribution that is followed: its board, fed by observers, and its followers."""
+
+    def __init__(
+        self,
+        documents: OwnedDocuments,
+        board: StatusBoard,
+        record: DistributionRecord,
+        idle: Callable[[], None],
+    ) -> None:
+        """
+        Args:
+            idle: called when the last follower is gone.
+        """
+        self.board = board
+        self.record = record
+        self.ready = asyncio.Event()
+        self._idle = idle
+        self._tasks = Tasks()
+        self._followers: set[Follower] = set()
+        self._receipts = documents.observe(RECEIPTS, {"distribution_id": record.distribution_id})
+        self._nodes = documents.observe(NODES, nodes_selector(record.parsed_scope()))
+        self._shown = -1
+
+    def open(self) -> None:
+        """Begin to observe; ``ready`` once all that is held is on the board."""
+        self._tasks.spawn(self._observe(), f"watch distribution {self.record.distribution_id}")
+
+    async def close(self) -> None:
+        """End every stream and stop observing."""
+        for follower in list(self._followers):
+            follower.finish()
+        self.ready.set()  # whoever still waits for the first status finds the service closed
+        await self._tasks.close()
+        await self._receipts.aclose()
+        await self._nodes.aclose()
+
+    def follow(
+        self, stream: Stream[DistributionStatus], min_targets: int, settle: float
+    ) -> Callable[[], None]:
+        """Show ``stream`` the present status and every change; what is returned ends that.
+
+        The watch must be ready.
+        """
+        follower = Follower(stream, min_targets, settle, self._leave)
+        self._followers.add(follower)
+        follower.show(self.board.status())
+        return lambda: self._leave(follower)
+
+    def changed(self) -> None:
+        """Show what is new, if anything is."""
+        if self.board.version == self._shown or not self.ready.is_set():
+            return
+        self._shown = self.board.version
+        status = self.board.status()
+        for follower in list(self._followers):
+            follower.show(status)
+
+    def _leave(self, follower: Follower) -> None:
+        follower.stop()
+        if follower in self._followers:
+            self._followers.discard(follower)
+            if not self._followers:
+                self._idle()
+
+    async def _observe(self) -> None:
+        self._apply_receipts(await anext(self._receipts))
+        self._apply_nodes(await anext(self._nodes))
+        self._shown = self.board.version
+        self.ready.set()
+        self._tasks.spawn(self._read(self._receipts, self._apply_receipts), "watch receipts")
+        self._tasks.spawn(self._read(self._nodes, self._apply_nodes), "watch nodes")
+
+    async def _read(self, changes: Stream[Change], apply: Callable[[Change], None]) -> None:
+        async for change in changes:
+            apply(change)
+            self.changed()
+
+    def _apply_receipts(self, change: Change) -> None:
+        for document in (*change.inserted, *change.updated):
+            put_receipt(self.board, document)
+        for receipt_id in change.removed:
+            self.board.remove_receipt(receipt_id.partition(":")[2])
+
+    def _apply_nodes(self, change: Change) -> None:
+        for document in (*change.inserted, *change.updated):
+            put_node(self.board, document)
+        for node_id in change.removed:
+            self.board.remove_node(node_id)

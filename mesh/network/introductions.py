@@ -1,0 +1,175 @@
+"""Introductions: connections on their way to a proven peer, in either direction."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from mesh.core.handshake import MAX_HANDSHAKE_BYTES, NONCE_BYTES, Handshake, PeerInfo
+from mesh.core.identity import Identity
+from mesh.errors import HandshakeFailed, LinkClosed, PeerUnreachable
+from mesh.network.link import plain
+from mesh.network.transport import Connection, Transport
+
+HANDSHAKE_SECONDS = 10.0
+
+MAX_STRANGERS = 256
+"""Incoming connections that may be without a proof at once; more are turned away."""
+
+log = logging.getLogger(__name__)
+
+
+class Introduction(NamedTuple):
+    """A connection to a peer that has proven its key.
+
+    Attributes:
+        connection: it belongs to whoever asked for the introduction.
+        peer: who it leads to.
+        last: frames to send before anything else, as the end of the handshake. Until then the other side does
+            not take the connection for one of this node.
+    """
+
+    connection: Connection
+    peer: PeerInfo
+    last: Sequence[bytes]
+
+
+class Introductions:
+    """Makes connections and shakes hands on them, on behalf of one node.
+
+    Attributes:
+        identity: who this node is.
+        offline: why connections are neither made nor taken; empty: they are.
+        address: where this node says it accepts connections.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        transport: Transport,
+        rng: random.Random,
+        *,
+        name: str,
+        mesh_id: str,
+        features: Sequence[str],
+    ) -> None:
+        self.identity = identity
+        self.offline = "the node is not started"
+        self.address: str | None = None
+        self._transport = transport
+        self._rng = rng
+        self._name = name
+        self._mesh_id = mesh_id
+        self._features = features
+        self._strangers: set[Connection] = set()
+        self._dials: dict[asyncio.Timeout, asyncio.Future[None]] = {}
+
+    async def dial(
+        self, url: str, *, refuse: Collection[str], purpose: str = "link", expect: str | None = None
+    ) -> Introduction:
+        """Dial ``url`` and shake hands.
+
+        Args:
+            url: whom to dial.
+            refuse: node ids that will not do.
+            purpose: ``"link"`` or ``"bulk"``.
+            expect: the only node id that will do.
+
+        Raises:
+            PeerUnreachable: nobody answers there, or this node is offline.
+            HandshakeFailed: who answers is not acceptable, or does not accept this node.
+            InvalidAddress: ``url`` is not one.
+        """
+        if self.offline:
+            raise PeerUnreachable(url, self.offline)
+        handshake = self._handshake(dialler=True, refuse=refuse, purpose=purpose, expect=expect)
+        loop = asyncio.get_running_loop()
+        ended = loop.create_future()
+        connection: Connection | None = None
+        try:
+            async with asyncio.timeout(None) as scope:
+                self._dials[scope] = ended
+                connection = await self._transport.dial(url)
+                scope.reschedule(loop.time() + HANDSHAKE_SECONDS)
+                peer, last = await _shake_hands(connection, handshake)
+            return Introduction(connection, peer, last)
+        except BaseException as error:
+            failure = self._why_not(url, error)
+            if connection is not None:
+                await connection.close(getattr(failure, "reason", ""))
+            raise failure from error
+        finally:
+            del self._dials[scope]
+            ended.set_result(None)
+
+    async def admit(self, connection: Connection, *, refuse: Collection[str]) -> PeerInfo | None:
+        """Shake hands on a connection that came in; ``None``: nothing came of it, and it is closed."""
+        if self.offline or len(self._strangers) >= MAX_STRANGERS:
+            await connection.close(self.offline or "too many connections at once")
+            return None
+        self._strangers.add(connection)
+        try:
+            async with asyncio.timeout(HANDSHAKE_SECONDS):
+                handshake = self._handshake(dialler=False, refuse=refuse)
+                peer, _ = await _shake_hands(connection, handshake)
+            return peer
+        except (HandshakeFailed, LinkClosed, TimeoutError) as error:
+            reason = getattr(error, "reason", "the handshake takes too long")
+            log.info("no link with %s: %s", connection.remote, plain(reason))
+            await connection.close(reason)
+            return None
+        finally:
+            self._strangers.discard(connection)
+
+    async def end(self, reason: str) -> None:
+        """Go offline for ``reason``: end what is under way, and start nothing until ``offline`` is empty."""
+        self.offline = reason
+        for scope in self._dials:
+            scope.reschedule(0)
+        await asyncio.gather(*(connection.close(reason) for connection in self._strangers))
+        if self._dials:
+            await asyncio.wait(list(self._dials.values()))
+
+    def _why_not(self, url: str, error: BaseException) -> BaseException:
+        match error:
+            case TimeoutError():
+                return PeerUnreachable(url, self.offline or "it does not complete the handshake")
+            case LinkClosed():
+                return HandshakeFailed(f"{url} ended it: {plain(error.reason)}")
+            case HandshakeFailed():
+                return HandshakeFailed(f"{error.reason} (at {url})")
+        return error
+
+    def _handshake(
+        self, *, dialler: bool, refuse: Collection[str], purpose: str = "link", expect: str | None = None
+    ) -> Handshake:
+        return Handshake(
+            self.identity,
+            dialler=dialler,
+            nonce=self._rng.randbytes(NONCE_BYTES),
+            name=self._name,
+            listen=self.address,
+            mesh_id=self._mesh_id,
+            purpose=purpose,
+            features=self._features,
+            expect=expect,
+            refuse=refuse,
+        )
+
+
+async def _shake_hands(connection: Connection, handshake: Handshake) -> tuple[PeerInfo, list[bytes]]:
+    """Shake hands until the peer is proven; what is still to be sent then."""
+    frames = handshake.start()
+    received = 0
+    while handshake.peer is None:
+        for frame in frames:
+            await connection.send(frame)
+        answer = await connection.receive()
+        received += len(answer)
+        if received > MAX_HANDSHAKE_BYTES:
+            raise HandshakeFailed("the other side sent too much before it proved its key")
+        frames = handshake.receive(answer)
+    return handshake.peer, frames

@@ -1,0 +1,299 @@
+"""A link: an authenticated connection with a peer, as the services see it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+
+from mesh.core.handshake import PeerInfo
+from mesh.core.heartbeat import Heartbeat
+from mesh.core.identity import short_id
+from mesh.core.wire import FrameReader, Goodbye, Hello, Message, Ping, Pong, Proof, frames_of
+from mesh.errors import LinkClosed, ProtocolViolation
+from mesh.network.transport import Connection
+
+FRAME_BYTES = 64 * 1024
+"""Largest frame that is sent: a message waits for no more than this of a bulk one. The receiver may not have
+trusted this side yet when the first ones arrive, so it is no more than a handshake may send."""
+
+HIGH_WATER_BYTES = 1 << 20
+"""``drain()`` waits while more is pending."""
+
+MAX_PENDING_BYTES = 16 << 20
+"""A link with more pending is closed."""
+
+FLUSH_SECONDS = 2.0
+"""How long a link that is closed in good order tries to send what is pending."""
+
+HANDLER_SECONDS = 5.0
+"""How long a running handler may go on after its link has ended."""
+
+_STREAM, _BULK_STREAM = 0, 1
+_MAX_REASON = 200
+
+log = logging.getLogger(__name__)
+
+Deliver = Callable[["Link", Message], Awaitable[None] | None]
+
+
+class Link:
+    """One link with a peer.
+
+    Attributes:
+        node_id: the peer, proven.
+        name: the peer's name for people, as it says.
+        url: how this node dialled it; ``None``: it was dialled by the peer.
+        listen: where the peer says it accepts connections.
+        features: the optional parts of the protocol that both sides know.
+        since: when it came up, in seconds since the epoch.
+        started_at: the same on the event loop's clock.
+        pending_bytes: queued and not yet handed to the transport.
+        bytes_in, bytes_out: payload of the frames received and sent.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        peer: PeerInfo,
+        *,
+        url: str | None,
+        since: float,
+        deliver: Deliver,
+        first: Sequence[bytes] = (),
+    ) -> None:
+        """
+        Args:
+            connection: authenticated; it belongs to the link from now on.
+            peer: who is at the other end.
+            url: how this node dialled it.
+            since: the wall clock, in seconds since the epoch.
+            deliver: called with every message that is not about the link itself; the next one is not read
+                before what it returns has been awaited.
+            first: frames that go out before anything else.
+        """
+        self.node_id = peer.node_id
+        self.name = peer.name
+        self.listen = peer.listen
+        self.features = peer.features
+        self.url = url
+        self.since = since
+        self.pending_bytes = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self._connection = connection
+        self._deliver = deliver
+        self._loop = asyncio.get_running_loop()
+        self.started_at = self._loop.time()
+        self._heartbeat = Heartbeat(self.started_at)
+        self._timer: asyncio.TimerHandle | None = None
+        self._handling = False
+        self._frames: deque[bytes] = deque()
+        self._bulk_frames: deque[bytes] = deque()
+        self._since_bulk = 0
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._ended: asyncio.Future[str] = self._loop.create_future()
+        self._farewell: str | None = None
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
+        self._first = first
+
+    def __repr__(self) -> str:
+        return f"<Link with {self}>"
+
+    def __str__(self) -> str:
+        return f"{self.name} ({short_id(self.node_id)})" if self.name else short_id(self.node_id)
+
+    @property
+    def rtt(self) -> float | None:
+        """Smoothed round-trip time in seconds; ``None`` until it is known."""
+        return self._heartbeat.rtt
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has ended."""
+        return self._ended.done()
+
+    # --- sending ----------------------------------------------------------------------------------
+
+    def send(self, message: Message, *, bulk: bool = False) -> None:
+        """Queue ``message``. Never blocks; after the link closed, nothing happens.
+
+        Messages arrive in the order in which they were sent, except that those sent with ``bulk`` give way, a
+        frame at a time, to the others. A link with more than ``MAX_PENDING_BYTES`` pending is closed: whoever
+        sends much awaits :meth:`drain`.
+
+        Raises:
+            ProtocolViolation: the message is too large for the protocol; nothing was queued.
+        """
+        if self.closed:
+            return
+        stream, queue = (_BULK_STREAM, self._bulk_frames) if bulk else (_STREAM, self._frames)
+        self._queue(queue, list(frames_of(message, stream, max_frame=FRAME_BYTES)))
+        if self.pending_bytes > MAX_PENDING_BYTES:
+            self._drop_queued()
+            log.warning("closing the link with %s: it takes too little of what is sent to it", self)
+            self.close(f"more than {MAX_PENDING_BYTES >> 20} MiB are waiting to be sent to it")
+
+    async def drain(self) -> None:
+        """Wait until at most ``HIGH_WATER_BYTES`` are pending, or the link closed."""
+        await self._room.wait()
+
+    def close(self, reason: str) -> None:
+        """Say goodbye and end the link. What is pending is still sent if the peer takes it soon."""
+        if not self.closed:
+            self._farewell = reason
+            self._end(reason)
+
+    def _queue(self, queue: deque[bytes], frames: Sequence[bytes]) -> None:
+        queue.extend(frames)
+        self._count_pending(sum(map(len, frames)))
+        self._wake.set()
+
+    def _queue_first(self, message: Ping | Pong) -> None:
+        frames = list(frames_of(message, _STREAM))
+        self._frames.extendleft(frames)
+        self._queue(self._frames, ())
+        self._count_pending(sum(map(len, frames)))
+
+    def _count_pending(self, size: int) -> None:
+        self.pending_bytes += size
+        if self.pending_bytes <= HIGH_WATER_BYTES or self.closed:
+            self._room.set()
+        else:
+            self._room.clear()
+
+    def _drop_queued(self) -> None:
+        self._count_pending(-sum(map(len, self._frames)) - sum(map(len, self._bulk_frames)))
+        self._frames.clear()
+        self._bulk_frames.clear()
+
+    def _next_frame(self) -> bytes | None:
+        """Ordinary frames come first, but of every ``2 * FRAME_BYTES`` a frame is for bulk ones."""
+        if self._frames and not (self._bulk_frames and self._since_bulk >= FRAME_BYTES):
+            frame = self._frames.popleft()
+            self._since_bulk += len(frame)
+            return frame
+        self._since_bulk = 0
+        return self._bulk_frames.popleft() if self._bulk_frames else None
+
+    async def _write(self) -> None:
+        try:
+            for first in self._first:
+                await self._connection.send(first)
+            while True:
+                frame = self._next_frame()
+                if frame is not None:
+                    await self._connection.send(frame)
+                    self.bytes_out += len(frame)
+                    self._count_pending(-len(frame))
+                elif self.closed:
+                    return
+                else:
+                    self._wake.clear()
+                    await self._wake.wait()
+        except LinkClosed as error:
+            self._end(error.reason)
+
+    # --- receiving --------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        frames = FrameReader()
+        try:
+            while True:
+                frame = await self._connection.receive()
+                self.bytes_in += len(frame)
+                self._heartbeat.heard(self._loop.time())
+                message = None if self.closed else frames.feed(frame)
+                if message is not None:
+                    outcome = self._take(message)
+                    if outcome is not None:
+                        await self._handle(outcome)
+        except LinkClosed as error:
+            self._end(error.reason)
+        except ProtocolViolation as violation:
+            log.warning("closing the link with %s: %s", self, violation)
+            self.close(f"protocol violation: {violation}")
+        except Exception:
+            log.exception("closing the link with %s: handling what it sent failed", self)
+            self.close("internal error")
+
+    def _take(self, message: Message) -> Awaitable[None] | None:
+        match message:
+            case Ping():
+                self._queue_first(Pong(message.number))
+            case Pong():
+                self._heartbeat.ponged(message.number, self._loop.time())
+            case Goodbye():
+                self._end(f"the peer said goodbye: {plain(message.reason)}")
+            case Hello() | Proof():
+                raise ProtocolViolation(f"a {type(message).__name__} after the handshake")
+            case _:
+                return self._deliver(self, message)
+        return None
+
+    async def _handle(self, outcome: Awaitable[None]) -> None:
+        self._handling = True
+        try:
+            await outcome
+        except LinkClosed as error:
+            raise RuntimeError("a handler let an ended link's error through") from error
+        finally:
+            self._handling = False
+            self._heartbeat.heard(self._loop.time())
+
+    # --- its life ---------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Send and receive from now on."""
+        self._connection.trust()
+        create = self._loop.create_task
+        self._tasks = (
+            create(self._read(), name=f"read {short_id(self.node_id)}"),
+            create(self._write(), name=f"write {short_id(self.node_id)}"),
+        )
+        self._beat()
+
+    async def ended(self) -> str:
+        """Wait until the link has ended; why."""
+        return await asyncio.shield(self._ended)
+
+    async def finish(self) -> None:
+        """Leave nothing of an ended link behind: say goodbye, close the connection, end the tasks."""
+        reader, writer = self._tasks
+        if self._farewell is None:
+            self._drop_queued()
+        else:
+            self._queue(self._frames, list(frames_of(Goodbye(self._farewell), _STREAM)))
+        self._wake.set()
+        await asyncio.wait({writer}, timeout=FLUSH_SECONDS)
+        writer.cancel()
+        await self._connection.close(self._farewell or "")
+        await asyncio.wait({reader}, timeout=HANDLER_SECONDS)
+        reader.cancel()
+        await asyncio.wait({reader, writer})
+
+    def _end(self, reason: str) -> None:
+        if self._ended.done():
+            return
+        self._ended.set_result(reason)
+        self._room.set()
+        self._wake.set()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _beat(self) -> None:
+        number = self._heartbeat.tick(self._loop.time(), listening=not self._handling)
+        if self._heartbeat.dead:
+            self._end("the peer does not answer any more")
+            return
+        if number is not None:
+            self._queue_first(Ping(number))
+        self._timer = self._loop.call_at(self._heartbeat.due(), self._beat)
+
+
+def plain(text: str) -> str:
+    """What a peer says, fit for a log: short and without control characters."""
+    return "".join(c if c.isprintable() else "�" for c in text[:_MAX_REASON])

@@ -1,0 +1,267 @@
+"""The transport of production: one WebSocket per connection, one binary message per message."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from http import HTTPStatus
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.http11 import Request, Response
+from websockets.protocol import State
+
+from mesh.errors import AddressInUse, InvalidAddress, LinkClosed, PeerUnreachable, PlaintextRefused
+from mesh.network.addresses import Endpoint, is_loopback, parse_listen, parse_url
+from mesh.network.transport import BULK_PATH, MAX_STRANGER_BYTES, Accept, Buffer, max_message_bytes
+
+OPEN_SECONDS = 10.0
+CLOSE_SECONDS = 2.0
+
+_QUEUED_MESSAGES = 8
+_WRITE_BUFFER_BYTES = 64 * 1024
+_MAX_CLOSE_REASON_BYTES = 123  # what a WebSocket close frame has room for
+
+log = logging.getLogger(__name__)
+# websockets logs tracebacks of what strangers send. What matters of it is said here, in one line.
+_quiet = logging.Logger("websockets", logging.CRITICAL + 1)
+
+
+class WebSocketConnection:
+    """See :class:`mesh.network.transport.Connection`."""
+
+    __slots__ = ("__weakref__", "_path", "_socket", "remote")
+
+    def __init__(self, socket: ClientConnection | ServerConnection, remote: str, path: str) -> None:
+        self._socket = socket
+        self._path = path
+        self.remote = remote
+
+    def trust(self) -> None:
+        """See :class:`mesh.network.transport.Connection`."""
+        self._socket.protocol.max_message_size = max_message_bytes(self._path)
+
+    async def send(self, message: Buffer) -> None:
+        """See :class:`mesh.network.transport.Connection`."""
+        try:
+            await self._socket.send(message)
+        except ConnectionClosed as error:
+            raise LinkClosed(_why_closed(error)) from error
+
+    async def receive(self) -> bytes:
+        """See :class:`mesh.network.transport.Connection`."""
+        try:
+            return await self._socket.recv(decode=False)
+        except ConnectionClosed as error:
+            raise LinkClosed(_why_closed(error)) from error
+
+    async def close(self, reason: str = "") -> None:
+        """See :class:`mesh.network.transport.Connection`."""
+        short = reason.encode()[:_MAX_CLOSE_REASON_BYTES].decode(errors="ignore")
+        try:
+            # The library's own timeout does not cover a peer that stopped reading while much is unsent.
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._socket.close(reason=short)
+        except TimeoutError:
+            log.debug("%s did not answer the closing handshake", self.remote)
+        finally:
+            self._socket.transport.abort()
+
+
+class WebSocketListener:
+    """See :class:`mesh.network.transport.Listener`."""
+
+    def __init__(self, accept: Accept) -> None:
+        self.address = ""
+        self._accept = accept
+        self._server: Server | None = None
+        self._sockets: set[ServerConnection] = set()
+        self._open: set[WebSocketConnection] = set()
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen on one address of this machine."""
+        sockets = self._sockets
+
+        class Incoming(ServerConnection):
+            """Known from its first byte on: a WebSocket, once it is one, may be closed in good order, and
+            what has not become one can be dropped."""
+
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                super().connection_made(transport)
+                sockets.add(self)
+
+            def connection_lost(self, exc: Exception | None) -> None:
+                super().connection_lost(exc)
+                sockets.discard(self)
+                if self.response is None or self.response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+                    log.info("refused %s: it did not ask for a WebSocket of the mesh", _remote(self))
+
+        self._server = await serve(
+            self._handle,
+            host,
+            port,
+            origins=[None],  # a web page may reach loopback: refuse whatever a browser sends
+            compression=None,
+            process_request=self._check_path,
+            server_header=None,
+            open_timeout=OPEN_SECONDS,
+            ping_interval=None,  # links have their own heartbeat
+            close_timeout=CLOSE_SECONDS,
+            max_size=MAX_STRANGER_BYTES,
+            max_queue=_QUEUED_MESSAGES,
+            write_limit=_WRITE_BUFFER_BYTES,
+            logger=_quiet,
+            create_connection=Incoming,
+        )
+        bound = self._server.sockets[0].getsockname()
+        self.address = Endpoint(bound[0], bound[1]).url
+
+    async def close(self) -> None:
+        """See :class:`mesh.network.transport.Listener`."""
+        if self._server is None:
+            return
+        self._server.close(close_connections=False)
+        for connecting in [s for s in self._sockets if s.state is State.CONNECTING]:
+            connecting.transport.abort()
+        await asyncio.gather(*(connection.close("the node is closing") for connection in self._open))
+        await self._server.wait_closed()
+
+    def _check_path(self, connection: ServerConnection, request: Request) -> Response | None:
+        if request.path in ("/", BULK_PATH):
+            return None
+        return connection.respond(HTTPStatus.NOT_FOUND, "Mesh nodes talk at / and /bulk.\n")
+
+    async def _handle(self, socket: ServerConnection) -> None:
+        assert socket.request is not None
+        connection = WebSocketConnection(socket, _remote(socket), socket.request.path)
+        self._open.add(connection)
+        try:
+            await self._accept(connection)
+        except Exception:
+            log.exception("the handler of a connection from %s failed", connection.remote)
+        finally:
+            await connection.close()
+            self._open.discard(connection)
+
+
+class _Dial(connect):
+    """A redirect is somebody else's idea of whom to dial."""
+
+    def process_redirect(self, exc: Exception) -> Exception:
+        return exc
+
+
+class WebSocketTransport:
+    """See :class:`mesh.network.transport.Transport`."""
+
+    def __init__(self, *, allow_off_loopback: bool = False) -> None:
+        """
+        Args:
+            allow_off_loopback: whether other machines may be dialled and may dial. Without it every address
+                that is not loopback raises ``PlaintextRefused``.
+        """
+        self._allow_off_loopback = allow_off_loopback
+
+    async def listen(self, address: str, accept: Accept) -> WebSocketListener:
+        """See :class:`mesh.network.transport.Transport`.
+
+        Raises:
+            PlaintextRefused: the address is not loopback, and must be.
+        """
+        endpoint = parse_listen(address)
+        try:
+            host = (await self._resolve(address, endpoint, socket.AI_PASSIVE))[0]
+            listener = WebSocketListener(accept)
+            await listener.start(host, endpoint.port)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise AddressInUse(address) from error
+            raise InvalidAddress(address, _why_not_bound(error)) from error
+        return listener
+
+    async def dial(self, url: str) -> WebSocketConnection:
+        """See :class:`mesh.network.transport.Transport`.
+
+        Raises:
+            PlaintextRefused: the address is not loopback, and must be.
+        """
+        endpoint = parse_url(url)
+        try:
+            async with asyncio.timeout(OPEN_SECONDS):
+                hosts = await self._resolve(url, endpoint)
+                for host in hosts[:-1]:
+                    try:
+                        return await self._connect(endpoint, host)
+                    except OSError as error:
+                        log.debug("%s does not answer at %s: %s", url, host, error)
+                return await self._connect(endpoint, hosts[-1])
+        except (OSError, InvalidHandshake) as error:
+            raise PeerUnreachable(url, _why_unreachable(error)) from error
+
+    async def _connect(self, endpoint: Endpoint, host: str) -> WebSocketConnection:
+        client = await _Dial(
+            endpoint.url + ("/" if endpoint.path == "/" else ""),
+            host=host,
+            port=endpoint.port,
+            proxy=None,
+            compression=None,
+            user_agent_header=None,
+            open_timeout=None,  # dial() has one around everything
+            ping_interval=None,
+            close_timeout=CLOSE_SECONDS,
+            max_size=MAX_STRANGER_BYTES,
+            max_queue=_QUEUED_MESSAGES,
+            write_limit=_WRITE_BUFFER_BYTES,
+            logger=_quiet,
+        )
+        return WebSocketConnection(client, _remote(client), endpoint.path)
+
+    async def _resolve(self, address: str, endpoint: Endpoint, flags: int = 0) -> list[str]:
+        """The IP addresses of a host. What is checked is what is used: a name may change its meaning."""
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=flags)
+        hosts = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
+        if not self._allow_off_loopback and not all(map(is_loopback, hosts)):
+            raise PlaintextRefused(address)
+        return hosts
+
+
+def _remote(socket: ClientConnection | ServerConnection) -> str:
+    address = socket.remote_address
+    return Endpoint(*address[:2]).url.removeprefix("ws://") if address else "a closed socket"
+
+
+def _why_closed(error: ConnectionClosed) -> str:
+    frame = error.sent if error.rcvd is None or error.rcvd_then_sent is False else error.rcvd
+    if frame is not None:
+        return frame.reason or ("the other side closed it" if frame is error.rcvd else "closed by this side")
+    cause = error.__cause__
+    return f"the connection broke ({cause})" if isinstance(cause, OSError) else "the connection broke"
+
+
+def _why_not_bound(error: OSError) -> str:
+    if isinstance(error, socket.gaierror):
+        return "this name has no address"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "this machine does not have that address"
+    if error.errno == errno.EACCES:
+        return "this user may not listen on that port"
+    return error.strerror or str(error)
+
+
+def _why_unreachable(error: Exception) -> str:
+    match error:
+        case ConnectionRefusedError():
+            return "nothing listens there"
+        case TimeoutError():
+            return f"no answer within {OPEN_SECONDS:g} s"
+        case socket.gaierror():
+            return "this name has no address"
+        case InvalidStatus():
+            return f"what answers there is not a mesh node (HTTP {error.response.status_code})"
+        case InvalidHandshake():
+            return "what answers there is not a mesh node"
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,66 @@
+"""Copying a blob out, all at once."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from mesh.core.chunks import hash_chunk
+from mesh.core.tokens import CHUNK_BYTES
+from mesh.storage.blob_sources import storage_full, sync_folder, write_all
+
+_NO_RANGE_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM}
+
+
+def export_file(source: int | memoryview, destination: Path) -> None:
+    """Write ``source`` (an open file, or bytes) to ``destination``: durable, and visible only when whole.
+
+    Blocking. The temporary name follows from the destination's, so that what a killed export left behind
+    is overwritten by the next.
+
+    Raises:
+        StorageFull: there is no room.
+        OSError: the directory cannot be written.
+    """
+    folder = destination.parent
+    temporary = folder / f".{hash_chunk(os.fsencode(destination.name)).hex()[:16]}.partial"
+    size = len(source) if isinstance(source, memoryview) else os.fstat(source).st_size
+    temporary.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(temporary, flags, 0o666)  # the umask decides, as for any file that a program hands to people
+    try:
+        with storage_full(folder, size):
+            if isinstance(source, memoryview):
+                for start in range(0, size, CHUNK_BYTES):
+                    write_all(fd, source[start : start + CHUNK_BYTES], start)
+            else:
+                _copy(source, fd, size)
+            os.fsync(fd)
+        temporary.rename(destination)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(fd)
+    sync_folder(folder)
+
+
+def _copy(source: int, target: int, size: int) -> None:
+    done = 0
+    try:
+        while done < size:
+            copied = os.copy_file_range(source, target, min(64 * CHUNK_BYTES, size - done), done, done)
+            if not copied:
+                break
+            done += copied
+    except OSError as error:
+        if error.errno not in _NO_RANGE_COPY:
+            raise
+    buffer = memoryview(bytearray(min(CHUNK_BYTES, max(1, size - done))))
+    while done < size:
+        count = os.preadv(source, [buffer], done)
+        if not count:
+            raise OSError(errno.EIO, "the file is shorter than it was")
+        write_all(target, buffer[:count], done)
+        done += count

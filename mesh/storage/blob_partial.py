@@ -1,0 +1,192 @@
+"""A blob on its way into a folder: chunks written where they belong, verified before and after."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from blake3 import blake3
+
+from mesh.core.chunks import Buffer, ChunkMap, chunk_length, chunk_matches, list_matches
+from mesh.core.tokens import CHUNK_BYTES, BlobToken
+from mesh.errors import InvalidToken
+from mesh.storage.blob_sources import storage_full, write_all
+from mesh.storage.blobs import CorruptChunk
+from mesh.storage.worker import Worker
+
+if TYPE_CHECKING:
+    from mesh.storage.blob_folder import BlobFolder
+
+_CHUNKS_PER_JOB = 8
+"""Chunks read back in one job of the worker: others wait for a few milliseconds at most."""
+
+
+class PartialFile:
+    """See :class:`~mesh.storage.blobs.PartialBlob`.
+
+    Which chunks are held is known in memory only and never written down. After a restart every chunk that
+    has bytes in the file is verified against the chunk list again (9 GB/s, holes are skipped): so nothing is
+    synced per chunk, nothing that a power cut left half written is ever trusted, and after a kill only
+    the chunks that were being written are fetched again.
+    """
+
+    def __init__(self, folder: BlobFolder, worker: Worker, token: BlobToken) -> None:
+        self.token = token
+        self.hashes: bytes | None = None
+        self.held = ChunkMap(token.chunk_count)
+        self.cached = False
+        self._folder = folder
+        self._worker = worker
+        self._fd: int | None = None
+        self._whole = blake3()  # the first _followed chunks
+        self._followed = 0
+
+    # --- the port, on the event loop ----------------------------------------------------------------
+
+    async def set_hashes(self, hashes: bytes) -> None:
+        """See the port."""
+        if not list_matches(self.token, hashes):
+            raise CorruptChunk(self.token.hash, None)
+        await self._worker.run(self._folder.save_partial_list, self.token, hashes)
+        await self.examine(hashes)
+
+    async def write(self, index: int, data: Buffer) -> None:
+        """See the port."""
+        await self._worker.run(self._write, index, data)
+
+    async def finish(self) -> list[int]:
+        """See the port."""
+        while not await self._worker.run(self._follow):
+            pass
+        damaged = await self._worker.run(self._finish)
+        if damaged:
+            self._whole, self._followed = blake3(), 0
+        return damaged
+
+    async def close(self) -> None:
+        """See the port."""
+        await self._worker.run(self.release)
+
+    async def examine(self, hashes: bytes) -> None:
+        """Take the verified chunk list, and hold what the file has of the chunks in it."""
+        position = 0
+        while position < self.token.size_bytes:
+            position = await self._worker.run(self._examine, hashes, position)
+        self.hashes = hashes
+
+    # --- jobs, on the worker -------------------------------------------------------------------------
+
+    def acquire(self) -> None:
+        """Open the file, with its full length and no bytes that take room."""
+        path = self._folder.partial_path(self.token.hash)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        with storage_full(path.parent, self.token.size_bytes):
+            fd = os.open(path, flags, 0o600)
+            try:
+                os.ftruncate(fd, self.token.size_bytes)
+            except OSError:
+                os.close(fd)
+                raise
+        self._fd = fd
+
+    def release(self) -> None:
+        """Close the file. May be repeated."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+            self._folder.partial_closed(self)
+
+    def read_into(self, view: memoryview, index: int) -> bool:
+        """Read chunk ``index`` into ``view``; ``False`` if it is not held."""
+        if self._fd is None or index not in self.held:
+            return False
+        return os.preadv(self._fd, [view], index * CHUNK_BYTES) == len(view)
+
+    def _write(self, index: int, data: Buffer) -> None:
+        if index in self.held or self._fd is None:
+            return
+        if self.hashes is None or not chunk_matches(self.token, self.hashes, index, data):
+            raise CorruptChunk(self.token.hash, index)
+        with storage_full(self._folder.partials, self.token.size_bytes):
+            write_all(self._fd, data, index * CHUNK_BYTES)
+        self.held.add(index)
+        if index == self._followed:
+            self._whole.update(data)
+            self._followed += 1
+        elif self._followed in self.held:
+            self._follow()
+
+    def _each_chunk(self, index: int, limit: int, see: Callable[[int, memoryview], bool]) -> int:
+        """Show up to ``limit`` chunks from ``index`` on to ``see`` until it says no; the next index."""
+        assert self._fd is not None
+        buffer = memoryview(bytearray(min(CHUNK_BYTES, self.token.size_bytes)))
+        for index in range(index, min(index + limit, self.token.chunk_count)):  # noqa: B020
+            view = buffer[: chunk_length(self.token.size_bytes, index)]
+            os.preadv(self._fd, [view], index * CHUNK_BYTES)
+            if not see(index, view):
+                return index
+        return index + 1
+
+    def _follow(self) -> bool:
+        """Hash what has become contiguous, a few chunks at a time; whether nothing is left to do."""
+
+        def see(index: int, view: memoryview) -> bool:
+            if index not in self.held:
+                return False
+            self._whole.update(view)
+            self._followed = index + 1
+            return True
+
+        if self._followed in self.held:
+            self._each_chunk(self._followed, _CHUNKS_PER_JOB, see)
+        return self._followed not in self.held
+
+    def _examine(self, hashes: bytes, position: int) -> int:
+        """Verify what lies from byte ``position`` on, a few chunks at a time; where to go on."""
+        assert self._fd is not None
+        try:
+            position = os.lseek(self._fd, position, os.SEEK_DATA)
+        except OSError:  # ENXIO: nothing but a hole from here on
+            return self.token.size_bytes
+
+        def see(index: int, view: memoryview) -> bool:
+            if chunk_matches(self.token, hashes, index, view):
+                self.held.add(index)
+                if index == self._followed:
+                    self._whole.update(view)
+                    self._followed += 1
+            return True
+
+        return self._each_chunk(position // CHUNK_BYTES, _CHUNKS_PER_JOB, see) * CHUNK_BYTES
+
+    def _finish(self) -> list[int]:
+        assert self._fd is not None
+        assert self.hashes is not None
+        hashes = self.hashes
+        with storage_full(self._folder.partials, self.token.size_bytes):
+            os.fdatasync(self._fd)
+        if self._whole.hexdigest() == self.token.hash:
+            self._folder.publish(
+                self._folder.partial_path(self.token.hash), self.token, hashes, cached=self.cached
+            )
+            self.release()
+            self._folder.remove_partial(self.token.hash)
+            return []
+        damaged: list[int] = []
+
+        def see(index: int, view: memoryview) -> bool:
+            if not chunk_matches(self.token, hashes, index, view):
+                damaged.append(index)
+                self.held.remove(index)
+            return True
+
+        self._each_chunk(0, self.token.chunk_count, see)
+        if not damaged:
+            self.release()
+            self._folder.remove_partial(self.token.hash)
+            raise InvalidToken(
+                f"every chunk is as the token of {self.token.hash} says, and the whole is not: "
+                "whoever made the token must make it again"
+            )
+        return damaged

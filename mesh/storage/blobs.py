@@ -1,0 +1,181 @@
+"""The port that attachments stand on: where the bytes of blobs live.
+
+Two implementations keep one contract (tests/unit/storage/test_blob_store_contract.py):
+:class:`~mesh.storage.blob_folder.FolderBlobs` and :class:`~mesh.storage.blob_memory.MemoryBlobs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable
+from os import PathLike
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from mesh.core.chunks import Buffer, ChunkMap
+from mesh.core.tokens import BlobMetadata, BlobToken
+from mesh.errors import MeshError
+
+Source = str | PathLike[str] | bytes | bytearray | memoryview | AsyncIterable[bytes]
+
+
+class CorruptChunk(MeshError):
+    """The bytes offered as a chunk, or as a chunk list, are not those that the token names."""
+
+    def __init__(self, hash: str, index: int | None) -> None:
+        what = "the chunk list" if index is None else f"chunk {index}"
+        super().__init__(
+            f"what was offered as {what} of blob {hash} does not verify: get it from somebody else"
+        )
+        self.hash = hash
+        self.index = index
+
+
+class PartialBlob(Protocol):
+    """A blob on its way in. At most one is open per hash."""
+
+    token: BlobToken
+    hashes: bytes | None
+    """The verified chunk list; ``None`` until :meth:`set_hashes`."""
+
+    cached: bool
+    """Whether it will be there for others only; may be changed until it is finished."""
+
+    held: ChunkMap
+    """The chunks that are here and verified."""
+
+    async def set_hashes(self, hashes: bytes) -> None:
+        """Take the chunk list; chunks that were left here by an earlier attempt are verified and held.
+
+        Raises:
+            CorruptChunk: it is not the list that the token names.
+            StorageFull: there is no room for it.
+        """
+
+    async def write(self, index: int, data: Buffer) -> None:
+        """Verify chunk ``index`` and keep it. Writing a chunk that is held already does nothing.
+
+        Raises:
+            CorruptChunk: nothing was written.
+            StorageFull: there is no room for it.
+        """
+
+    async def finish(self) -> list[int]:
+        """Verify the whole and make it visible under its hash, durably.
+
+        Returns:
+            Chunks that turned out to be damaged here and are missing again; empty: the blob is visible.
+
+        Raises:
+            InvalidToken: every chunk is as the token says, and the whole is not: the token contradicts
+                itself. Nothing of it is kept.
+            StorageFull: there is no room for it.
+        """
+
+    async def close(self) -> None:
+        """Stop; what arrived is kept and found again by the next ``begin``. May be repeated."""
+
+
+class BlobStore(Protocol):
+    """Keeps blobs by their hash. ``open`` before use, ``close`` after."""
+
+    async def open(self) -> None:
+        """Find out what is here and remove what an interrupted ``add`` left behind.
+
+        Raises:
+            DataDirUnusable: the folder cannot be created or read.
+        """
+
+    async def close(self) -> None:
+        """Leave no file handle, thread or temporary file behind. May be repeated."""
+
+    async def add(self, source: Source, metadata: BlobMetadata) -> BlobToken:
+        """Copy ``source`` in, durably, in constant memory; bytes that are held already are kept once.
+
+        Raises:
+            SourceError: the source cannot be read (its subclasses say why).
+            StorageFull: there is no room for it. Nothing of it is kept.
+        """
+
+    async def begin(self, token: BlobToken, *, cached: bool) -> PartialBlob:
+        """Start to receive a blob that is not held, or go on with what is left of an earlier attempt.
+
+        Args:
+            cached: it is kept for others only (see :meth:`keep`).
+
+        Raises:
+            InvalidToken: the token contradicts itself.
+            StorageFull: there is no room to begin.
+        """
+
+    def exists(self, hash: str) -> bool:
+        """Whether the blob is here, whole and verified."""
+
+    def hashes(self) -> list[str]:
+        """Every blob that is here whole."""
+
+    def storage_bytes(self) -> int:
+        """The sum of the sizes of the blobs that are here whole."""
+
+    async def info(self, hash: str) -> BlobToken | None:
+        """The token of a blob that is here whole."""
+
+    async def cached(self, hash: str) -> bool:
+        """Whether the blob is here for others only."""
+
+    async def keep(self, hash: str) -> None:
+        """The blob is wanted here: no longer ``cached``.
+
+        Raises:
+            BlobNotFound: it is not here.
+        """
+
+    async def delete(self, hash: str) -> None:
+        """Remove the blob, or what is here of it.
+
+        Raises:
+            BlobNotFound: nothing of it is here.
+        """
+
+    async def chunk_list(self, hash: str) -> bytes:
+        """The chunk list of a blob that is here, whole or open and partial.
+
+        Raises:
+            BlobNotFound: it is not here.
+        """
+
+    async def read_chunk(self, hash: str, index: int, headroom: int = 0) -> bytearray:
+        """``headroom`` zero bytes, then chunk ``index`` of a blob that is here, whole or open and partial.
+
+        Raises:
+            BlobNotFound: the chunk is not here.
+        """
+
+    async def read(self, hash: str) -> bytes:
+        """The whole content, in memory.
+
+        Raises:
+            BlobNotFound: it is not here.
+        """
+
+    def path(self, hash: str) -> Path:
+        """A file with the content, to be read only; it is there until ``delete`` or, in memory, ``close``.
+
+        Raises:
+            BlobNotFound: it is not here.
+        """
+
+    def open_file(self, hash: str) -> BinaryIO:
+        """The content as a binary file to read.
+
+        Raises:
+            BlobNotFound: it is not here.
+        """
+
+    async def export(self, hash: str, destination: str | PathLike[str]) -> None:
+        """Copy the blob to ``destination``, durably and all at once: an existing file is replaced whole.
+
+        Raises:
+            BlobNotFound: it is not here.
+            StorageFull: there is no room for it; nothing is left behind.
+            OSError: the destination's directory cannot be written.
+        """

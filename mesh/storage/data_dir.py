@@ -1,0 +1,48 @@
+"""A node's data directory: one per node, private, and open in one process only."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from mesh.errors import DataDirInUse, DataDirUnusable
+
+
+class DataDir:
+    """Holds the directory's lock from :meth:`open` to :meth:`close`.
+
+    The kernel releases the lock when the process dies, however it dies.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).expanduser().absolute()
+        self.store = self.path / "store.sqlite"
+        self.blobs = self.path / "blobs"
+        self.identity = self.path / "identity.key"
+        self._lock: int | None = None
+
+    def open(self) -> None:
+        """Create the directory if need be, and lock it.
+
+        Raises:
+            DataDirInUse: another process has it open.
+            DataDirUnusable: it cannot be created or written.
+        """
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise DataDirUnusable(str(self.path), error.strerror or str(error)) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            raise DataDirInUse(str(self.path)) from None
+        self._lock = lock
+
+    def close(self) -> None:
+        """Release the lock. May be repeated."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None

@@ -1,0 +1,158 @@
+"""The document store: every document this node holds, in one SQLite file, durable before it is acknowledged."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from mesh.core.commits import Commit
+from mesh.storage.database import IN_MEMORY, Database
+from mesh.storage.rows import Rows
+from mesh.storage.worker import Worker
+
+R = TypeVar("R")
+
+_decode_json = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class DocumentStore:
+    """The store of one node.
+
+    Jobs are functions of a :class:`~mesh.storage.rows.Rows`: see :mod:`mesh.storage.writes` for local writes and
+    :mod:`mesh.storage.replicas` for sync.
+
+    Args:
+        path: the SQLite file; ``None`` keeps everything in memory.
+        worker: where the file is read and written; closed with the store.
+        rng: draws identities.
+        clock: wall clock, in seconds since the epoch.
+    """
+
+    def __init__(
+        self, path: Path | None, worker: Worker, *, rng: random.Random, clock: Callable[[], float]
+    ) -> None:
+        self.path = path
+        self._rng = rng
+        self._clock = clock
+        self._worker = worker
+        self._database: Database[Rows] = Database(
+            IN_MEMORY if path is None else str(path), self._worker, self._begin, self._committed
+        )
+        self._followers: list[Callable[[list[Commit]], None]] = []
+        self.log_id = b""
+        self.head = 0
+
+    def follow(self, follower: Callable[[list[Commit]], None]) -> None:
+        """Call ``follower``, on the event loop, with everything that is committed from now on."""
+        self._followers.append(follower)
+
+    async def open(self) -> None:
+        """Open or create the file.
+
+        Raises:
+            StoreTooNew, StoreCorrupt, StorageFull: see there.
+        """
+        try:
+            await self._database.open()
+        except BaseException:
+            await self._worker.close()
+            raise
+        self.log_id, self.head = await self._database.read(lambda rows: (rows.log_id, rows.seq))
+
+    async def close(self) -> None:
+        """Finish what was asked for and close the file. May be repeated."""
+        await self._database.close()
+        await self._worker.close()
+
+    async def write(self, job: Callable[[Rows], R]) -> R:
+        """The result of ``job``, durable when this returns; atomic by itself."""
+        return await self._database.write(job)
+
+    async def read(self, job: Callable[[Rows], R]) -> R:
+        """The result of ``job``, which only reads."""
+        return await self._database.read(job)
+
+    def _begin(self, connection: Any) -> Rows:
+        return Rows(connection, self._rng, self._clock, "" if self.path is None else _host_of(self.path))
+
+    def _committed(self, rows: Rows) -> None:
+        commits = rows.take_commits()
+        if commits:
+            self.head = commits[-1].seq
+            for follower in self._followers:
+                follower(commits)
+
+
+def _host_of(path: Path) -> str:
+    """Names this machine and this very file: a copy of the file, or its restored backup, differs."""
+    try:
+        machine = Path("/etc/machine-id").read_text().strip()
+    except OSError:
+        machine = os.uname().nodename
+    return f"{machine}:{path.stat().st_ino}"
+
+
+# --- jobs that read -----------------------------------------------------------------------------
+
+
+def get(rows: Rows, collection: str, document_id: str) -> dict[str, Any] | None:
+    """A document, or ``None``."""
+    row = rows.get(collection, document_id)
+    return None if row is None else row.document
+
+
+def scan(
+    rows: Rows, collection: str, matches: Callable[[Mapping[str, Any]], bool] | None = None
+) -> list[dict[str, Any]]:
+    """The documents of a collection that match, in the order of their ids."""
+    found = rows.connection.execute(
+        "SELECT json FROM documents WHERE collection = ? AND json IS NOT NULL ORDER BY id", (collection,)
+    )
+    documents = (_decode_json(json) for (json,) in found)
+    return [document for document in documents if matches is None or matches(document)]
+
+
+def count(rows: Rows, collection: str) -> int:
+    """How many documents a collection has."""
+    row = rows.connection.execute(
+        "SELECT count(*) FROM documents WHERE collection = ? AND json IS NOT NULL", (collection,)
+    ).fetchone()
+    return int(row[0])
+
+
+def collections(rows: Rows) -> dict[str, int]:
+    """How many documents each collection has."""
+    return dict(
+        rows.connection.execute(
+            "SELECT collection, count(*) FROM documents WHERE json IS NOT NULL "
+            "GROUP BY collection ORDER BY collection"
+        ).fetchall()
+    )
+
+
+def subscriptions(rows: Rows) -> list[tuple[str, str, dict[str, Any]]]:
+    """(name, collection, selector) of every remembered subscription."""
+    return [
+        (name, collection, _decode_json(selector))
+        for name, collection, selector in rows.connection.execute(
+            "SELECT name, collection, selector FROM subscriptions ORDER BY name"
+        )
+    ]
+
+
+def remember_subscription(rows: Rows, name: str, collection: str, selector: Mapping[str, Any]) -> None:
+    """Keep a subscription across restarts."""
+    rows.connection.execute(
+        "INSERT OR REPLACE INTO subscriptions(name, collection, selector) VALUES (?, ?, ?)",
+        (name, collection, msgspec.json.encode(selector).decode()),
+    )
+
+
+def forget_subscription(rows: Rows, name: str) -> None:
+    """Forget a subscription."""
+    rows.connection.execute("DELETE FROM subscriptions WHERE name = ?", (name,))

@@ -1,0 +1,182 @@
+"""What a sync session asks of the store, as jobs: apply frames, read the log, compare, remember positions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from mesh.core import document, records
+from mesh.core.commits import SMALL_DOCUMENT_BYTES, LogEntry
+from mesh.core.interest import InterestSet, entry_digest
+from mesh.core.reconcile import KeySet
+from mesh.core.records import OWNED_COLLECTIONS
+from mesh.core.sync_effects import Standing
+from mesh.core.values import check_id
+from mesh.core.versions import covers, decode_vector
+from mesh.core.wire import Change, Changes, InterestEntry, Version, Want
+from mesh.errors import InvalidDocument, PermissionDenied
+from mesh.storage.rows import Row, Rows
+
+_decode_json = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+# --- arriving ---------------------------------------------------------------------------------
+
+
+def apply_frame(rows: Rows, peer: str, frame: Changes) -> list[Want]:
+    """Store what a frame brings; what of it is lacking is returned, to be asked for.
+
+    A change that is refused is put into quarantine with the reason, and the rest goes on.
+    """
+    wants: dict[tuple[str, str], Want] = {}
+    for change in frame.changes:
+        row = rows.get(change.collection, change.id)
+        try:
+            if not _arrive(rows, peer, row, change):
+                wants[change.collection, change.id] = _want(row, change.collection, change.id)
+        except (InvalidDocument, PermissionDenied) as error:
+            rows.quarantine(change, peer, str(error))
+    for version in frame.offers:
+        row = rows.get(version.collection, version.id)
+        if not _holds(row, version):
+            wants[version.collection, version.id] = _want(row, version.collection, version.id)
+    for version in frame.notices:
+        row = rows.get(version.collection, version.id)
+        if row is not None and not _holds(row, version):
+            wants[version.collection, version.id] = _want(row, version.collection, version.id)
+    return list(wants.values())
+
+
+def _arrive(rows: Rows, peer: str, row: Row | None, change: Change) -> bool:
+    """Store one change; false if it builds on what is not held here."""
+    check_id(change.id)
+    held = rows.state_of(row)
+    if change.collection in OWNED_COLLECTIONS:
+        record = records.arrive(held, change)
+        if record is not None:
+            rows.put(change.collection, change.id, row, change, record, source=peer)
+        return True
+    outcome = document.arrive(held, change)
+    if outcome == "lacking":
+        return False
+    if outcome != "held":
+        rows.put(change.collection, change.id, row, change, outcome, source=peer)
+    return True
+
+
+def _holds(row: Row | None, version: Version) -> bool:
+    return row is not None and row.state.rank >= version.rank and covers(row.state.vector, version.vector)
+
+
+def _want(row: Row | None, collection: str, document_id: str) -> Want:
+    if row is None or collection in OWNED_COLLECTIONS:
+        return Want(collection, document_id, document.NEVER, {}, b"\0")
+    state = row.state
+    return Want(collection, document_id, state.rank, state.vector, document.state_vector(state.update))
+
+
+# --- serving ----------------------------------------------------------------------------------
+
+
+def read_log(
+    rows: Rows, after: int, until: int, limit: int, interest: InterestSet
+) -> tuple[list[LogEntry], int]:
+    """Up to ``limit`` documents of the interest's collections that last changed after position ``after`` and up
+    to ``until``, and the position up to which the log has been read for them."""
+    collections = sorted(interest.collections)
+    found = rows.connection.execute(
+        "SELECT seq, collection, id, rank_major, rank_minor, vector, json, source, length(state), "
+        f"CASE WHEN length(state) <= {SMALL_DOCUMENT_BYTES} THEN state END FROM documents "
+        f"WHERE seq > ? AND seq <= ? AND collection IN ({','.join('?' * len(collections))}) "
+        "ORDER BY seq LIMIT ?",
+        (after, until, *collections, limit),
+    ).fetchall()
+    entries = []
+    for seq, collection, document_id, major, minor, encoded, json, source, _, state in found:
+        version = Version(collection, document_id, (major, minor), decode_vector(encoded))
+        change = None
+        if state is not None:
+            change = Change(collection, document_id, version.rank, {}, version.vector, state)
+        fields = None if json is None else _decode_json(json)
+        entries.append(LogEntry(seq, version, change, fields, source))
+    return entries, entries[-1].seq if len(entries) == limit else until
+
+
+def read_wanted(
+    rows: Rows, wants: Sequence[Want], positions: Iterable[int]
+) -> tuple[list[Change], list[tuple[str, str]]]:
+    """The changes that answer ``wants`` and those that stand at ``positions`` of the log; what is wanted and not
+    here any more is returned apart."""
+    changes: list[Change] = []
+    gone: list[tuple[str, str]] = []
+    for want in wants:
+        row = rows.get(want.collection, want.id)
+        if row is None:
+            gone.append((want.collection, want.id))
+            continue
+        state = row.state
+        if want.rank == state.rank and want.vector and want.collection not in OWNED_COLLECTIONS:
+            update = document.difference(state.update, want.state_vector)
+            changes.append(Change(want.collection, want.id, state.rank, want.vector, state.vector, update))
+        else:
+            changes.append(Change(want.collection, want.id, state.rank, {}, state.vector, state.update))
+    for position in positions:
+        found = rows.connection.execute(
+            "SELECT collection, id, rank_major, rank_minor, vector, state FROM documents WHERE seq = ?",
+            (position,),
+        ).fetchone()
+        if found is not None:
+            collection, document_id, major, minor, encoded, update = found
+            vector = decode_vector(encoded)
+            changes.append(Change(collection, document_id, (major, minor), {}, vector, update))
+    return changes, gone
+
+
+def key_set(rows: Rows, interest: InterestSet) -> KeySet:
+    """Everything held of ``interest``, ready for comparison."""
+
+    def pairs() -> Iterable[tuple[int, int, int]]:
+        for collection in sorted(interest.collections):
+            if not interest.partial(collection):
+                yield from rows.connection.execute(
+                    "SELECT key_hash, version_hash, seq FROM documents WHERE collection = ?", (collection,)
+                )
+                continue
+            for key, version, seq, json in rows.connection.execute(
+                "SELECT key_hash, version_hash, seq, json FROM documents WHERE collection = ?", (collection,)
+            ):
+                if interest.matches(collection, None if json is None else _decode_json(json)):
+                    yield key, version, seq
+
+    return KeySet(pairs())
+
+
+# --- positions --------------------------------------------------------------------------------
+
+
+def read_standings(rows: Rows, peer: str, entries: Iterable[InterestEntry]) -> list[Standing]:
+    """Where this node stands with ``entries`` in the log of ``peer``, grouped by equal standing."""
+    groups: dict[tuple[bytes, int, bool], list[InterestEntry]] = {}
+    for entry in entries:
+        found = rows.connection.execute(
+            "SELECT log_id, upto FROM positions WHERE peer = ? AND entry = ?", (peer, entry_digest(entry))
+        ).fetchone()
+        empty = (
+            rows.connection.execute(
+                "SELECT 1 FROM documents WHERE collection = ? LIMIT 1", (entry.collection,)
+            ).fetchone()
+            is None
+        )
+        log_id, upto = found or (b"", 0)
+        groups.setdefault((log_id, upto, empty), []).append(entry)
+    return [Standing(log_id, upto, empty, group) for (log_id, upto, empty), group in groups.items()]
+
+
+def save_position(rows: Rows, peer: str, log_id: bytes, entries: Iterable[bytes], upto: int) -> None:
+    """Remember that everything of ``entries`` up to ``upto`` in the log ``log_id`` of ``peer`` is held."""
+    rows.connection.executemany(
+        "INSERT OR REPLACE INTO positions(peer, entry, log_id, upto) VALUES (?, ?, ?, ?)",
+        [(peer, entry, log_id, upto) for entry in entries],
+    )

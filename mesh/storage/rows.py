@@ -1,0 +1,198 @@
+"""Rows of the document table, and the identity under which they are written.
+
+A :class:`Rows` lives on the store's worker and is what jobs of :class:`~mesh.storage.database.Database` are given. It hands
+out log positions and clock ticks, and collects what was committed for those who follow the store.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from mesh.core.commits import Commit
+from mesh.core.document import ABSENT, DocumentState, Merged
+from mesh.core.versions import CLOCK_BYTES, decode_vector, encode_vector, key_hash, version_hash
+from mesh.core.wire import Change
+
+_log = logging.getLogger("mesh.storage")
+
+_decode_json = msgspec.json.Decoder(dict[str, Any]).decode
+_encode_json = msgspec.json.Encoder().encode
+
+MAX_CLIENT_ID = (1 << 53) - 1
+"""Yjs client ids must be safe integers in JavaScript."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One document as it is stored. ``source`` is the peer that is known to hold this very version."""
+
+    seq: int
+    state: DocumentState
+    json: str | None
+    client_id: int
+    source: str | None
+
+    @property
+    def document(self) -> dict[str, Any] | None:
+        """The fields and the ``_id``; ``None`` for a removed document."""
+        return None if self.json is None else _decode_json(self.json)
+
+
+class Rows:
+    """The document table, read and written row by row.
+
+    Args:
+        connection: the open database; every call happens on its thread.
+        rng: draws identities and client ids.
+        clock: wall clock, in seconds since the epoch.
+        host: names the machine and file that the store belongs to; where it has changed, the store is a copy,
+            and goes on under a new identity.
+    """
+
+    def __init__(
+        self, connection: sqlite3.Connection, rng: random.Random, clock: Callable[[], float], host: str
+    ) -> None:
+        self.connection = connection
+        self._rng = rng
+        self._now = clock
+        self.commits: list[Commit] = []
+        self._load_identity(host)
+        self._kept = (self._counter, self.seq, 0)
+        self._stored = (self._counter, self.seq)
+
+    # --- identity ---------------------------------------------------------------------------------
+
+    def _load_identity(self, host: str) -> None:
+        row = self.connection.execute("SELECT log_id, clock, counter, seq, host FROM store").fetchone()
+        if row is not None and row[4] == host:
+            self.log_id, self.clock, self._counter, self.seq = row[:4]
+            return
+        self.log_id = self._rng.randbytes(16)
+        self.clock = self._rng.randbytes(CLOCK_BYTES)
+        self._counter = 0
+        self.seq = row[3] if row is not None else 0
+        self.connection.execute(
+            "INSERT OR REPLACE INTO store(id, log_id, clock, counter, seq, host) VALUES (1, ?, ?, ?, ?, ?)",
+            (self.log_id, self.clock, 0, self.seq, host),
+        )
+        # The copied client ids still belong to the store that this one was copied from.
+        self.connection.execute("UPDATE documents SET client_id = NULL")
+
+    def tick(self) -> tuple[bytes, int]:
+        """This store's clock identity and its next counter."""
+        self._counter += 1
+        return self.clock, self._counter
+
+    def new_client_id(self) -> int:
+        """A Yjs client id for this store's copy of a document."""
+        return self._rng.randint(1, MAX_CLIENT_ID)
+
+    # --- following the transaction ----------------------------------------------------------------
+
+    def keep(self) -> None:
+        """See :class:`~mesh.storage.database.Session`."""
+        self._kept = (self._counter, self.seq, len(self.commits))
+
+    def undo(self) -> None:
+        """See :class:`~mesh.storage.database.Session`."""
+        self._counter, self.seq, commits = self._kept
+        del self.commits[commits:]
+
+    def finish(self) -> None:
+        """See :class:`~mesh.storage.database.Session`."""
+        if self._stored != (self._counter, self.seq):
+            self.connection.execute("UPDATE store SET counter = ?, seq = ?", (self._counter, self.seq))
+
+    def undo_all(self) -> None:
+        """See :class:`~mesh.storage.database.Session`."""
+        self._counter, self.seq = self._stored
+        self.commits.clear()
+        self._kept = (self._counter, self.seq, 0)
+
+    def take_commits(self) -> list[Commit]:
+        """What has been committed since the last call."""
+        self._stored = (self._counter, self.seq)
+        self._kept = (self._counter, self.seq, 0)
+        commits, self.commits = self.commits, []
+        return commits
+
+    # --- rows -------------------------------------------------------------------------------------
+
+    def get(self, collection: str, document_id: str) -> Row | None:
+        """The row of a document, removed ones included."""
+        found = self.connection.execute(
+            "SELECT seq, rank_major, rank_minor, state, vector, json, client_id, source "
+            "FROM documents WHERE collection = ? AND id = ?",
+            (collection, document_id),
+        ).fetchone()
+        if found is None:
+            return None
+        seq, major, minor, state, vector, json, client_id, source = found
+        return Row(
+            seq,
+            DocumentState((major, minor), state, decode_vector(vector)),
+            json,
+            client_id or self.new_client_id(),
+            source,
+        )
+
+    def put(
+        self,
+        collection: str,
+        document_id: str,
+        held: Row | None,
+        change: Change,
+        merged: Merged,
+        *,
+        source: str | None = None,
+        client_id: int | None = None,
+    ) -> None:
+        """Store a document's new state at the end of the log, and note the commit."""
+        self.seq += 1
+        state = merged.state
+        vector = encode_vector(state.vector)
+        after = None if merged.fields is None else {"_id": document_id, **merged.fields}
+        # A peer is known to hold this version only if its change was all there is to it.
+        holder = source if state.vector == change.until and state.rank == change.rank else None
+        self.connection.execute(
+            "INSERT OR REPLACE INTO documents(seq, collection, id, json, rank_major, rank_minor, vector, "
+            "state, key_hash, version_hash, client_id, source, changed_at) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                self.seq,
+                collection,
+                document_id,
+                None if after is None else _encode_json(after).decode(),
+                *state.rank,
+                vector,
+                state.update,
+                key_hash(collection, document_id),
+                version_hash(state.rank, vector),
+                client_id if client_id is not None else (held.client_id if held else None),
+                holder,
+                self._now(),
+            ),
+        )
+        before = held.document if held is not None else None
+        self.commits.append(Commit(self.seq, change, before, after, source))
+
+    def state_of(self, row: Row | None) -> DocumentState:
+        """The state in a row, or that of a document which does not exist."""
+        return ABSENT if row is None else row.state
+
+    def quarantine(self, change: Change, peer: str, reason: str) -> None:
+        """Note a change that was refused, so that it can be asked for again after an upgrade."""
+        version = msgspec.msgpack.encode((change.rank, encode_vector(change.until)))
+        self.connection.execute(
+            "INSERT OR REPLACE INTO quarantine(collection, id, version, peer, reason, at) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            (change.collection, change.id, version, peer, reason, self._now()),
+        )
+        _log.warning("refused %s/%s from %s: %s", change.collection, change.id, peer[:8], reason)

@@ -1,0 +1,98 @@
+"""Local writes, as jobs for the store: each is planned, ticked and stored in one go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from mesh.core import document, records
+from mesh.core.identity import Identity
+from mesh.core.values import Registers, Writes
+from mesh.core.wire import Change
+from mesh.errors import DocumentExists, DocumentNotFound
+from mesh.storage.rows import Row, Rows
+
+Plan = Callable[[Registers], Writes]
+
+
+def _addressed(change: Change, collection: str, document_id: str) -> Change:
+    return Change(collection, document_id, change.rank, change.since, change.until, change.update)
+
+
+def edit(rows: Rows, collection: str, document_id: str, plan: Plan, *, exists: bool | None = None) -> bool:
+    """Carry out the writes that ``plan`` makes of the present registers; whether anything changed.
+
+    Args:
+        exists: ``True``: the document must be here; ``False``: it must not; ``None``: either will do.
+
+    Raises:
+        DocumentNotFound, DocumentExists: see ``exists``.
+        DocumentTooLarge: nothing was written.
+    """
+    row = rows.get(collection, document_id)
+    here = row is not None and row.json is not None
+    if exists is True and not here:
+        raise DocumentNotFound(collection, document_id)
+    if exists is False and here:
+        raise DocumentExists(collection, document_id)
+    client_id = row.client_id if row is not None and here else rows.new_client_id()
+    outcome = document.edit(rows.state_of(row), plan, tick=rows.tick, client_id=client_id)
+    if outcome is None:
+        return False
+    change, merged = outcome
+    rows.put(
+        collection,
+        document_id,
+        row,
+        _addressed(change, collection, document_id),
+        merged,
+        client_id=client_id,
+    )
+    return True
+
+
+def remove(rows: Rows, collection: str, document_ids: Iterable[str]) -> int:
+    """Remove documents; how many there were."""
+    removed = 0
+    for document_id in document_ids:
+        row = rows.get(collection, document_id)
+        if row is None or row.json is None:
+            continue
+        change, merged = document.remove(row.state, *rows.tick())
+        rows.put(collection, document_id, row, _addressed(change, collection, document_id), merged)
+        removed += 1
+    return removed
+
+
+def write_record(
+    rows: Rows, identity: Identity, collection: str, document_id: str, body: dict[str, Any]
+) -> bool:
+    """Write the next record of a document that this node owns; whether it says anything new.
+
+    Raises:
+        PermissionDenied: the document is another node's.
+    """
+    row = rows.get(collection, document_id)
+    if row is not None and row.document == {"_id": document_id, **body}:
+        return False
+    change, merged = records.sign(
+        identity, collection, document_id, body, rows.state_of(row), *rows.tick(), adopted=_adopted(row)
+    )
+    rows.put(collection, document_id, row, change, merged)
+    return True
+
+
+def _adopted(row: Row | None) -> bool:
+    """Whether the record held here was met at a peer: then it was written by an earlier life of this node,
+    which may have written more, and this one goes on in the next epoch."""
+    return row is not None and row.source is not None
+
+
+def evict(rows: Rows, collection: str, document_ids: Iterable[str]) -> int:
+    """Drop documents from this node only; how many there were."""
+    return sum(
+        rows.connection.execute(
+            "DELETE FROM documents WHERE collection = ? AND id = ?", (collection, document_id)
+        ).rowcount
+        for document_id in document_ids
+    )

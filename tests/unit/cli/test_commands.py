@@ -1,0 +1,220 @@
+"""The commands, run against the control endpoint of a node of plain dicts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from mesh.cli.main import cli
+from tests.unit.cli.conftest import ServedNode
+from tests.unit.fake_node import HUB_ID, SELF_ID, VAN_ID, FakeDelivery
+
+
+def test_home_and_json_are_taken_before_and_after_the_command(served: ServedNode) -> None:
+    home = str(served.home)
+    for arguments in (
+        ["--home", home, "--json", "members"],
+        ["members", "--home", home, "--json"],
+        ["--home", "/nowhere", "members", "--json", "--home", home],
+    ):
+        result = CliRunner().invoke(cli, arguments)
+        assert result.exit_code == 0, result.output
+        assert [member["name"] for member in json.loads(result.stdout)] == ["desk", "van7"]
+    result = CliRunner().invoke(cli, ["members", "--json"], env={"MESH_HOME": home})
+    assert len(json.loads(result.stdout)) == 2
+    result = CliRunner().invoke(cli, ["members", "--json", "--home", "/nowhere"], env={"MESH_HOME": home})
+    assert result.exit_code == 4
+
+
+def test_no_node_running(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["--home", str(tmp_path), "members"])
+    assert result.exit_code == 4
+    assert result.stdout == ""
+    assert result.stderr == (
+        f"mesh: no node is running on {tmp_path}: start one with `mesh up --home {tmp_path}`\n"
+    )
+
+
+def test_errors_are_json_with_json(tmp_path: Path) -> None:
+    for arguments in (["--json", "members"], ["members", "--json"]):
+        result = CliRunner().invoke(cli, [*arguments, "--home", str(tmp_path)])
+        assert result.exit_code == 4
+        assert json.loads(result.stdout)["error"]["type"] == "NodeNotRunning"
+        assert "mesh up --home" in json.loads(result.stdout)["error"]["message"]
+
+
+def test_errors_of_usage(tmp_path: Path) -> None:
+    for arguments in (
+        ["nonsense"],
+        ["query"],
+        ["distribute", "f", "--priority", "urgent"],
+        ["members", "--no"],
+    ):
+        result = CliRunner().invoke(cli, arguments)
+        assert result.exit_code == 2
+        assert result.stdout == ""
+        assert "Usage: " in result.stderr
+        result = CliRunner().invoke(cli, [*arguments, "--json"])
+        assert result.exit_code == 2
+        assert json.loads(result.stdout)["error"]["type"] == "UsageError"
+
+
+def test_help_names_every_command_and_ends_well() -> None:
+    result = CliRunner().invoke(cli, ["--help"])
+    assert result.exit_code == 0
+    for name, command in cli.commands.items():
+        assert name in result.stdout
+        assert command.get_short_help_str(), name
+        assert CliRunner().invoke(cli, [name, "--help"]).exit_code == 0
+
+
+def test_version() -> None:
+    assert CliRunner().invoke(cli, ["--version"]).stdout.startswith("mesh ")
+    assert CliRunner().invoke(cli, ["version"]).stdout == CliRunner().invoke(cli, ["--version"]).stdout
+    assert list(json.loads(CliRunner().invoke(cli, ["version", "--json"]).stdout)) == ["version"]
+
+
+# --- documents --------------------------------------------------------------------------------
+
+
+def test_documents_are_written_and_queried(served: ServedNode) -> None:
+    assert served.mesh("upsert", "cars", '{"_id": "a", "year": 2001}').stdout == "a\n"
+    assert served.mesh("upsert", "cars", "-", stdin='{"_id": "b", "year": 2012, "on": true}').stdout == "b\n"
+    assert served.json("query", "cars", '{"year": 2012}') == [{"_id": "b", "year": 2012, "on": True}]
+    assert served.json("query", "cars", "--sort", "year:desc", "--limit", "1", "--fields", "year") == [
+        {"_id": "b", "year": 2012}
+    ]
+    result = served.mesh("query", "cars", "--sort", "year")
+    assert [json.loads(line)["_id"] for line in result.stdout.splitlines()] == ["a", "b"]
+    assert served.json("remove", "cars", "a") == {"removed": 1}
+    result = served.mesh("remove", "cars", "a")
+    assert (result.exit_code, result.stdout) == (1, "no a in cars\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind"),
+    [
+        (["query", "cars", "{oops"], "InvalidSelector"),
+        (["query", "cars", "[1]"], "InvalidSelector"),
+        (["watch", "cars", "'"], "InvalidSelector"),
+        (["subscribe", "cars", "{"], "InvalidSelector"),
+        (["upsert", "cars", "3"], "InvalidDocument"),
+        (["upsert", "cars", "{'a': 1}"], "InvalidDocument"),
+        (["distribute", "f", "--scope", "everybody"], "InvalidScope"),
+        (["distribute", "f", "--scope", "capable:color=red"], "InvalidScope"),
+        (["distribute", "f", "--scope", "nodes:"], "InvalidScope"),
+    ],
+)
+def test_bad_input_is_named_without_a_node(tmp_path: Path, arguments: list[str], kind: str) -> None:
+    result = CliRunner().invoke(cli, ["--home", str(tmp_path), "--json", *arguments])
+    assert result.exit_code == 4
+    assert json.loads(result.stdout)["error"]["type"] == kind
+    assert result.stderr.startswith("mesh: ")
+    assert "Traceback" not in result.stderr
+
+
+def test_subscribe(served: ServedNode) -> None:
+    result = served.mesh("subscribe", "cars", '{"region": "north"}')
+    assert result.stdout == "subscribed to cars\n"
+    assert served.node.collection("cars").subscriptions == [{"region": "north"}]
+
+
+def test_watch_prints_what_is_there_and_says_when_the_node_stops(served: ServedNode) -> None:
+    cars = served.node.collection("cars")
+    served.run(cars.upsert({"_id": "a", "note": "esc\x1b[2J"}))
+
+    async def change_then_stop() -> None:
+        await cars.upsert({"_id": "b"})
+        await cars.remove("a")
+        for stream in list(cars.streams):
+            stream.finish()
+
+    original = cars.observe
+
+    def observe(selector: Any = None) -> Any:
+        stream = original(selector)
+        served.loop.call_later(0, lambda: served.spawn(change_then_stop()))
+        return stream
+
+    cars.observe = observe  # type: ignore[method-assign]
+    result = served.mesh("watch", "cars")
+    assert result.stdout.splitlines() == [
+        '= {"_id":"a","note":"esc\\u001b[2J"}',
+        '+ {"_id":"b"}',
+        '- {"_id":"a"}',
+    ]
+    assert result.exit_code == 4
+    assert "no node is running" in result.stderr
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+def test_files_are_added_listed_and_exported(served: ServedNode, tmp_path: Path) -> None:
+    (tmp_path / "map.mbtiles").write_bytes(b"x" * 1500)
+    token = json.loads(served.mesh("add", str(tmp_path / "map.mbtiles")).stdout)
+    assert (token["size_bytes"], token["metadata"]["name"]) == (1500, "map.mbtiles")
+    assert served.json("blobs") == [token]
+    lines = served.mesh("blobs").stdout.splitlines()
+    assert lines[1].split() == ["1.5", "kB", "map.mbtiles", token["hash"]]
+    assert served.json("export", token["hash"][:8], str(tmp_path / "out")) == token
+    assert (tmp_path / "out").read_bytes() == b"x" * 1500
+
+
+def test_a_missing_file_is_an_error_of_input(served: ServedNode, tmp_path: Path) -> None:
+    for command in ("add", "distribute"):
+        result = served.mesh(command, str(tmp_path / "missing"))
+        assert result.exit_code == 4
+        assert result.stderr == f"mesh: cannot add {tmp_path / 'missing'}: there is no such file\n"
+
+
+# --- the node ---------------------------------------------------------------------------------
+
+
+def test_members_are_a_table(served: ServedNode) -> None:
+    header, desk, van = served.mesh("members").stdout.splitlines()
+    assert header.split() == ["id", "name", "formations", "listens", "on", "hub", "capabilities"]
+    assert desk.startswith(SELF_ID[:8] + "  desk")
+    assert van.split() == [VAN_ID[:8], "van7", "north", "4", "GB", "GPU"]
+
+
+def test_connections(served: ServedNode) -> None:
+    assert served.mesh("connect", "ws://127.0.0.1:9").stdout == f"{VAN_ID}\n"
+    assert served.node.dialled == ["ws://127.0.0.1:9"]
+    result = served.mesh("connect", "ws://unreachable:1")
+    assert result.exit_code == 4
+    assert result.stderr.startswith("mesh: cannot reach ws://unreachable:1: nobody answers")
+    assert served.json("pause") == {"paused": True}
+    assert served.node.is_paused
+    assert served.json("resume") == {"paused": False}
+    assert not served.node.is_paused
+
+
+def test_down_returns_when_everything_is_released(served: ServedNode) -> None:
+    assert served.json("down") == {"stopped": True}
+    assert served.mesh("down").exit_code == 4
+
+
+# --- deliveries -------------------------------------------------------------------------------
+
+
+def test_deliveries_are_decided(served: ServedNode, tmp_path: Path) -> None:
+    (tmp_path / "map").write_bytes(b"tiles")
+    delivery = FakeDelivery(served.run(served.node.attachments.add(tmp_path / "map")))
+
+    async def offer() -> None:
+        served.node.offer(delivery)
+
+    served.run(offer())
+    assert served.mesh("reject", "eee", "no room").stdout == f"rejected {'e' * 26}\n"
+    assert delivery.decision == "rejected: no room"
+    served.run(offer())
+    assert served.json("accept", "eee") == {"distribution_id": "e" * 26}
+    result = served.mesh("accept", "eee")
+    assert result.exit_code == 4
+    assert "no delivery eee waits" in result.stderr
+    assert delivery.publisher == HUB_ID

@@ -1,0 +1,242 @@
+"""`mesh distribute` and its company, against a node whose progress the test decides."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mesh.cli.output import Cell
+from mesh.cli.progress import counts, in_order, summary
+from mesh.core.scopes import AllNodes
+from mesh.core.status import (
+    DistributionHandle,
+    DistributionStatus,
+    NodeTransferStatus,
+    TransferPriority,
+    TransferState,
+)
+from tests.unit.cli.conftest import ServedNode
+from tests.unit.fake_node import HUB_ID, VAN_ID, node_status, status_of
+
+HANDLE = DistributionHandle("d", "h" * 64, AllNodes(), TransferPriority.NORMAL, 0.0)
+COMPLETED, FAILED, MOVING = TransferState.COMPLETED, TransferState.FAILED, TransferState.TRANSFERRING
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    (tmp_path / "map.mbtiles").write_bytes(b"x" * 100)
+    return str(tmp_path / "map.mbtiles")
+
+
+def script(served: ServedNode, *steps: tuple[list[NodeTransferStatus], dict[str, Any]]) -> None:
+    """Whoever follows a distribution is shown these statuses, one after another."""
+    distributions = served.node.distributions
+    original = distributions.subscribe_progress
+
+    def subscribe_progress(id: str) -> Any:
+        stream = original(id)
+
+        async def play() -> None:
+            for nodes, more in steps:
+                await distributions.push(id, *nodes, **more)
+
+        served.spawn(play())
+        return stream
+
+    distributions.subscribe_progress = subscribe_progress  # type: ignore[method-assign]
+
+
+def test_distribute_prints_the_id(served: ServedNode, file: str) -> None:
+    result = served.mesh("distribute", file, "--scope", "formation:north", "--priority", "high")
+    assert result.stdout.startswith(
+        "d0aaaaaaaaaaaaaaaaaaaaaaaa  map.mbtiles (100 B) to formation:north, high"
+    )
+    made = served.json("distribute", file, "--expires", "1h", "--supersedes", "d0")
+    assert made["handle"]["distribution_id"].startswith("d1")
+    assert made["token"]["size_bytes"] == 100
+    assert served.node.distributions.made[1] == {"expires_in": 3600.0, "supersedes": "d0" + "a" * 24}
+
+
+def test_a_blob_that_is_held_can_be_distributed(served: ServedNode, file: str) -> None:
+    token = served.json("add", file)
+    assert served.json("distribute", "--blob", token["hash"][:9])["token"] == token
+
+
+def test_what_does_not_go_together_is_an_error_of_usage(served: ServedNode, file: str) -> None:
+    for arguments in ([], [file, "--blob", "ab"], [file, "--timeout", "3"], [file, "--expires", "soon"]):
+        assert served.mesh("distribute", *arguments).exit_code == 2
+
+
+def test_wait_shows_changes_and_ends_with_success(served: ServedNode, file: str) -> None:
+    script(
+        served,
+        (
+            [node_status(VAN_ID, MOVING, 40), node_status(HUB_ID, TransferState.PENDING, error="no source")],
+            {},
+        ),
+        ([node_status(VAN_ID, MOVING, 44), node_status(HUB_ID, COMPLETED, 100)], {}),
+        ([node_status(VAN_ID, COMPLETED, 100), node_status(HUB_ID, COMPLETED, 100)], {}),
+    )
+    result = served.mesh("distribute", file, "--wait")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        "van7  transferring  40%",
+        "hhhhhhhh  pending  0%  no source",
+        "hhhhhhhh  completed  100%",
+        "van7  completed  100%",
+        "completed: 2 of 2 completed",
+    ]
+
+
+def test_wait_fails_when_a_target_failed(served: ServedNode, file: str) -> None:
+    script(
+        served, ([node_status(VAN_ID, COMPLETED, 100), node_status(HUB_ID, FAILED, error="disk full")], {})
+    )
+    result = served.mesh("distribute", file, "--wait", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["failed"] == 1
+
+
+def test_wait_fails_when_it_was_cancelled(served: ServedNode, file: str) -> None:
+    script(served, ([node_status(VAN_ID, TransferState.CANCELLED)], {"is_cancelled": True}))
+    result = served.mesh("distribute", file, "--wait")
+    assert (result.exit_code, result.stdout.splitlines()[-1]) == (
+        1,
+        "cancelled: 0 of 1 completed, 1 cancelled",
+    )
+
+
+def test_wait_gives_up_after_its_timeout(served: ServedNode, file: str) -> None:
+    result = served.mesh("distribute", file, "--wait", "--timeout", "0.1", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["error"]["type"] == "DistributionTimeout"
+    assert "goes on in the background" in result.stderr
+
+
+def test_a_distribution_can_be_followed_as_json_lines(served: ServedNode, file: str) -> None:
+    served.mesh("distribute", file)
+    script(
+        served,
+        ([node_status(VAN_ID, MOVING, 40)], {}),
+        ([node_status(VAN_ID, COMPLETED, 100)], {}),
+    )
+    result = served.mesh("distribution", "d0", "--watch", "--json")
+    assert result.exit_code == 0
+    statuses = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [status["completed"] for status in statuses] == [0, 0, 1]
+
+
+def test_a_node_that_stops_meanwhile_is_not_success(served: ServedNode, file: str) -> None:
+    served.mesh("distribute", file)
+    distributions = served.node.distributions
+    original = distributions.subscribe_progress
+
+    def subscribe_progress(id: str) -> Any:
+        stream = original(id)
+        stream.finish()
+        return stream
+
+    distributions.subscribe_progress = subscribe_progress  # type: ignore[method-assign]
+    result = served.mesh("distribution", "d0", "--watch")
+    assert result.exit_code == 4
+    assert "no node is running" in result.stderr
+
+
+def test_one_distribution(served: ServedNode, file: str) -> None:
+    served.mesh("distribute", file)
+    served.run(
+        served.node.distributions.push(
+            "d0" + "a" * 24,
+            node_status(VAN_ID, MOVING, 40),
+            node_status(HUB_ID, FAILED, error="disk\x1b[2J full"),
+        )
+    )
+    lines = served.mesh("distribution", "d0").stdout.splitlines()
+    assert lines == [
+        "d0aaaaaaaaaaaaaaaaaaaaaaaa  map.mbtiles (100 B) to all, normal",
+        "transferring: 0 of 2 completed, 1 in progress, 1 failed",
+        "node      state         done  bytes  reason",
+        "van7      transferring   40%   40 B",
+        "hhhhhhhh  failed          0%    0 B  disk\ufffd[2J full",
+    ]
+    assert served.json("distribution", "d0")["status"]["failed"] == 1
+
+
+def test_all_distributions(served: ServedNode, file: str) -> None:
+    result = served.mesh("distributions")
+    assert (result.stdout, result.stderr) == ("", "no distributions here\n")
+    assert served.json("distributions") == []
+    served.mesh("distribute", file)
+    lines = served.mesh("distributions").stdout.splitlines()
+    assert lines[0].split() == ["id", "file", "size", "to", "priority", "age", "done", "targets", "state"]
+    assert lines[1].split()[:6] == ["d0aaaaaa", "map.mbtiles", "100", "B", "all", "normal"]
+    assert lines[1].endswith("0%      0/0  no targets")
+
+
+def test_cancel_and_retry(served: ServedNode, file: str) -> None:
+    served.mesh("distribute", file)
+    id = "d0" + "a" * 24
+    assert served.mesh("cancel", "d0").stdout == f"cancelled {id}\n"
+    assert served.json("retry", "d0") == {"distribution_id": id}
+    distributions = served.node.distributions
+    assert (distributions.cancelled, distributions.retried) == ([id], [id])
+
+
+def test_an_unknown_distribution_is_an_error_of_input(served: ServedNode) -> None:
+    result = served.mesh("distribution", "zzz")
+    assert (result.exit_code, result.stderr) == (4, "mesh: no distribution zzz is known here\n")
+
+
+def test_watching_all_prints_a_line_per_change(served: ServedNode, file: str) -> None:
+    served.mesh("distribute", file)
+    collection = served.node.collection("distributions")
+    original = collection.observe
+    ended = asyncio.Event()
+
+    def observe(selector: Any = None) -> Any:
+        async def play() -> None:
+            await served.node.distributions.push("d0" + "a" * 24, node_status(VAN_ID, COMPLETED, 100))
+            await served.close_soon()
+
+        served.spawn(play())
+        return original(selector)
+
+    collection.observe = observe  # type: ignore[method-assign]
+    result = served.mesh("distributions", "--watch")
+    assert result.exit_code == 4
+    assert result.stdout.splitlines()[-1] == "d0aaaaaa  map.mbtiles  completed: 1 of 1 completed"
+    assert not ended.is_set()
+
+
+@pytest.mark.parametrize(
+    ("status", "word"),
+    [
+        (status_of(HANDLE), "no targets"),
+        (status_of(HANDLE, node_status(VAN_ID, TransferState.PENDING)), "pending"),
+        (status_of(HANDLE, node_status(VAN_ID, MOVING)), "transferring"),
+        (status_of(HANDLE, node_status(VAN_ID, COMPLETED, 100)), "completed"),
+        (status_of(HANDLE, node_status(VAN_ID, FAILED)), "failed"),
+        (status_of(HANDLE, node_status(VAN_ID, MOVING), is_cancelled=True), "cancelled"),
+        (status_of(HANDLE, is_cancelled=True, superseded_by="e"), "superseded"),
+        (status_of(HANDLE, is_expired=True), "expired"),
+        (status_of(HANDLE, node_status(VAN_ID, COMPLETED, 100), is_expired=True), "completed"),
+    ],
+)
+def test_a_distribution_in_one_word(status: DistributionStatus, word: str) -> None:
+    assert isinstance(summary(status), Cell)
+    assert summary(status).text == word
+
+
+def test_counts_leave_out_what_there_is_none_of() -> None:
+    status = status_of(HANDLE, node_status(VAN_ID, COMPLETED, 100), node_status(HUB_ID, MOVING))
+    assert counts(status) == "1 of 2 completed, 1 in progress"
+
+
+def test_who_moves_comes_first() -> None:
+    nodes = [node_status(str(i), state) for i, state in enumerate(TransferState)]
+    shown = [node.status.value for node in in_order(status_of(HANDLE, *nodes), {})]
+    assert shown == ["transferring", "connecting", "failed", "pending", "cancelled", "completed"]

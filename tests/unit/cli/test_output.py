@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from mesh.cli import output, progress
+from mesh.cli.output import Cell, Output, table_lines
+from mesh.cli.progress import Bars, bar
+from mesh.core.scopes import AllNodes
+from mesh.core.status import DistributionHandle, TransferPriority, TransferState
+from tests.unit.fake_node import HUB_ID, VAN_ID, node_status, status_of
+
+HANDLE = DistributionHandle("d", "h" * 64, AllNodes(), TransferPriority.NORMAL, 0.0)
+
+
+def plain(columns: tuple[str, ...], rows: list[tuple[Cell | str, ...]], clip: int | None = None) -> list[str]:
+    return [line.plain for line in table_lines(columns, rows, clip=clip)]
+
+
+def test_columns_are_aligned_whatever_the_letters() -> None:
+    assert plain(("name", ">n", "rest"), [("van", "7", "x"), ("日本", "100", "yy")]) == [
+        "name    n  rest",
+        "van     7  x",
+        "日本  100  yy",
+    ]
+
+
+def test_a_long_cell_is_cut_but_not_in_the_last_column() -> None:
+    assert plain(("a", "b"), [("x" * 50, "y" * 50)], clip=10)[1] == "x" * 9 + "…  " + "y" * 50
+
+
+def test_a_table_without_titles_has_no_title_line() -> None:
+    assert plain(("", ""), [("a", "b")]) == ["a  b"]
+    assert plain(("", ""), []) == []
+
+
+def test_an_empty_table_says_so_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    Output(as_json=False).table([], ("a",), [], empty="nothing here")
+    assert tuple(capsys.readouterr()) == ("", "nothing here\n")
+    Output(as_json=True).table([], ("a",), [], empty="nothing here")
+    assert tuple(capsys.readouterr()) == ("[]\n", "")
+
+
+def test_json_is_one_line_whatever_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    value = {"text": "line\nbreak é \u2028 \x1b[2J"}
+    Output(as_json=True).result(value)
+    printed = capsys.readouterr().out
+    assert printed.count("\n") == 1
+    assert json.loads(printed) == value
+
+
+@pytest.mark.parametrize(
+    ("fraction", "full"), [(0.0, 0), (0.049, 0), (0.5, 10), (0.9999, 19), (1.0, 20)]
+)
+def test_a_bar_is_full_only_at_the_end(fraction: float, full: int) -> None:
+    assert bar(fraction) == "━" * full + "─" * (20 - full)
+
+
+async def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Console(file=io.StringIO(), force_terminal=True, width=100, height=8, record=True, color_system=None)
+    monkeypatch.setattr(progress, "console", lambda: screen)
+    now = 0.0
+    with Bars({VAN_ID: "van7"}, "map \x1b[2J to all", lambda: now) as bars:
+        for now in (0.0, 1.0, 2.0):  # noqa: B007  the clock that the bars read
+            done = int(now * 1e6)
+            bars.show(
+                status_of(
+                    HANDLE,
+                    node_status(VAN_ID, TransferState.TRANSFERRING, done, 4_000_000),
+                    node_status(HUB_ID, TransferState.FAILED, 0, 100, "disk full"),
+                    *(node_status(f"n{i}", TransferState.PENDING) for i in range(5)),
+                )
+            )
+    shown = screen.export_text().splitlines()[-6:]
+    assert shown[0].endswith("map \ufffd[2J to all")
+    assert shown[1].split() == [
+        "van7", "transferring", "━━━━━━━━━━──────────", "50%", "1.0", "MB/s", "2", "s", "left",
+    ]  # fmt: skip
+    assert shown[2].split() == ["hhhhhhhh", "failed", "─" * 20, "0%", "disk", "full"]
+    assert shown[5] == "transferring  0 of 7 completed, 1 in progress, 5 pending, 1 failed  (3 more not shown)"
+
+
+def test_a_pipe_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output.sys, "stdout", io.StringIO())
+    assert not Output(as_json=False).is_terminal

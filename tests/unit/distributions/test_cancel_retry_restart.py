@@ -1,0 +1,392 @@
+"""Cancel, supersede, retry, and restarts of anyone at every stage."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+import msgspec
+import pytest
+
+from mesh.core.receipts import DistributionRecord, distribution_id_of
+from mesh.core.scopes import AllNodes, Formation, Nodes
+from mesh.core.status import DistributionHandle, TransferPriority, TransferState
+from mesh.errors import (
+    FetchFailed,
+    InvalidDistribution,
+    InvalidScope,
+    InvalidToken,
+    LinkClosed,
+    NotStarted,
+    PermissionDenied,
+    StorageFull,
+    UnknownDistribution,
+)
+from tests.unit.distributions.fakes import FakePeer, World, in_a_world, later, states, token_of
+
+NORTH = Formation("north")
+
+
+async def _publish(world: World, *, seconds: float = 1.0) -> tuple[FakePeer, FakePeer, DistributionHandle]:
+    hq, van = await world.start("hq"), world.add("van", ["north"])
+    van.blobs.seconds = seconds
+    await van.up()
+    return hq, van, await hq.service.distribute(hq.blobs.add(b"x" * 1000), NORTH)
+
+
+def _status_of(peer: FakePeer, handle: DistributionHandle) -> tuple[TransferState, str | None]:
+    receipt = peer.receipt(handle.distribution_id)
+    assert receipt is not None
+    return receipt.status, receipt.error
+
+
+def test_given_an_offline_node_when_cancelled_before_it_comes_back_then_it_never_starts() -> None:
+    async def run(world: World) -> None:
+        hq, van = await world.start("hq"), await world.start("van", ["north"])
+        world.disconnect(van)
+        handle = await hq.service.distribute(hq.blobs.add(b"map"), Nodes(["van"]))
+        await hq.service.cancel(handle)
+        world.reconnect(van)
+        await later()
+        assert not van.blobs.fetched
+        assert van.receipt(handle.distribution_id) is None
+        status = await hq.service.status(handle)
+        assert status.is_cancelled
+        assert (status.cancelled, status.failed) == (1, 0)
+
+    in_a_world(run)
+
+
+def test_given_a_running_fetch_when_cancelled_then_it_stops_and_partial_data_goes() -> None:
+    async def run(world: World) -> None:
+        hq, van, handle = await _publish(world, seconds=100)
+        await later(60)
+        await hq.service.cancel(handle)
+        await later(1)
+        assert not van.blobs.running
+        assert van.blobs.discarded == [handle.blob_hash]
+        assert _status_of(van, handle) == (TransferState.CANCELLED, "cancelled by the publisher")
+        await later(1000)
+        assert handle.blob_hash not in van.blobs.held
+
+    in_a_world(run)
+
+
+def test_given_a_completed_target_when_cancelled_then_it_stays_completed() -> None:
+    async def run(world: World) -> None:
+        hq, van, handle = await _publish(world)
+        await hq.service.wait_for_completion(handle, 30)
+        await hq.service.cancel(handle)
+        await hq.service.cancel(handle)
+        await later()
+        assert _status_of(van, handle)[0] is TransferState.COMPLETED
+        status = await hq.service.wait_for_completion(handle, 30)
+        assert status.is_cancelled
+        assert status.completed == 1
+
+    in_a_world(run)
+
+
+def test_given_a_shared_blob_when_one_distribution_is_cancelled_then_the_other_keeps_its_data() -> None:
+    async def run(world: World) -> None:
+        hq, van, handle = await _publish(world, seconds=100)
+        other = await hq.service.distribute(token_of(b"x" * 1000), Nodes(["van"]))
+        await later(10)
+        await hq.service.cancel(handle)
+        await later(1)
+        assert not van.blobs.discarded
+        assert (await hq.service.wait_for_completion(other, 300)).is_success
+
+    in_a_world(run)
+
+
+def test_given_somebody_elses_distribution_when_cancelled_or_retried_then_it_is_denied() -> None:
+    async def run(world: World) -> None:
+        hq, van, handle = await _publish(world)
+        await later()
+        for refused in (van.service.cancel, van.service.retry):
+            with pytest.raises(PermissionDenied):
+                await refused(handle)
+        with pytest.raises(PermissionDenied):
+            await van.service.distribute(hq.blobs.add(b"v2"), NORTH, supersedes=handle)
+
+    in_a_world(run)
+
+
+def test_given_an_unknown_id_then_every_verb_says_so() -> None:
+    async def run(world: World) -> None:
+        hq = await world.start("hq")
+        with pytest.raises(UnknownDistribution):
+            await hq.service.cancel("nobody")
+        with pytest.raises(UnknownDistribution):
+            await hq.service.status("nobody")
+        with pytest.raises(UnknownDistribution):
+            await hq.service.retry("nobody")
+        with pytest.raises(UnknownDistribution):
+            await hq.service.wait_for_completion("nobody", 1)
+        with pytest.raises(UnknownDistribution):
+            await anext(hq.service.subscribe_progress("nobody"))
+        with pytest.raises(UnknownDistribution):
+            await hq.service.distribute(hq.blobs.add(b"v2"), NORTH, supersedes="nobody")
+
+    in_a_world(run)
+
+
+def test_given_nonsense_when_distributed_then_it_is_refused_and_nothing_is_written() -> None:
+    async def run(world: World) -> None:
+        hq = await world.start("hq")
+        token = hq.blobs.add(b"map")
+        for scope in (Nodes([]), Nodes("van"), Formation(""), "all", None):
+            with pytest.raises(InvalidScope):
+                await hq.service.distribute(token, scope)  # type: ignore[arg-type]
+        for expires_in in (0, -1, float("inf"), float("nan")):
+            with pytest.raises(InvalidDistribution):
+                await hq.service.distribute(token, AllNodes(), expires_in=expires_in)
+        with pytest.raises(InvalidToken):
+            await hq.service.distribute(msgspec.structs.replace(token, hash="no"), AllNodes())
+        assert not await hq.service.handles()
+        await hq.service.close()
+        with pytest.raises(NotStarted):
+            await hq.service.distribute(token, AllNodes())
+
+    in_a_world(run)
+
+
+def test_given_a_newer_version_when_it_supersedes_then_the_old_one_is_never_finished() -> None:
+    async def run(world: World) -> None:
+        hq, van, old = await _publish(world, seconds=100)
+        away = await world.start("away", ["north"])
+        done = await world.start("done", ["north"])
+        await later(10)
+        world.disconnect(away)
+        new = await hq.service.distribute(hq.blobs.add(b"v2"), NORTH, supersedes=old)
+        world.reconnect(away)
+        status = await hq.service.wait_for_completion(new, 300, min_targets=3)
+        assert status.is_success
+        assert _status_of(van, old) == (TransferState.CANCELLED, f"superseded by {new.distribution_id}")
+        assert _status_of(done, old)[0] is TransferState.COMPLETED
+        replaced = await hq.service.status(old)
+        assert replaced.superseded_by == new.distribution_id
+        assert replaced.is_cancelled
+        assert (replaced.completed, replaced.cancelled) == (2, 1)
+        assert van.blobs.discarded == [old.blob_hash]
+        with pytest.raises(InvalidDistribution):
+            await hq.service.retry(old)
+
+    in_a_world(run)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        StorageFull("/data", 1000, 10),
+        FetchFailed("00", "corrupt at its source"),
+        OSError(errno.ENOSPC, "No space left on device"),
+    ],
+)
+def test_given_a_lasting_failure_when_retried_then_only_the_failed_try_again(error: Exception) -> None:
+    async def run(world: World) -> None:
+        hq, van = await world.start("hq"), world.add("van", ["north"])
+        van.blobs.failures = [error]
+        await van.up()
+        fine = await world.start("fine", ["north"])
+        handle = await hq.service.distribute(hq.blobs.add(b"map"), NORTH)
+        status = await hq.service.wait_for_completion(handle, 30, min_targets=2)
+        assert status.is_complete
+        assert not status.is_success
+        assert status.node_statuses["van"].error == str(error)
+        await later(86_400)
+        assert len(van.blobs.fetched) == 1, "it does not try again by itself"
+        await hq.service.retry(handle)
+        assert (await hq.service.status(handle)).pending == 1
+        assert (await hq.service.wait_for_completion(handle, 30)).is_success
+        receipt = van.receipt(handle.distribution_id)
+        assert receipt is not None
+        assert receipt.attempt == 2
+        assert len(fine.blobs.fetched) == 1
+
+    in_a_world(run)
+
+
+def test_given_transient_failures_when_they_pass_then_it_completes_by_itself() -> None:
+    async def run(world: World) -> None:
+        hq, van = await world.start("hq"), world.add("van", ["north"])
+        van.blobs.failures = [LinkClosed("the tunnel"), OSError(errno.EIO, "?"), RuntimeError("a bug")] * 4
+        await van.up()
+        handle = await hq.service.distribute(hq.blobs.add(b"map"), NORTH)
+        await later(1)
+        status = (await hq.service.status(handle)).node_statuses["van"]
+        assert status.status is TransferState.CONNECTING
+        assert "tries again after" in (status.error or "")
+        assert (await hq.service.wait_for_completion(handle, 7200)).is_success
+
+    in_a_world(run)
+
+
+def test_given_a_failed_receipt_that_cannot_be_written_then_it_is_told_once_it_can() -> None:
+    async def run(world: World) -> None:
+        hq, van = await world.start("hq"), world.add("van", ["north"])
+        full = StorageFull("/data", 1000, 10)
+        van.blobs.failures = [full, full]
+        await van.up()
+        van.documents.fail_writes = [full, full]
+        handle = await hq.service.distribute(hq.blobs.add(b"map"), NORTH)
+        status = await hq.service.wait_for_completion(handle, 3600)
+        assert status.failed == 1
+
+    in_a_world(run)
+
+
+def test_given_a_running_fetch_when_the_subscriber_restarts_then_it_goes_on() -> None:
+    async def run(world: World) -> None:
+        hq, van, handle = await _publish(world, seconds=100)
+        await later(60)
+        await van.restart()
+        assert (await hq.service.wait_for_completion(handle, 300)).is_success
+        assert len(van.blobs.fetched) == 2
+
+    in_a_world(run)
+
+
+def test_given_a_held_blob_without_a_receipt_when_the_subscriber_restarts_then_nothing_is_fetched() -> None:
+    async def run(world: World) -> None:
+        hq, van, handle = await _publish(world, seconds=100)
+        await later(60)
+        await van.service.close()
+        van.blobs.add(b"x" * 1000)
+        before = len(van.blobs.fetched)
+        await van.restart()
+        assert (await hq.service.wait_for_completion(handle, 30)).is_success
+        assert len(van.blobs.fetched) == before
+
+    in_a_world(run)
+
+
+def test_given_a_completed_receipt_when_the_subscriber_restarts_then_it_writes_nothing() -> None:
+    async def run(world: World) -> None:
+        hq, van, handle = await _publish(world)
+        await hq.service.wait_for_completion(handle, 30)
+        before = van.receipt(handle.distribution_id)
+        await van.restart()
+        await later()
+        assert van.receipt(handle.distribution_id) == before
+
+    in_a_world(run)
+
+
+@pytest.mark.parametrize("after", [0.0, 5.0, 60.0, 500.0])
+def test_given_any_stage_when_the_publisher_restarts_then_the_status_is_still_told(after: float) -> None:
+    async def run(world: World) -> None:
+        hq, _, handle = await _publish(world, seconds=100)
+        await later(after)
+        await hq.restart()
+        assert [h.distribution_id for h in await hq.service.handles()] == [handle.distribution_id]
+        assert await hq.service.handles() == [handle]
+        status = await hq.service.wait_for_completion(handle.distribution_id, 300)
+        assert states(status) == {"van": TransferState.COMPLETED}
+
+    in_a_world(run)
+
+
+def test_given_a_restarted_publisher_when_it_cancels_then_the_fetch_stops() -> None:
+    async def run(world: World) -> None:
+        hq, van, handle = await _publish(world, seconds=100)
+        await later(10)
+        await hq.restart()
+        await hq.service.cancel(handle.distribution_id)
+        await later(1)
+        assert not van.blobs.running
+
+    in_a_world(run)
+
+
+def test_given_a_scope_of_a_newer_peer_then_nobody_delivers_and_the_receipt_says_why() -> None:
+    async def run(world: World) -> None:
+        newer, van = await world.start("newer"), await world.start("van", ["north"])
+        record = DistributionRecord(
+            distribution_id_of("newer", "n" * 16),
+            newer.blobs.add(b"map"),
+            {"type": "all", "except": ["van"]},
+            TransferPriority.NORMAL,
+            "newer",
+            "n" * 16,
+            world.now(),
+        )
+        await newer.documents.write("distributions", record.distribution_id, record.body())
+        await later()
+        assert not van.blobs.fetched
+        receipt = van.receipt(record.distribution_id)
+        assert receipt is not None
+        assert receipt.status is TransferState.FAILED
+        assert "not understood" in (receipt.error or "")
+        assert await van.service.handles() == []
+        with pytest.raises(InvalidScope):
+            await van.service.status(record.distribution_id)
+
+    in_a_world(run)
+
+
+def test_given_malformed_distributions_then_they_are_ignored_and_the_rest_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def run(world: World) -> None:
+        newer, van = await world.start("newer"), await world.start("van", ["north"])
+        token = newer.blobs.add(b"map")
+        good = await newer.service.distribute(token, NORTH)
+        body = newer.documents.held["distributions", good.distribution_id][1]
+        lies: list[dict[str, Any]] = [{"priority": 9}, {"token": "?"}, {"attempt": 0}, {"scope": 3}]
+        for number, broken in enumerate(lies):
+            nonce = f"{number}" * 16
+            await newer.documents.write(
+                "distributions", distribution_id_of("newer", nonce), {**body, "nonce": nonce, **broken}
+            )
+        assert (await newer.service.wait_for_completion(good, 30)).is_success
+        assert len(van.blobs.fetched) == 1
+        assert caplog.text.count("is ignored") == 8  # by both nodes
+
+    in_a_world(run)
+
+
+def test_given_malformed_receipts_and_nodes_then_the_status_does_not_change() -> None:
+    async def run(world: World) -> None:
+        hq, _, handle = await _publish(world)
+        intruder = await world.start("intruder")
+        await hq.service.wait_for_completion(handle, 30)
+        before = await hq.service.status(handle)
+        async with hq.service.subscribe_progress(handle) as statuses:
+            await anext(statuses)
+            key = f"{handle.distribution_id}:intruder"
+            honest = {
+                "distribution_id": handle.distribution_id,
+                "node_id": "intruder",
+                "publisher": "hq",
+                "status": "failed",
+                "progress_bytes": 0,
+                "total_bytes": 1000,
+                "updated_at": 0.0,
+                "error": "not my business",
+                "facts": {"formations": [], "capabilities": {}},
+            }
+            for lie in ({}, {"progress_bytes": -5}, {"status": "exploded"}, {"total_bytes": 7}):
+                await intruder.documents.write("receipts", key, {**honest, **lie})
+            await intruder.documents.write("nodes", "intruder", {"name": 3})
+            await later(0.1)
+            assert [status async for status in statuses] == []
+        assert await hq.service.status(handle) == before
+
+    in_a_world(run)
+
+
+def test_given_receive_off_then_the_receipt_says_refused() -> None:
+    async def run(world: World) -> None:
+        hq, van = await world.start("hq"), await world.start("van", ["north"], receive="off")
+        handle = await hq.service.distribute(hq.blobs.add(b"map"), NORTH)
+        status = await hq.service.wait_for_completion(handle, 30)
+        assert status.failed == 1
+        assert "refused" in (status.node_statuses["van"].error or "")
+        assert not van.blobs.fetched
+        await van.restart(receive="auto")
+        await hq.service.retry(handle)
+        assert (await hq.service.wait_for_completion(handle, 30)).is_success
+
+    in_a_world(run)

@@ -1,0 +1,283 @@
+"""Files that appear in the inbox, and deliveries that wait for the application."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from mesh.core.scopes import Formation
+from mesh.core.status import DistributionHandle, TransferState
+from mesh.distributions.deliveries import Delivery
+from mesh.errors import FetchFailed
+from tests.unit.distributions.fakes import FakeBlobs, FakePeer, World, in_a_world, later, no_overwrites
+
+NORTH = Formation("north")
+
+
+async def _start(world: World, inbox: Path) -> tuple[FakePeer, FakePeer]:
+    return await world.start("hq"), await world.start("van", ["north"], inbox=inbox)
+
+
+async def _deliver(hq: FakePeer, content: bytes, name: str | None = "map.bin") -> DistributionHandle:
+    handle = await hq.service.distribute(hq.blobs.add(content, name), NORTH)
+    await hq.service.wait_for_completion(handle, 60)
+    return handle
+
+
+def _files(inbox: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in inbox.iterdir()}
+
+
+def test_given_an_inbox_when_delivered_then_the_file_is_there_and_nothing_else(tmp_path: Path) -> None:
+    async def run(world: World) -> None:
+        hq, _ = await _start(world, tmp_path / "in" / "box")
+        await _deliver(hq, b"map")
+        assert _files(tmp_path / "in" / "box") == {"map.bin": b"map"}
+
+    in_a_world(run)
+
+
+def test_given_hostile_names_when_delivered_then_they_stay_inside(tmp_path: Path) -> None:
+    async def run(world: World) -> None:
+        inbox = tmp_path / "inbox"
+        hq, _ = await _start(world, inbox)
+        await _deliver(hq, b"1", "../../etc/passwd")
+        await _deliver(hq, b"2", "/absolute")
+        await _deliver(hq, b"3", "..")
+        await _deliver(hq, b"4", "C:\\Windows\\con.txt")
+        unnamed = await _deliver(hq, b"5", None)
+        assert {p.name for p in tmp_path.iterdir()} == {"inbox"}
+        files = _files(inbox)
+        assert sorted(files.values()) == [b"1", b"2", b"3", b"4", b"5"]
+        assert files["passwd"] == b"1"
+        assert files["absolute"] == b"2"
+        assert files["_con.txt"] == b"4"
+        assert files[unnamed.blob_hash] == b"5"
+
+    in_a_world(run)
+
+
+def test_given_the_same_name_and_size_when_the_content_differs_then_both_are_there(tmp_path: Path) -> None:
+    async def run(world: World) -> None:
+        hq, _ = await _start(world, tmp_path)
+        await _deliver(hq, b"one")
+        second = await _deliver(hq, b"two")
+        assert _files(tmp_path) == {"map.bin": b"one", f"map-{second.distribution_id}.bin": b"two"}
+
+    in_a_world(run)
+
+
+def test_given_symbolic_links_in_the_way_when_delivered_then_nothing_is_written_through(
+    tmp_path: Path,
+) -> None:
+    async def run(world: World) -> None:
+        inbox, secret = tmp_path / "inbox", tmp_path / "secret"
+        inbox.mkdir()
+        secret.write_bytes(b"one")  # even with the very content of the blob
+        (inbox / "map.bin").symlink_to(secret)
+        (inbox / "dangling").symlink_to(tmp_path / "nowhere")
+        hq, _ = await _start(world, inbox)
+        with no_overwrites(secret):
+            first = await _deliver(hq, b"one")
+            second = await _deliver(hq, b"two", "dangling")
+        assert (inbox / f"map-{first.distribution_id}.bin").read_bytes() == b"one"
+        assert (inbox / f"dangling-{second.distribution_id}").read_bytes() == b"two"
+        assert (inbox / "map.bin").is_symlink()
+        assert not (tmp_path / "nowhere").exists()
+
+    in_a_world(run)
+
+
+def test_given_both_names_are_taken_when_delivered_then_the_receipt_says_so_and_retry_heals(
+    tmp_path: Path,
+) -> None:
+    async def run(world: World) -> None:
+        hq, van = await world.start("hq"), world.add("van", ["north"], inbox=tmp_path)
+        handle = await hq.service.distribute(hq.blobs.add(b"map"), NORTH)
+        taken = (tmp_path / "map.bin", tmp_path / f"map-{handle.distribution_id}.bin")
+        for path in taken:
+            path.write_bytes(b"mine")
+        await van.up()
+        world.reconnect(van)
+        status = await hq.service.wait_for_completion(handle, 60)
+        assert "move them away and retry" in (status.node_statuses["van"].error or "")
+        assert _files(tmp_path) == {path.name: b"mine" for path in taken}
+        taken[0].unlink()
+        await hq.service.retry(handle)
+        assert (await hq.service.wait_for_completion(handle, 60)).is_success
+        assert (tmp_path / "map.bin").read_bytes() == b"map"
+
+    in_a_world(run)
+
+
+def test_given_a_crash_after_the_file_appeared_when_restarted_then_only_the_receipt_is_written(
+    tmp_path: Path,
+) -> None:
+    async def run(world: World) -> None:
+        hq, van = await world.start("hq"), await world.start("van", ["north"], inbox=tmp_path)
+        van.blobs.seconds = 100
+        handle = await hq.service.distribute(hq.blobs.add(b"map"), NORTH)
+        await later(10)
+        await van.service.close()
+        van.blobs.add(b"map")
+        (tmp_path / "map.bin").write_bytes(b"map")
+        (tmp_path / ".incoming-van-crashed").mkdir()
+        (tmp_path / ".incoming-van-crashed" / "blob").write_bytes(b"ma")
+        await van.restart()
+        assert (await hq.service.wait_for_completion(handle, 60)).is_success
+        assert _files(tmp_path) == {"map.bin": b"map"}
+        assert van.blobs.exported == 0
+        assert len(van.blobs.fetched) == 1
+
+    in_a_world(run)
+
+
+def test_given_a_file_that_is_being_copied_when_cancelled_then_it_never_appears(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def slow_export(self: FakeBlobs, hash: str, destination: Path) -> None:
+        destination.write_bytes(b"ma")
+        await asyncio.sleep(100)
+
+    monkeypatch.setattr(FakeBlobs, "export", slow_export)
+
+    async def run(world: World) -> None:
+        hq, van = await _start(world, tmp_path)
+        handle = await hq.service.distribute(hq.blobs.add(b"map"), NORTH)
+        await later(10)
+        assert [name for name in os.listdir(tmp_path) if not name.startswith(".")] == []
+        await hq.service.cancel(handle)
+        await later(1)
+        assert os.listdir(tmp_path) == []
+        receipt = van.receipt(handle.distribution_id)
+        assert receipt is not None
+        assert receipt.status is TransferState.CANCELLED
+
+    in_a_world(run)
+
+
+def test_given_an_inbox_that_cannot_be_written_then_the_receipt_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(self: FakeBlobs, hash: str, destination: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    monkeypatch.setattr(FakeBlobs, "export", refuse)
+
+    async def run(world: World) -> None:
+        hq, _ = await _start(world, tmp_path)
+        handle = await hq.service.distribute(hq.blobs.add(b"map"), NORTH)
+        status = await hq.service.wait_for_completion(handle, 60)
+        assert status.failed == 1
+        assert "Permission denied" in (status.node_statuses["van"].error or "")
+        assert os.listdir(tmp_path) == []
+
+    in_a_world(run)
+
+
+# --- receive="manual" -------------------------------------------------------------------------
+
+
+async def _offer(world: World) -> tuple[FakePeer, FakePeer, DistributionHandle, Delivery]:
+    hq, van = await world.start("hq"), await world.start("van", ["north"], receive="manual")
+    handle = await hq.service.distribute(hq.blobs.add(b"map"), NORTH)
+    async with van.service.deliveries() as deliveries:
+        return hq, van, handle, await anext(deliveries)
+
+
+def test_given_manual_when_offered_then_nothing_moves_until_the_application_asks() -> None:
+    async def run(world: World) -> None:
+        hq, van, handle, delivery = await _offer(world)
+        await later()
+        assert not van.blobs.fetched
+        status = await hq.service.status(handle)
+        assert (status.total_targets, status.pending) == (1, 1)
+        assert "waits for the application" in (status.node_statuses["van"].error or "")
+        await delivery.fetch()
+        assert (delivery.publisher, delivery.token.hash) == ("hq", handle.blob_hash)
+        await later()
+        assert (await hq.service.status(handle)).in_progress == 1
+        await delivery.accept()
+        await delivery.accept()
+        assert (await hq.service.wait_for_completion(handle, 30)).is_success
+        with pytest.raises(FetchFailed):
+            await delivery.reject("too late")
+
+    in_a_world(run)
+
+
+def test_given_an_undecided_delivery_when_restarted_then_it_is_offered_again_and_a_decided_one_is_not() -> (
+    None
+):
+    async def run(world: World) -> None:
+        hq, van, first, delivery = await _offer(world)
+        second = await hq.service.distribute(hq.blobs.add(b"other"), NORTH)
+        await delivery.accept()
+        await later(1)
+        await van.restart()
+        async with van.service.deliveries() as deliveries:
+            again = await anext(deliveries)
+            assert again.distribution_id == second.distribution_id != first.distribution_id
+            await van.service.close()
+            with pytest.raises(FetchFailed, match="closed"):
+                await again.accept()
+            assert [delivery async for delivery in deliveries] == []
+
+    in_a_world(run)
+
+
+def test_given_a_rejected_delivery_when_retried_then_it_is_offered_again() -> None:
+    async def run(world: World) -> None:
+        hq, van, handle, delivery = await _offer(world)
+        await delivery.reject("on a metered link")
+        status = await hq.service.wait_for_completion(handle, 30)
+        assert status.node_statuses["van"].error == "rejected: on a metered link"
+        await hq.service.retry(handle)
+        async with van.service.deliveries() as deliveries:
+            await (await anext(deliveries)).accept()
+        assert (await hq.service.wait_for_completion(handle, 30)).is_success
+        with pytest.raises(FetchFailed):
+            await delivery.fetch()
+
+    in_a_world(run)
+
+
+def test_given_a_running_manual_fetch_when_cancelled_then_the_application_is_told() -> None:
+    async def run(world: World) -> None:
+        hq, van, handle, delivery = await _offer(world)
+        van.blobs.seconds = 100
+        fetching = asyncio.ensure_future(delivery.accept())
+        await later(10)
+        await hq.service.cancel(handle)
+        with pytest.raises(FetchFailed, match="cancelled by the publisher"):
+            await fetching
+        await later(1)
+        assert van.blobs.discarded == [handle.blob_hash]
+        receipt = van.receipt(handle.distribution_id)
+        assert receipt is not None
+        assert receipt.status is TransferState.CANCELLED
+        with pytest.raises(FetchFailed):
+            await delivery.fetch()
+        async with van.service.deliveries() as deliveries:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(10):
+                    await anext(deliveries)
+
+    in_a_world(run)
+
+
+def test_given_a_manual_fetch_when_its_task_is_cancelled_then_it_can_be_fetched_again() -> None:
+    async def run(world: World) -> None:
+        hq, van, handle, delivery = await _offer(world)
+        van.blobs.seconds = 100
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(10):
+                await delivery.fetch()
+        assert not van.blobs.running
+        await delivery.accept()
+        assert (await hq.service.wait_for_completion(handle, 30)).is_success
+
+    in_a_world(run)

@@ -1,0 +1,221 @@
+"""Who is told how far it is, how often, and when that ends; what runs first."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from itertools import pairwise
+
+import pytest
+
+from mesh.core.scopes import AllNodes, Formation, Nodes
+from mesh.core.status import DistributionStatus, TransferPriority, TransferState
+from mesh.errors import DistributionTimeout, InvalidDistribution
+from tests.unit.distributions.fakes import World, in_a_world, later
+
+NORTH = Formation("north")
+
+
+def test_given_progress_when_followed_then_the_present_comes_first_and_the_terminal_last() -> None:
+    async def run(world: World) -> None:
+        hq, van = await world.start("hq"), world.add("van", ["north"])
+        van.blobs.seconds = 100
+        await van.up()
+        handle = await hq.service.distribute(hq.blobs.add(b"x" * 1000), NORTH)
+        await later(30)
+        seen = [status async for status in hq.service.subscribe_progress(handle)]
+        assert seen[0].node_statuses["van"].progress_bytes == 250
+        assert seen[-1].is_success
+        progress = [status.overall_progress for status in seen]
+        assert progress == sorted(progress)
+        assert progress[-1] == 1.0
+
+    in_a_world(run)
+
+
+def test_given_a_slow_reader_then_it_gets_the_newest_and_never_loses_the_last() -> None:
+    async def run(world: World) -> None:
+        hq = await world.start("hq")
+        for n in range(10):
+            await world.start(f"van{n}", ["north"])
+        handle = await hq.service.distribute(hq.blobs.add(b"x" * 1000), NORTH)
+        seen: list[DistributionStatus] = []
+        async for status in hq.service.subscribe_progress(handle):
+            seen.append(status)
+            await later(30)
+        assert seen[-1].is_success
+        assert len(seen) == 2
+
+    in_a_world(run)
+
+
+def test_given_an_open_scope_when_the_first_target_is_done_then_it_does_not_end_before_it_settles() -> None:
+    async def run(world: World) -> None:
+        hq = await world.start("hq")
+        await world.start("fast", ["north"])
+        handle = await hq.service.distribute(hq.blobs.add(b"map"), NORTH)
+        waiting = asyncio.ensure_future(hq.service.wait_for_completion(handle, 60, settle=10))
+        await later(5)
+        await world.start("slow", ["north"])
+        status = await waiting
+        assert status.completed == 2
+
+    in_a_world(run)
+
+
+def test_given_too_few_targets_when_waiting_then_it_times_out_with_the_status() -> None:
+    async def run(world: World) -> None:
+        hq = await world.start("hq")
+        await world.start("van", ["north"])
+        handle = await hq.service.distribute(hq.blobs.add(b"map"), NORTH)
+        with pytest.raises(DistributionTimeout) as timeout:
+            await hq.service.wait_for_completion(handle, 60, min_targets=2)
+        assert timeout.value.status.completed == 1
+        with pytest.raises(InvalidDistribution):
+            await hq.service.wait_for_completion(handle, 60, min_targets=0)
+
+    in_a_world(run)
+
+
+def test_given_a_follower_when_cancelled_or_expired_then_the_stream_ends_with_it() -> None:
+    async def run(world: World) -> None:
+        hq = await world.start("hq")
+        lost = await hq.service.distribute(hq.blobs.add(b"map"), Nodes(["ghost"]))
+        old = await hq.service.distribute(hq.blobs.add(b"map"), Nodes(["ghost"]), expires_in=7200)
+        cancelled, expired = hq.service.subscribe_progress(lost), hq.service.subscribe_progress(old)
+        await anext(cancelled)
+        await anext(expired)
+        await hq.service.cancel(lost)
+        last = [status async for status in cancelled][-1]
+        assert last.is_cancelled
+        assert last.cancelled == 1
+        last = [status async for status in expired][-1]
+        assert last.is_expired
+        assert asyncio.get_running_loop().time() >= 7200
+        await later(1)
+        # Nothing live is left, so no nodes are asked for any more.
+        assert list(hq.documents.selectors.values()) == [{"publisher": "hq"}]
+
+    in_a_world(run)
+
+
+def test_given_abandoned_streams_then_nobody_watches_any_more() -> None:
+    async def run(world: World) -> None:
+        await world.start("hq")
+        viewer = await world.start("viewer")
+        hq = world.peers["hq"]
+        handle = await hq.service.distribute(hq.blobs.add(b"map"), Nodes(["ghost"]))
+        await later(1)
+        async for _ in viewer.service.subscribe_progress(handle):
+            break
+        kept = viewer.service.subscribe_progress(handle)
+        await anext(kept)
+        await later(1)
+        assert viewer.documents.wants, "one still watches"
+        del kept
+        gc.collect()
+        await later(1)
+        assert not viewer.documents.wants
+
+    in_a_world(run)
+
+
+def test_given_a_publisher_then_it_asks_for_no_more_than_it_needs() -> None:
+    async def run(world: World) -> None:
+        hq, hub = await world.start("hq"), await world.start("hub", hub=True)
+        assert not hq.documents.selectors
+        token = hq.blobs.add(b"map")
+        first = await hq.service.distribute(token, NORTH)
+        await hq.service.distribute(token, NORTH)
+        await hq.service.distribute(token, Nodes(["a", "b"]))
+        assert sorted(map(str, hq.documents.selectors.values())) == sorted(
+            map(
+                str,
+                (
+                    {"publisher": "hq"},
+                    {"formations": {"$elemMatch": {"$eq": "north"}}},
+                    {"_id": {"$in": ["a", "b"]}},
+                ),
+            )
+        )
+        await hq.service.cancel(first)
+        assert len(hq.documents.selectors) == 3, "the other one of the formation is live"
+        assert list(hub.documents.selectors.values()) == [{}, {}]
+
+    in_a_world(run)
+
+
+def test_given_a_fetch_then_its_receipt_is_written_at_most_twice_a_second_in_steps_of_5_percent() -> None:
+    async def run(world: World) -> None:
+        hq, van = await world.start("hq"), world.add("van", ["north"])
+        van.blobs.seconds, van.blobs.steps = 5.0, 1000
+        await van.up()
+        handle = await hq.service.distribute(hq.blobs.add(b"x" * 100_000), NORTH)
+        await hq.service.wait_for_completion(handle, 30)
+        times = [at for at, collection, _, _ in van.documents.writes if collection == "receipts"]
+        assert 8 <= len(times) <= 13
+        assert all(after - earlier >= 0.499 for earlier, after in pairwise(times[1:-1]))
+        van.blobs.seconds = 500.0
+        slow = await hq.service.distribute(hq.blobs.add(b"y" * 100_000), NORTH)
+        before = len(van.documents.writes)
+        await hq.service.wait_for_completion(slow, 1000)
+        assert 15 <= len(van.documents.writes) - before <= 23
+
+    in_a_world(run)
+
+
+def test_given_300_distributions_at_once_then_priorities_and_the_bound_hold() -> None:
+    async def run(world: World) -> None:
+        hq, van = await world.start("hq"), world.add("van")
+        world.disconnect(van)
+        order: dict[str, TransferPriority] = {}
+        priorities = (TransferPriority.LOW, TransferPriority.NORMAL, TransferPriority.HIGH)
+        for n in range(300):
+            token = hq.blobs.add(f"blob {n}".encode())
+            order[token.hash] = priorities[n % 3]
+            await hq.service.distribute(token, AllNodes(), priorities[n % 3])
+        await van.up()
+        world.reconnect(van)
+        await later(10)
+        assert van.blobs.most_running == 4
+        urgent = await hq.service.distribute(hq.blobs.add(b"urgent"), AllNodes(), TransferPriority.CRITICAL)
+        await later(0.01)
+        assert urgent.blob_hash in van.blobs.running, "critical is never queued"
+        await later(200)
+        assert len(van.blobs.held) == 301
+        ranks = [order[h] for h in van.blobs.fetched if h in order]
+        # The first few started before all had been heard of.
+        assert ranks[4:] == sorted(ranks[4:], reverse=True)
+
+    in_a_world(run)
+
+
+def test_given_1000_targets_then_a_frame_takes_under_5_ms() -> None:
+    async def run(world: World) -> None:
+        hq = await world.start("hq")
+        names = [f"van{n}" for n in range(1000)]
+        handle = await hq.service.distribute(hq.blobs.add(b"x" * 1000), Nodes(names))
+        async with hq.service.subscribe_progress(handle) as statuses:
+            await anext(statuses)
+            spent = []
+            for name in names[:100]:
+                body = {
+                    "distribution_id": handle.distribution_id,
+                    "node_id": name,
+                    "publisher": "hq",
+                    "status": "transferring",
+                    "progress_bytes": 500,
+                    "total_bytes": 1000,
+                    "updated_at": 0.0,
+                }
+                hq.documents.receive(("receipts", f"{handle.distribution_id}:{name}"), (1, body))
+                began = time.perf_counter()
+                status = await anext(statuses)
+                spent.append(time.perf_counter() - began)
+            assert status.in_progress == 100
+            assert status.total_targets == 1000
+            assert status.node_statuses["van0"].status is TransferState.TRANSFERRING
+            assert sorted(spent)[50] < 0.005
+
+    in_a_world(run)

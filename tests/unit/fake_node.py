@@ -1,0 +1,242 @@
+"""A node of plain dicts: has what the control methods use of a node, and does what the test says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from mesh.core.scopes import DistributionScope
+from mesh.core.status import (
+    DistributionHandle,
+    DistributionStatus,
+    NodeTransferStatus,
+    TransferPriority,
+    TransferState,
+)
+from mesh.core.tokens import BlobMetadata, BlobToken
+from mesh.errors import PeerUnreachable, SourceNotFound, UnknownDistribution
+from mesh.streams import Stream
+
+SELF_ID = "s" * 52
+VAN_ID = "v" * 52
+HUB_ID = "h" * 52
+
+
+def change(**fields: Any) -> SimpleNamespace:
+    """What ``Collection.observe()`` yields."""
+    return SimpleNamespace(**{"documents": [], "inserted": [], "updated": [], "removed": []} | fields)
+
+
+def node_status(
+    node_id: str, state: TransferState, progress: int = 0, total: int = 100, error: str | None = None
+) -> NodeTransferStatus:
+    return NodeTransferStatus(node_id, state, progress, total, error=error)
+
+
+def status_of(handle: DistributionHandle, *nodes: NodeTransferStatus, **more: Any) -> DistributionStatus:
+    """A status whose counts fit its nodes."""
+    states = [node.status for node in nodes]
+    moving = (TransferState.CONNECTING, TransferState.TRANSFERRING)
+    return DistributionStatus(
+        handle,
+        total_targets=len(nodes),
+        pending=states.count(TransferState.PENDING),
+        completed=states.count(TransferState.COMPLETED),
+        in_progress=sum(state in moving for state in states),
+        failed=states.count(TransferState.FAILED),
+        cancelled=states.count(TransferState.CANCELLED),
+        node_statuses={node.node_id: node for node in nodes},
+        **more,
+    )
+
+
+class FakeCollection:
+    def __init__(self) -> None:
+        self.documents: dict[str, dict[str, Any]] = {}
+        self.subscriptions: list[Any] = []
+        self.streams: list[Stream[Any]] = []
+
+    async def find(
+        self, selector: Mapping[str, Any] | None = None, *, sort: Any, limit: int | None, fields: Any
+    ) -> list[dict[str, Any]]:
+        wanted = (selector or {}).items()
+        found = [document for document in self.documents.values() if wanted <= document.items()]
+        for order in reversed(sort or []):
+            for field, direction in order.items():
+                found.sort(key=lambda document: str(document.get(field)), reverse=direction == "desc")
+        kept = [{key: d[key] for key in d if not fields or key in (*fields, "_id")} for d in found]
+        return kept[:limit]
+
+    async def get(self, id: str) -> dict[str, Any] | None:
+        return self.documents.get(id)
+
+    def observe(self, selector: Any = None) -> Stream[Any]:
+        stream: Stream[Any] = Stream(on_close=lambda: self.streams.remove(stream))
+        self.streams.append(stream)
+        stream.push(change(documents=list(self.documents.values())))
+        return stream
+
+    async def upsert(self, document: dict[str, Any]) -> str:
+        id = str(document.get("_id", f"new{len(self.documents)}"))
+        known = id in self.documents
+        self.documents[id] = self.documents.get(id, {}) | document | {"_id": id}
+        for stream in self.streams:
+            stream.push(change(**{"updated" if known else "inserted": [self.documents[id]]}))
+        return id
+
+    async def remove(self, id: str) -> int:
+        if self.documents.pop(id, None) is None:
+            return 0
+        for stream in self.streams:
+            stream.push(change(removed=[id]))
+        return 1
+
+    async def subscribe(self, selector: Any = None) -> None:
+        self.subscriptions.append(selector)
+
+
+class FakeAttachments:
+    def __init__(self) -> None:
+        self.held: dict[str, tuple[BlobToken, Path]] = {}
+
+    async def add(self, source: Path, *, name: str | None = None) -> BlobToken:
+        if not source.exists():
+            raise SourceNotFound(str(source), "there is no such file")
+        hash = f"{len(self.held):x}" * 64
+        token = BlobToken(hash, source.stat().st_size, "c" * 64, BlobMetadata(name or source.name))
+        self.held[hash] = (token, source)
+        return token
+
+    async def tokens(self) -> list[BlobToken]:
+        return [token for token, _ in self.held.values()]
+
+    async def info(self, hash: str) -> BlobToken | None:
+        return self.held[hash][0] if hash in self.held else None
+
+    async def fetch(self, token: BlobToken) -> SimpleNamespace:
+        return SimpleNamespace(path=self.held[token.hash][1])
+
+
+class FakeDistributions:
+    """``statuses`` holds the last status of each; ``push`` tells a new one to whoever follows."""
+
+    def __init__(self, collections: dict[str, FakeCollection]) -> None:
+        self.statuses: dict[str, DistributionStatus] = {}
+        self.made: list[dict[str, Any]] = []
+        self.cancelled: list[str] = []
+        self.retried: list[str] = []
+        self.streams: list[Stream[DistributionStatus]] = []
+        self._collections = collections
+
+    async def distribute(
+        self,
+        token: BlobToken,
+        scope: DistributionScope,
+        priority: TransferPriority,
+        *,
+        expires_in: float | None,
+        supersedes: str | None,
+    ) -> DistributionHandle:
+        id = f"d{len(self.made)}" + "a" * 24
+        self.made.append({"expires_in": expires_in, "supersedes": supersedes})
+        handle = DistributionHandle(id, token.hash, scope, priority, 1_700_000_000.0)
+        self.statuses[id] = status_of(handle)
+        documents = self._collections.setdefault("distributions", FakeCollection())
+        await documents.upsert({"_id": id, "token": token.to_dict()})
+        return handle
+
+    async def push(self, id: str, *nodes: NodeTransferStatus, **more: Any) -> None:
+        self.statuses[id] = status_of(self.statuses[id].handle, *nodes, **more)
+        for stream in list(self.streams):
+            stream.push(self.statuses[id])
+            if self.statuses[id].is_complete or self.statuses[id].is_cancelled:
+                stream.finish()
+        await self._collections.setdefault("receipts", FakeCollection()).upsert({"_id": id})
+
+    async def handles(self) -> list[DistributionHandle]:
+        return [status.handle for status in self.statuses.values()]
+
+    async def status(self, handle: DistributionHandle | str) -> DistributionStatus:
+        id = handle if isinstance(handle, str) else handle.distribution_id
+        if id not in self.statuses:
+            raise UnknownDistribution(id)
+        return self.statuses[id]
+
+    def subscribe_progress(self, id: str) -> Stream[DistributionStatus]:
+        stream: Stream[DistributionStatus] = Stream(on_close=lambda: self.streams.remove(stream))
+        self.streams.append(stream)
+        stream.push(self.statuses[id])
+        if self.statuses[id].is_complete:
+            stream.finish()
+        return stream
+
+    async def cancel(self, id: str) -> None:
+        self.cancelled.append(id)
+
+    async def retry(self, id: str) -> None:
+        self.retried.append(id)
+
+
+class FakeDelivery:
+    def __init__(self, token: BlobToken) -> None:
+        self.distribution_id = "e" * 26
+        self.publisher = HUB_ID
+        self.token = token
+        self.priority = TransferPriority.HIGH
+        self.decision: str | None = None
+
+    async def accept(self) -> None:
+        self.decision = "accepted"
+
+    async def reject(self, reason: str) -> None:
+        self.decision = f"rejected: {reason}"
+
+
+class FakeNode:
+    node_id = SELF_ID
+    name = "desk"
+    address = "ws://127.0.0.1:7700"
+
+    def __init__(self) -> None:
+        self.collections: dict[str, FakeCollection] = {}
+        self.attachments = FakeAttachments()
+        self.distributions = FakeDistributions(self.collections)
+        self.waiting: list[FakeDelivery] = []
+        self.delivery_streams: list[Stream[FakeDelivery]] = []
+        self.is_paused = False
+        self.dialled: list[str] = []
+
+    def collection(self, name: str) -> FakeCollection:
+        return self.collections.setdefault(name, FakeCollection())
+
+    async def members(self) -> list[dict[str, Any]]:
+        return [
+            {"_id": SELF_ID, "name": "desk", "formations": [], "capabilities": {}, "listen": self.address},
+            {"_id": VAN_ID, "name": "van7", "formations": ["north"], "capabilities": {"gpu_gb": 4.0}},
+        ]
+
+    async def connect(self, url: str) -> str:
+        if "unreachable" in url:
+            raise PeerUnreachable(url, "nobody answers")
+        self.dialled.append(url)
+        return VAN_ID
+
+    async def pause(self) -> None:
+        self.is_paused = True
+
+    async def resume(self) -> None:
+        self.is_paused = False
+
+    def deliveries(self) -> Stream[FakeDelivery]:
+        stream: Stream[FakeDelivery] = Stream(on_close=lambda: self.delivery_streams.remove(stream))
+        self.delivery_streams.append(stream)
+        for delivery in self.waiting:
+            stream.push(delivery)
+        return stream
+
+    def offer(self, delivery: FakeDelivery) -> None:
+        self.waiting.append(delivery)
+        for stream in self.delivery_streams:
+            stream.push(delivery)

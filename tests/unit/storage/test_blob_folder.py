@@ -1,0 +1,287 @@
+"""What only the folder does: durability, crashes, healing, a full disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from test_blob_store_contract import content, describe
+
+from mesh.core.tokens import CHUNK_BYTES, BlobMetadata
+from mesh.errors import BlobNotFound, DataDirUnusable, StorageFull
+from mesh.storage.blob_folder import FolderBlobs
+from mesh.storage.worker import InlineWorker
+
+
+@pytest.fixture
+async def opened(tmp_path: Path) -> AsyncIterator[Callable[[], FolderBlobs]]:
+    stores: list[FolderBlobs] = []
+
+    def make() -> FolderBlobs:
+        stores.append(FolderBlobs(tmp_path / "data", InlineWorker()))
+        return stores[-1]
+
+    yield make
+    for store in stores:
+        await store.close()
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+async def test_everything_is_private_and_lies_where_it_says(
+    opened: Callable[[], FolderBlobs], tmp_path: Path
+) -> None:
+    store = opened()
+    await store.open()
+    token = await store.add(content(2 * CHUNK_BYTES), BlobMetadata("n"))
+    place = f"blobs/{token.hash[:2]}/{token.hash}"
+    assert files(tmp_path / "data") == {place, f"{place}.chunks", f"{place}.token"}
+    for path in (tmp_path / "data").rglob("*"):
+        assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600)
+
+
+async def test_a_restart_finds_everything_and_removes_what_is_left_over(
+    opened: Callable[[], FolderBlobs], tmp_path: Path
+) -> None:
+    store = opened()
+    await store.open()
+    token = await store.add(content(2 * CHUNK_BYTES), BlobMetadata("n", custom={"a": "b"}))
+    (tmp_path / "data/temp/1-1").write_bytes(b"half a copy")
+    orphan = tmp_path / f"data/blobs/{token.hash[:2]}/{'f' * 64}.chunks"
+    orphan.write_bytes(b"x")
+    again = opened()
+    await again.open()
+    assert again.hashes() == [token.hash]
+    assert again.storage_bytes() == 2 * CHUNK_BYTES
+    assert await again.info(token.hash) == token
+    assert not orphan.exists()
+    assert not list((tmp_path / "data/temp").iterdir())
+
+
+async def test_lost_or_damaged_side_files_are_made_again(
+    opened: Callable[[], FolderBlobs], tmp_path: Path
+) -> None:
+    store = opened()
+    await store.open()
+    data = content(2 * CHUNK_BYTES + 1)
+    token, hashes, _ = describe(data)
+    await store.add(data, BlobMetadata("its name"))
+    place = store.path(token.hash)
+    for damage in (b"", b"garbage", None):
+        for suffix in (".token", ".chunks"):
+            side = place.with_suffix(suffix)
+            side.unlink() if damage is None else side.write_bytes(damage)
+        assert await store.info(token.hash) == token  # without the name, which was lost
+        assert await store.chunk_list(token.hash) == hashes
+
+
+async def test_content_that_rotted_is_noticed_when_it_is_hashed_again(
+    opened: Callable[[], FolderBlobs],
+) -> None:
+    store = opened()
+    await store.open()
+    token = await store.add(b"good", BlobMetadata())
+    store.path(token.hash).write_bytes(b"evil")
+    store.path(token.hash).with_suffix(".token").unlink()
+    assert await store.info(token.hash) is None
+    assert not store.exists(token.hash)
+
+
+async def test_a_file_removed_behind_our_back_is_not_found(opened: Callable[[], FolderBlobs]) -> None:
+    store = opened()
+    await store.open()
+    token = await store.add(b"good", BlobMetadata())
+    store.path(token.hash).unlink()
+    with pytest.raises(BlobNotFound):
+        await store.read_chunk(token.hash, 0)
+    assert not store.exists(token.hash)
+
+
+async def test_what_a_crash_left_half_written_is_not_trusted(
+    opened: Callable[[], FolderBlobs], tmp_path: Path
+) -> None:
+    store = opened()
+    await store.open()
+    token, hashes, chunks = describe(content(4 * CHUNK_BYTES))
+    partial = await store.begin(token, cached=False)
+    await partial.set_hashes(hashes)
+    for index in (0, 1, 3):
+        await partial.write(index, chunks[index])
+    await partial.close()
+    file = tmp_path / f"data/partial/{token.hash}.data"
+    with file.open("r+b") as damaged:
+        damaged.seek(CHUNK_BYTES + 7)
+        damaged.write(bytes(4096))
+    again = opened()
+    await again.open()
+    partial = await again.begin(token, cached=False)
+    assert list(partial.held) == [0, 3]
+    await partial.close()
+    file.with_suffix(".chunks").write_bytes(b"damaged too")
+    partial = await again.begin(token, cached=False)
+    assert partial.hashes is None
+    assert not partial.held
+    await partial.set_hashes(hashes)  # fetched again: the chunks are healed by hashing what is there
+    assert list(partial.held) == [0, 3]
+
+
+async def test_damage_found_at_the_end_costs_the_damaged_chunk(
+    opened: Callable[[], FolderBlobs], tmp_path: Path
+) -> None:
+    store = opened()
+    await store.open()
+    token, hashes, chunks = describe(content(3 * CHUNK_BYTES))
+    partial = await store.begin(token, cached=False)
+    await partial.set_hashes(hashes)
+    for index in (2, 1):
+        await partial.write(index, chunks[index])
+    with (tmp_path / f"data/partial/{token.hash}.data").open("r+b") as damaged:
+        damaged.seek(CHUNK_BYTES + 7)
+        damaged.write(bytes(4096))
+    await partial.write(0, chunks[0])  # the whole is hashed over what is in the file
+    assert await partial.finish() == [1]
+    assert not store.exists(token.hash)
+    await partial.write(1, chunks[1])
+    assert await partial.finish() == []
+    assert await store.read(token.hash) == b"".join(chunks)
+
+
+async def test_a_full_disk_leaves_nothing_of_an_add_and_everything_of_a_fetch(
+    opened: Callable[[], FolderBlobs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened()
+    await store.open()
+    data = content(3 * CHUNK_BYTES)
+    token, hashes, chunks = describe(data)
+    partial = await store.begin(token, cached=False)
+    await partial.set_hashes(hashes)
+    await partial.write(0, chunks[0])
+    pwrite = os.pwrite
+    room = [1]
+
+    def full(fd: int, data: memoryview, offset: int) -> int:
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        room[0] -= 1
+        return pwrite(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(StorageFull) as raised:
+        await store.add(data, BlobMetadata())
+    assert raised.value.needed > 0
+    assert not list((tmp_path / "data/temp").iterdir())
+    assert store.hashes() == []
+    with pytest.raises(StorageFull):
+        await partial.write(1, chunks[1])
+    assert list(partial.held) == [0]
+    room[0] = 100
+    for index in (1, 2):
+        await partial.write(index, chunks[index])
+    assert await partial.finish() == []
+
+
+async def test_export_to_a_full_disk_leaves_nothing(
+    opened: Callable[[], FolderBlobs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened()
+    await store.open()
+    token = await store.add(b"data", BlobMetadata())
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "copy_file_range", full)
+    with pytest.raises(StorageFull):
+        await store.export(token.hash, tmp_path / "out")
+    assert not list(tmp_path.glob("*out*")) + list(tmp_path.glob(".*"))
+
+
+async def test_export_without_copy_file_range(
+    opened: Callable[[], FolderBlobs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened()
+    await store.open()
+    data = content(2 * CHUNK_BYTES + 3)
+    token = await store.add(data, BlobMetadata())
+
+    def unsupported(*_: object) -> int:
+        raise OSError(errno.EXDEV, "not here")
+
+    monkeypatch.setattr(os, "copy_file_range", unsupported)
+    await store.export(token.hash, tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == data
+
+
+async def test_a_folder_that_cannot_be_used_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DataDirUnusable):
+        await FolderBlobs(tmp_path / "file" / "data", InlineWorker()).open()
+
+
+async def test_opening_ten_thousand_blobs_is_quick(opened: Callable[[], FolderBlobs], tmp_path: Path) -> None:
+    for number in range(10_000):
+        name = f"{number:064x}"[::-1]
+        folder = tmp_path / "data/blobs" / name[:2]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    store = opened()
+    before = time.process_time()
+    await store.open()
+    assert len(store.hashes()) == 10_000
+    assert time.process_time() - before < 1.0
+
+
+RECEIVER = """
+import asyncio, sys
+from mesh.storage.blob_folder import FolderBlobs
+from mesh.storage.worker import ThreadWorker
+from test_blob_store_contract import content, describe
+async def main():
+    store = FolderBlobs(sys.argv[1], ThreadWorker("blobs"))
+    await store.open()
+    token, hashes, chunks = describe(content(24 << 20))
+    partial = await store.begin(token, cached=False)
+    await partial.set_hashes(hashes)
+    print(len(partial.held), flush=True)
+    for index, chunk in enumerate(chunks):
+        await partial.write(index, chunk)
+        print("wrote", index, flush=True)
+    await partial.finish()
+    print("whole", flush=True)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("kill_after", [1, 9, 24])
+async def test_kill_minus_nine_while_receiving_loses_nothing_that_was_written(
+    opened: Callable[[], FolderBlobs], tmp_path: Path, kill_after: int
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", RECEIVER, str(tmp_path / "data")],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.getcwd()])},
+    ) as process:
+        assert process.stdout is not None
+        for _ in range(kill_after + 1):
+            assert process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+    store = opened()
+    await store.open()
+    token, _, chunks = describe(content(24 << 20))
+    if not store.exists(token.hash):  # it may have finished before the signal arrived
+        partial = await store.begin(token, cached=False)
+        assert len(partial.held) >= kill_after
+        for index in partial.held.missing():
+            await partial.write(index, chunks[index])
+        assert await partial.finish() == []
+    assert await store.read(token.hash) == b"".join(chunks)
