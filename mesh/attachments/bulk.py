@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
+from typing import Any
 
 from mesh.attachments.lanes import Lane
 from mesh.attachments.serving import Server
@@ -62,12 +64,14 @@ class Bulk:
             self._lanes[peer] = Lane(link, self._peers.dial_bulk, self._count)
         return self._lanes[peer]
 
-    async def drop(self, peer: str) -> None:
-        """The link with a peer ended: so does everything else with it."""
-        lane = self._lanes.pop(peer, None)
+    def drop(self, peer: str) -> Coroutine[Any, Any, None]:
+        """The link with a peer ended: so does everything else with it. What is left to be awaited."""
+        return self._drop(self._lanes.pop(peer, None), self.server.drop(peer))
+
+    async def _drop(self, lane: Lane | None, served: Coroutine[Any, Any, None]) -> None:
         if lane is not None:
             await lane.close()
-        await self.server.drop(peer)
+        await served
 
     async def close(self) -> None:
         """End everything."""

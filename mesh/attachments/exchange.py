@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine
+from contextlib import suppress
 from random import Random
 from typing import Any
 
@@ -22,7 +23,7 @@ from mesh.core.wire import (
     BlobHave,
     BlobServed,
 )
-from mesh.errors import InvalidToken, MeshError, NotStarted, ProtocolViolation
+from mesh.errors import BlobNotFound, InvalidToken, MeshError, NotStarted, ProtocolViolation
 from mesh.network.link import Link
 from mesh.network.peers import Peers
 from mesh.storage.blobs import BlobStore
@@ -89,7 +90,7 @@ class Exchange:
 
     def start(self) -> None:
         """Take part from now on."""
-        self._running = True
+        self._running = self.bulk.running = True
         for link in self._peers.links.values():
             self._on_up(link)
 
@@ -177,6 +178,15 @@ class Exchange:
         transfer = self._transfers.get(hash)
         if transfer is not None:
             transfer.fail(error)
+
+    async def discard(self, hash: str) -> None:
+        """Drop what has arrived of a blob that is neither whole nor under way."""
+        stopping = self._stopping.get(hash)
+        if stopping is not None:
+            await asyncio.wait([stopping])
+        if hash not in self._transfers and not self.store.exists(hash):
+            with suppress(BlobNotFound):
+                await self.store.delete(hash)
 
     def progress_of(self) -> list[Transfer]:
         """The transfers under way."""

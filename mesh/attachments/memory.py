@@ -14,8 +14,8 @@ def tune_allocator() -> bool:
     """Let glibc reuse buffers of the size of a chunk instead of mapping fresh pages for every one.
 
     It makes bulk transfers about 1.5 times as fast, and concerns the whole process: that is why the
-    application calls it, once at its start, and the mesh does not. Returns whether there was anything to tune;
-    elsewhere than on glibc there is not.
+    application calls it, once at its start, and the mesh does not. Returns whether it took effect; elsewhere
+    than on glibc it does not.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt

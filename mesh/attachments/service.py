@@ -210,22 +210,37 @@ class Attachments:
         self._check_started()
         await self._store.export(hash, destination)
 
+    async def discard_partial(self, hash: str) -> None:
+        """Drop what has arrived of a blob that nobody fetches any more; a whole blob stays."""
+        self._check_started()
+        await self._exchange.discard(hash)
+
+    @property
+    def count(self) -> int:
+        """How many blobs are here whole."""
+        return len(self._store.hashes())
+
+    @property
+    def held_bytes(self) -> int:
+        """The sum of their sizes."""
+        return self._store.storage_bytes()
+
     @property
     def received_bytes(self) -> int:
         """Bytes of chunks received since the start."""
-        return self._exchange.received_bytes
+        return self._exchange.bulk.received_bytes
 
     @property
     def served_bytes(self) -> int:
         """Bytes of chunks sent since the start."""
-        return self._exchange.server.served_bytes
+        return self._exchange.bulk.server.served_bytes
 
     async def _held(self, token: BlobToken, waiter: Waiter) -> BlobHandle:
         held = await self._store.info(token.hash)
         if held is not None and (held.size_bytes, held.chunks_hash) != (token.size_bytes, token.chunks_hash):
             raise InvalidToken(
-                f"{token.hash} is here with {held.size_bytes} bytes; the token says {token.size_bytes}, or has "
-                "another chunks_hash: whoever made the token must make it again"
+                f"{token.hash} is here with {held.size_bytes} bytes, and the token says otherwise "
+                f"({token.size_bytes} bytes) or has another chunks_hash: its maker must make it again"
             )
         await self._store.keep(token.hash)
         waiter.tell(BlobProgress("completed", token.size_bytes, token.size_bytes))

@@ -6,8 +6,9 @@ import asyncio
 import heapq
 import itertools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 from mesh.core.chunks import CHUNK_HEAD_BYTES, HASH_BYTES, Buffer, pack_head
 from mesh.core.tokens import CHUNK_BYTES
@@ -173,17 +174,20 @@ class Server:
             )
         self._on_links[link][0].add(request)
 
-    async def drop(self, peer: str) -> None:
-        """The link with ``peer`` ended: so do its bulk connections."""
-        gone = [link for link in self._on_links if link.node_id == peer]
-        tasks = [self._on_links.pop(link)[1] for link in gone]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        for connection, other in list(self._connections.items()):
-            if other == peer:
-                await connection.close("the link ended")
+    def drop(self, peer: str) -> Coroutine[Any, Any, None]:
+        """The link with ``peer`` ended: so do its bulk connections. What is left to be awaited."""
+        writers = [self._on_links.pop(link)[1] for link in list(self._on_links) if link.node_id == peer]
+        return self._end(
+            writers, [connection for connection, other in self._connections.items() if other == peer]
+        )
+
+    async def _end(self, writers: list[asyncio.Task[None]], connections: list[Connection]) -> None:
+        for writer in writers:
+            writer.cancel()
+        if writers:
+            await asyncio.wait(writers)
+        for connection in connections:
+            await connection.close("the link ended")
 
     async def close(self) -> None:
         """Stop serving."""

@@ -1,4 +1,4 @@
-"""`mesh query`, `upsert`, `remove`, `watch` and `subscribe`: documents."""
+"""`mesh collections`, `query`, `upsert`, `remove`, `watch` and `subscribe`: documents."""
 
 from __future__ import annotations
 
@@ -21,6 +21,16 @@ _SIGNS = {
     "updated": click.style("~", fg="yellow"),
     "removed": click.style("-", fg="red"),
 }
+
+
+@click.command()
+@common_options
+@controlled
+async def collections(control: Control) -> None:
+    """List the collections."""
+    found: dict[str, int] = await control.call("collections.list")
+    rows = [(str(count), name) for name, count in sorted(found.items())]
+    control.output.table(found, (">documents", "collection"), rows, empty="no collections here")
 
 
 @click.command()

@@ -13,8 +13,8 @@ from mesh.cli.distribute import distribute
 from mesh.cli.output import Output, print_json
 from mesh.cli.settings import Settings, common_options
 from mesh.cli.up import up
-from mesh.cli.version import mesh_version, version_text
 from mesh.errors import DistributionTimeout, MeshError
+from mesh.version import VERSION
 
 FAILED = 1
 """Exit status: the job did not succeed (a distribution failed, was cancelled, or took too long)."""
@@ -67,7 +67,7 @@ def _report(message: str, kind: str, *, as_json: bool) -> None:
 
 
 @click.group(cls=MeshCommand, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(version_text(), message="mesh %(version)s")
+@click.version_option(VERSION, message="mesh %(version)s")
 @common_options
 def cli() -> None:
     """An offline-first document mesh with file distribution.
@@ -82,7 +82,7 @@ def cli() -> None:
 def version(context: click.Context) -> None:
     """Print the version."""
     settings = context.ensure_object(Settings)
-    Output(settings.json).result({"version": mesh_version()}, f"mesh {version_text()}")
+    Output(settings.json).result({"version": VERSION}, f"mesh {VERSION}")
 
 
 SECTIONS = {
@@ -96,7 +96,7 @@ SECTIONS = {
         files.blobs, files.export,
     ),
     "Documents": (
-        documents.query, documents.upsert, documents.remove, documents.watch, documents.subscribe,
+        documents.collections, documents.query, documents.upsert, documents.remove, documents.watch, documents.subscribe,
     ),
 }  # fmt: skip
 

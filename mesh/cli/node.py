@@ -2,13 +2,71 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import click
 
-from mesh.cli.output import Row
+from mesh.cli.output import Cell, Row
 from mesh.cli.settings import Control, common_options, controlled
-from mesh.cli.units import short, size
+from mesh.cli.units import clean, duration, short, size
+from mesh.node.presence import Presence, Stats
+
+
+@click.command()
+@common_options
+@controlled
+async def status(control: Control) -> None:
+    """Show the node on --home."""
+    info = await control.call("node.info")
+    presence = Presence.from_dict(await control.call("node.presence"))
+    stats = Stats.from_dict(await control.call("node.stats"))
+    vain = sum(dial.state != "connected" for dial in presence.dials)
+    lines = {
+        "node": info["node_id"],
+        "name": clean(info["name"]),
+        "version": info["version"],
+        "home": str(control.home),
+        "process": str(info["pid"]),
+        "listens": info["address"] or "nowhere, it only dials",
+        "online": "yes" if presence.online else "no, until `mesh resume`",
+        "peers": f"{len(presence.peers)} connected" + (f", {vain} dialled in vain" if vain else ""),
+        "documents": f"{stats.documents} ({size(stats.document_disk_bytes)} on disk, "
+        f"{size(stats.document_bytes_in)} received, {size(stats.document_bytes_out)} sent)",
+        "blobs": f"{stats.blobs} ({size(stats.blob_disk_bytes)} on disk, "
+        f"{size(stats.blob_bytes_in)} received, {size(stats.blob_bytes_out)} sent)",
+    }
+    everything = info | presence.to_dict() | {"home": str(control.home), "stats": stats}
+    control.output.result(everything, "\n".join(f"{name:<9}  {text}" for name, text in lines.items()))
+
+
+@click.command()
+@common_options
+@controlled
+async def peers(control: Control) -> None:
+    """List the peers it is connected with."""
+    presence = Presence.from_dict(await control.call("node.presence"))
+    now = time.time()
+    rows: list[Row] = [
+        (
+            short(peer.node_id),
+            peer.name,
+            Cell("connected", "green"),
+            duration(now - peer.since),
+            f"{peer.rtt * 1000:.0f} ms" if peer.rtt is not None else "",
+            size(peer.bytes_in),
+            size(peer.bytes_out),
+            peer.url or "it dialled",
+        )
+        for peer in presence.peers
+    ]
+    for dial in presence.dials:
+        if dial.state != "connected":
+            reason = f" ({dial.error})" if dial.error else ""
+            who = short(dial.node_id) if dial.node_id else ""
+            rows.append((who, "", Cell(dial.state, "yellow"), "", "", "", "", f"{dial.url}{reason}"))
+    columns = ("id", "name", "state", ">since", ">rtt", ">in", ">out", "address")
+    control.output.table(presence.peers, columns, rows, empty="no peers")
 
 
 @click.command()

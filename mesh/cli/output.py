@@ -62,7 +62,8 @@ class Output:
     def table(self, value: Any, columns: Sequence[str], rows: Sequence[Row], *, empty: str) -> None:
         """``value`` with ``--json``, else ``rows`` in aligned columns; without rows, ``empty`` on stderr.
 
-        A column whose name starts with ``>`` is aligned right, except the last. Text from elsewhere is made harmless.
+        A column whose name starts with ``>`` is aligned right, except the last. Text from elsewhere is
+        made harmless.
         """
         if self.as_json:
             print_json(value)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
+import msgspec
 
 from mesh import Capabilities, Node
 from mesh.attachments.memory import tune_allocator
@@ -17,6 +18,7 @@ from mesh.cli.output import Output
 from mesh.cli.settings import Settings, common_options
 from mesh.control.server import ControlServer
 from mesh.control.socket_path import make_private
+from mesh.node.environment import detect_capabilities
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,7 @@ log = logging.getLogger(__name__)
 @click.pass_context
 def up(
     context: click.Context,
+    /,
     *,
     name: str | None,
     listen: str,
@@ -85,7 +88,7 @@ def up(
         listen=None if listen == "none" else listen,
         peers=peers,
         formations=formations,
-        capabilities=_capabilities(declared),
+        capabilities=_capabilities(settings.home, declared),
         receive=receive,
         inbox=inbox or settings.home / "inbox",
         hub=hub,
@@ -128,7 +131,13 @@ def _announce(node: Node, settings: Settings) -> None:
     Output(settings.json).result(ready, f"node {node.node_id} ({node.name}) {where}, home {settings.home}")
 
 
-def _capabilities(declared: dict[str, Any]) -> Capabilities | None:
-    """What is declared, over what is detected; ``None``: detect everything."""
+def _capabilities(home: Path, declared: dict[str, Any]) -> Capabilities | None:
+    """What is declared, over what is detected; ``None``: nothing is declared."""
     given = {field: value for field, value in declared.items() if value not in (None, ())}
-    raise NotImplementedError
+    if not given:
+        return None
+    detected = detect_capabilities(home).to_dict()
+    try:
+        return Capabilities.from_dict(detected | given)
+    except msgspec.ValidationError as error:
+        raise click.UsageError(f"these capabilities cannot be declared: {error}") from None

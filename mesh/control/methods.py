@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,6 +18,8 @@ from mesh.core.status import DistributionStatus, TransferPriority
 from mesh.core.structs import Struct
 from mesh.core.tokens import BlobToken
 from mesh.errors import BlobNotFound, MeshError
+from mesh.node.presence import Presence, Stats
+from mesh.version import VERSION
 
 if TYPE_CHECKING:
     from mesh import Delivery, Stream
@@ -37,18 +38,24 @@ METHODS = MethodTable()
 async def info(served: Served) -> dict[str, Any]:
     """Who the node is and where it listens."""
     node = served.node
-    return {"node_id": node.node_id, "name": node.name, "address": node.address, "pid": os.getpid()}
+    return {
+        "node_id": node.node_id,
+        "name": node.name,
+        "address": node.address,
+        "pid": os.getpid(),
+        "version": VERSION,
+    }
 
 
 @METHODS.add("node.stats")
-async def stats(served: Served) -> Any:
+async def stats(served: Served) -> Stats:
     """``Node.stats()``."""
     return served.node.stats()
 
 
 @METHODS.add("node.presence")
-async def presence(served: Served) -> Any:
-    """``Node.presence()``: the links of the node."""
+async def presence(served: Served) -> Presence:
+    """``Node.presence()``."""
     return served.node.presence()
 
 
@@ -91,6 +98,12 @@ async def shutdown(served: Served) -> None:
 
 
 # --- documents --------------------------------------------------------------------------------
+
+
+@METHODS.add("collections.list")
+async def collections(served: Served) -> dict[str, int]:
+    """``Node.collections()``: how many documents each has."""
+    return await served.node.collections()
 
 
 @METHODS.add("documents.find")
@@ -165,21 +178,11 @@ async def tokens(served: Served) -> list[BlobToken]:
 async def export(served: Served, *, hash: Text, path: Text) -> BlobToken:
     """Copy a blob that is held here to the absolute ``path``; it appears there whole or not at all."""
     token = await _held(served, hash)
-    blob = await served.node.attachments.fetch(token)
     try:
-        await asyncio.to_thread(_copy, blob.path, Path(path))
+        await served.node.attachments.export(token.hash, path)
     except OSError as error:
         raise MeshError(f"cannot write {path}: {error.strerror}") from error
     return token
-
-
-def _copy(source: Path, target: Path) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        shutil.copyfile(source, temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 async def _held(served: Served, hash: str) -> BlobToken:

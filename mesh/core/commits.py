@@ -17,7 +17,8 @@ class Commit:
     """A change that is durable now.
 
     ``before`` and ``after`` are the document with its ``_id``, ``None`` where it did not or does not exist.
-    ``source`` is the node_id of the peer it came from, ``None`` for a local write.
+    ``source`` is the node_id of the peer it came from, ``None`` for a local write. ``evicted``: the document
+    has only left this node, which is nobody else's business.
     """
 
     seq: int
@@ -25,6 +26,7 @@ class Commit:
     before: dict[str, Any] | None
     after: dict[str, Any] | None
     source: str | None
+    evicted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,9 @@ from mesh.core.selector import Matcher, compile_selector
 from mesh.core.wire import WITHDRAWN, Interest, InterestEntry
 from mesh.errors import InvalidSelector, ProtocolViolation
 
+EVERYTHING = InterestEntry("*")
+"""Every collection, whole: what a hub wants."""
+
 MAX_HOPS = 16
 """Links that an interest crosses at most."""
 
@@ -54,11 +57,15 @@ class InterestSet:
             by_digest = {d: e for d, e in by_digest.items() if e.collection != collection}
             entry = InterestEntry(collection)
             by_digest[entry_digest(entry)] = entry
+        self.everything = EVERYTHING.collection in whole
+        if self.everything:
+            by_digest = {entry_digest(EVERYTHING): EVERYTHING}
+            whole = set()
         self._by_digest = by_digest
         self._whole = whole
         self._matchers: dict[str, list[Matcher]] = {}
         for entry in by_digest.values():
-            if entry.collection not in whole:
+            if entry.selector:
                 self._matchers.setdefault(entry.collection, []).append(compile_selector(entry.selector))
 
     @property
@@ -68,11 +75,11 @@ class InterestSet:
 
     @property
     def collections(self) -> set[str]:
-        """The collections that any entry is about."""
+        """The collections that any entry is about; none are named where it is about everything."""
         return self._whole | self._matchers.keys()
 
     def __contains__(self, collection: str) -> bool:
-        return collection in self._whole or collection in self._matchers
+        return self.everything or collection in self._whole or collection in self._matchers
 
     def partial(self, collection: str) -> bool:
         """Whether only part of a collection is wanted."""
@@ -80,14 +87,16 @@ class InterestSet:
 
     def matches(self, collection: str, fields: Mapping[str, Any] | None) -> bool:
         """Whether a document is wanted; a removed one (``None``) matches every selector."""
-        if collection in self._whole:
+        if self.everything or collection in self._whole:
             return True
         matchers = self._matchers.get(collection)
         return matchers is not None and (fields is None or any(match(fields) for match in matchers))
 
     def covers(self, entry: InterestEntry) -> bool:
         """Whether an entry asks for nothing that this set does not."""
-        return entry.collection in self._whole or entry_digest(entry) in self._by_digest
+        return (
+            self.everything or entry.collection in self._whole or entry_digest(entry) in self._by_digest
+        )
 
 
 @dataclass(slots=True)

@@ -47,7 +47,7 @@ class Following:
 
     def __init__(self) -> None:
         self._asked_for: dict[bytes, InterestEntry] = {}
-        self._collections: set[str] = set()  # ever asked for on this link
+        self._allowed = InterestSet()  # all that was ever asked for on this link
         self._current: set[bytes] = set()
         self._catchups: dict[int, _Catchup] = {}
         self._next_resume = 1
@@ -64,7 +64,8 @@ class Following:
         """What this node wants from the peer is now ``interest``."""
         added = [entry for digest, entry in interest.entries.items() if digest not in self._asked_for]
         self._asked_for = dict(interest.entries)
-        self._collections |= interest.collections
+        if added:
+            self._allowed = InterestSet([*self._allowed.entries.values(), *added])
         self._current &= self._asked_for.keys()
         return [ReadPositions(added)] if added else []
 
@@ -88,8 +89,8 @@ class Following:
         """
         sent = {change.collection for change in frame.changes}
         sent |= {version.collection for version in (*frame.offers, *frame.notices)}
-        if not sent <= self._collections:
-            raise ProtocolViolation(f"sent documents of {sent - self._collections}, which were not asked for")
+        if not all(map(self._allowed.__contains__, sent)):
+            raise ProtocolViolation(f"sent documents of {sorted(sent)}, not all of which were asked for")
         return [ApplyFrame(frame)]
 
     def applied(self, frame: Changes, wants: Sequence[Want]) -> list[Effect]:

@@ -253,7 +253,7 @@ class Serving:
 
     def _matches(self, commit: Commit) -> bool:
         collection = commit.change.collection
-        if collection not in self._wanted:
+        if commit.evicted or collection not in self._wanted:
             return False
         if self._wanted.matches(collection, commit.after):
             return True

@@ -18,14 +18,17 @@ class ExpiryTimer:
         self._expired = expired
         self._due: list[tuple[float, str]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
 
     def add(self, expires_at: float, distribution_id: str) -> None:
         """Tell about ``distribution_id`` at ``expires_at``, seconds since the epoch."""
-        heapq.heappush(self._due, (expires_at, distribution_id))
-        self._arm()
+        if not self._closed:
+            heapq.heappush(self._due, (expires_at, distribution_id))
+            self._arm()
 
     def close(self) -> None:
         """Call back no more."""
+        self._closed = True
         self._due.clear()
         self._arm()
 

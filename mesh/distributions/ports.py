@@ -27,9 +27,6 @@ class OwnedDocuments(Protocol):
     async def write(self, collection: str, document_id: str, body: dict[str, Any]) -> None:
         """Sign as this node under the next sequence, commit durably, then let it sync."""
 
-    async def get(self, collection: str, document_id: str) -> dict[str, Any] | None:
-        """One document, if it is held."""
-
     async def find(self, collection: str, selector: Selector | None = None) -> list[dict[str, Any]]:
         """The documents that are held and selected."""
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from mesh.core.delivery import write_delay
-from mesh.core.receipts import Receipt, advanced
+from mesh.core.receipts import Receipt, advanced, may_follow
 from mesh.core.scopes import NodeFacts
 from mesh.core.status import TransferState
 from mesh.distributions.ports import RECEIPTS, OwnedDocuments
@@ -84,6 +84,7 @@ class ReceiptWriter:
                 logger.exception("cannot write receipt %s", self.current.receipt_id)
 
     async def _put(self, receipt: Receipt) -> None:
+        assert self._written is None or may_follow(self._written, receipt), "a receipt never goes back"
         self._written_at = asyncio.get_running_loop().time()
         await self._documents.write(RECEIPTS, receipt.receipt_id, receipt.body())
         self._written = receipt

@@ -149,6 +149,10 @@ class MeshFileDistribution:
         blob_token.check()
         if expires_in is not None and not 0 < expires_in < math.inf:
             raise InvalidDistribution(f"expires_in is a number of seconds above 0, not {expires_in!r}")
+        try:
+            priority = TransferPriority(priority)
+        except ValueError as error:
+            raise InvalidDistribution(f"{error}: use one of {[p.name for p in TransferPriority]}") from error
         replaced = None if supersedes is None else self._own(supersedes, "superseded").distribution_id
         now = self._clock()
         nonce = self._random.randbytes(16).hex()
@@ -156,7 +160,7 @@ class MeshFileDistribution:
             distribution_id_of(self._node_id, nonce),
             blob_token,
             scope.to_dict(),
-            TransferPriority(priority),
+            priority,
             self._node_id,
             nonce,
             now,
@@ -185,7 +189,7 @@ class MeshFileDistribution:
         """See :meth:`FileDistribution.status`."""
         record = self._known(handle)
         watch = self._watches.get(record.distribution_id)
-        if watch is not None and watch.ready.is_set():
+        if watch is not None and watch.is_ready:
             return watch.board.status()
         board = board_of(record, self._catalogue, self._clock())
         for document in await self._documents.find(NODES, nodes_selector(record.parsed_scope())):
@@ -354,8 +358,8 @@ class MeshFileDistribution:
             watch = Watch(self._documents, board, record, lambda: self._unwatch(distribution_id))
             self._watches[distribution_id] = watch
             watch.open()
-            await self._tell_wants()
-        await watch.ready.wait()
+            self._tasks.spawn(self._tell_wants(), f"want the receipts of {distribution_id}")
+        await watch.until_ready()
         self._require_started()
         return watch
 

@@ -10,6 +10,7 @@ import msgspec
 from mesh.core.receipts import DistributionRecord
 from mesh.core.scopes import nodes_selector
 from mesh.distributions.ports import NODES, RECEIPTS, OwnedDocuments, Selector
+from mesh.errors import InvalidScope
 
 Wanted = dict[tuple[str, str], Selector]
 """Selectors by collection and name."""
@@ -35,7 +36,10 @@ def wanted_documents(
     if any(True for _ in published):
         wanted[RECEIPTS, "published"] = {"publisher": node_id}
     for record in live:
-        selector = nodes_selector(record.parsed_scope())
+        try:
+            selector = nodes_selector(record.parsed_scope())
+        except InvalidScope:
+            continue  # published by a newer version of this node: nobody here can tell who matches
         wanted[NODES, f"targets:{msgspec.json.encode(selector, order='sorted').decode()}"] = selector
     for distribution_id in watched:
         wanted[RECEIPTS, f"watched:{distribution_id}"] = {"distribution_id": distribution_id}

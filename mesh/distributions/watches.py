@@ -122,8 +122,11 @@ class Watch:
         """
         self.board = board
         self.record = record
-        self.ready = asyncio.Event()
+        self.is_ready = False
         self._idle = idle
+        self._loaded = asyncio.Event()
+        self._error: Exception | None = None
+        self._waiting = 0
         self._tasks = Tasks()
         self._followers: set[Follower] = set()
         self._receipts = documents.observe(RECEIPTS, {"distribution_id": record.distribution_id})
@@ -131,14 +134,27 @@ class Watch:
         self._shown = -1
 
     def open(self) -> None:
-        """Begin to observe; ``ready`` once all that is held is on the board."""
+        """Begin to observe; ready once all that is held is on the board."""
         self._tasks.spawn(self._observe(), f"watch distribution {self.record.distribution_id}")
+
+    async def until_ready(self) -> None:
+        """Wait until the board can be shown. Whoever waited must :meth:`follow` at once."""
+        self._waiting += 1
+        try:
+            await self._loaded.wait()
+            if self._error is not None:
+                raise self._error
+        except BaseException:
+            self._waiting -= 1
+            self._leave_if_idle()
+            raise
+        self._waiting -= 1
 
     async def close(self) -> None:
         """End every stream and stop observing."""
         for follower in list(self._followers):
             follower.finish()
-        self.ready.set()  # whoever still waits for the first status finds the service closed
+        self._loaded.set()  # whoever still waits for the first status finds the service closed
         await self._tasks.close()
         await self._receipts.aclose()
         await self._nodes.aclose()
@@ -157,7 +173,7 @@ class Watch:
 
     def changed(self) -> None:
         """Show what is new, if anything is."""
-        if self.board.version == self._shown or not self.ready.is_set():
+        if self.board.version == self._shown or not self.is_ready:
             return
         self._shown = self.board.version
         status = self.board.status()
@@ -168,14 +184,23 @@ class Watch:
         follower.stop()
         if follower in self._followers:
             self._followers.discard(follower)
-            if not self._followers:
-                self._idle()
+            self._leave_if_idle()
+
+    def _leave_if_idle(self) -> None:
+        if not self._followers and not self._waiting:
+            self._idle()
 
     async def _observe(self) -> None:
-        self._apply_receipts(await anext(self._receipts))
-        self._apply_nodes(await anext(self._nodes))
+        try:
+            self._apply_receipts(await anext(self._receipts))
+            self._apply_nodes(await anext(self._nodes))
+        except Exception as error:
+            self._error = error
+            raise
+        finally:
+            self._loaded.set()
         self._shown = self.board.version
-        self.ready.set()
+        self.is_ready = True
         self._tasks.spawn(self._read(self._receipts, self._apply_receipts), "watch receipts")
         self._tasks.spawn(self._read(self._nodes, self._apply_nodes), "watch nodes")
 

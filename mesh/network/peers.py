@@ -92,6 +92,8 @@ class Peers:
         self._bulk: WeakKeyDictionary[Connection, str] = WeakKeyDictionary()
         self._bulk_accepted: Counter[str] = Counter()
         self._refused: set[str] = set()
+        self._ended_in = 0
+        self._ended_out = 0
 
     # --- what services register -------------------------------------------------------------------
 
@@ -122,6 +124,16 @@ class Peers:
     def address(self) -> str | None:
         """Where this node accepts connections (``ws://host:port``); ``None``: nowhere."""
         return self._listener.address if self._listener else None
+
+    @property
+    def bytes_in(self) -> int:
+        """Payload received on all links since the start."""
+        return self._ended_in + sum(link.bytes_in for link in self._links.values())
+
+    @property
+    def bytes_out(self) -> int:
+        """Payload sent on all links since the start."""
+        return self._ended_out + sum(link.bytes_out for link in self._links.values())
 
     async def start(self, listen: str | None) -> None:
         """Accept connections at ``listen`` (``host:port``; ``None``: nowhere), and dial what was added.
@@ -326,6 +338,8 @@ class Peers:
         if self._links.get(link.node_id) is not link:
             return
         del self._links[link.node_id]
+        self._ended_in += link.bytes_in
+        self._ended_out += link.bytes_out
         log.info("the link with %s ended: %s", link, reason)
         self.dialer.peer_changed(link.node_id)
         for callback in self._down_callbacks:

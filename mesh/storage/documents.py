@@ -1,4 +1,4 @@
-"""The document store: every document this node holds, in one SQLite file, durable before it is acknowledged."""
+"""The document store: what this node holds, in one SQLite file, durable before it is acknowledged."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _decode_json = msgspec.json.Decoder(dict[str, Any]).decode
 class DocumentStore:
     """The store of one node.
 
-    Jobs are functions of a :class:`~mesh.storage.rows.Rows`: see :mod:`mesh.storage.writes` for local writes and
-    :mod:`mesh.storage.replicas` for sync.
+    Jobs are functions of a :class:`~mesh.storage.rows.Rows`: see :mod:`mesh.storage.writes` for local writes
+    and :mod:`mesh.storage.replicas` for sync.
 
     Args:
         path: the SQLite file; ``None`` keeps everything in memory.
@@ -46,6 +46,8 @@ class DocumentStore:
         self._followers: list[Callable[[list[Commit]], None]] = []
         self.log_id = b""
         self.head = 0
+        self.documents = 0
+        """How many documents are held, removed ones not counted."""
 
     def follow(self, follower: Callable[[list[Commit]], None]) -> None:
         """Call ``follower``, on the event loop, with everything that is committed from now on."""
@@ -62,7 +64,9 @@ class DocumentStore:
         except BaseException:
             await self._worker.close()
             raise
-        self.log_id, self.head = await self._database.read(lambda rows: (rows.log_id, rows.seq))
+        self.log_id, self.head, self.documents = await self._database.read(
+            lambda rows: (rows.log_id, rows.seq, sum(collections(rows).values()))
+        )
 
     async def close(self) -> None:
         """Finish what was asked for and close the file. May be repeated."""
@@ -84,6 +88,7 @@ class DocumentStore:
         commits = rows.take_commits()
         if commits:
             self.head = commits[-1].seq
+            self.documents += sum((c.after is not None) - (c.before is not None) for c in commits)
             for follower in self._followers:
                 follower(commits)
 

@@ -83,32 +83,32 @@ def _want(row: Row | None, collection: str, document_id: str) -> Want:
 def read_log(
     rows: Rows, after: int, until: int, limit: int, interest: InterestSet
 ) -> tuple[list[LogEntry], int]:
-    """Up to ``limit`` documents of the interest's collections that last changed after position ``after`` and up
-    to ``until``, and the position up to which the log has been read for them."""
-    collections = sorted(interest.collections)
+    """Up to ``limit`` documents of the interest's collections that last changed after position ``after`` and
+    up to ``until``, and the position up to which the log has been read for them."""
+    where, parameters = _in_collections(interest)
     found = rows.connection.execute(
-        "SELECT seq, collection, id, rank_major, rank_minor, vector, json, source, length(state), "
+        "SELECT seq, collection, id, rank_major, rank_minor, vector, json, source, "
         f"CASE WHEN length(state) <= {SMALL_DOCUMENT_BYTES} THEN state END FROM documents "
-        f"WHERE seq > ? AND seq <= ? AND collection IN ({','.join('?' * len(collections))}) "
-        "ORDER BY seq LIMIT ?",
-        (after, until, *collections, limit),
-    ).fetchall()
+        f"WHERE seq > ? AND seq <= ? AND {where} ORDER BY seq LIMIT ?",
+        (after, until, *parameters, limit),
+    )
     entries = []
-    for seq, collection, document_id, major, minor, encoded, json, source, _, state in found:
+    for seq, collection, document_id, major, minor, encoded, json, source, state in found:
         version = Version(collection, document_id, (major, minor), decode_vector(encoded))
         change = None
         if state is not None:
             change = Change(collection, document_id, version.rank, {}, version.vector, state)
-        fields = None if json is None else _decode_json(json)
-        entries.append(LogEntry(seq, version, change, fields, source))
+        # Only a selector looks at the fields.
+        selective = json is not None and interest.partial(collection)
+        entries.append(LogEntry(seq, version, change, _decode_json(json) if selective else None, source))
     return entries, entries[-1].seq if len(entries) == limit else until
 
 
 def read_wanted(
     rows: Rows, wants: Sequence[Want], positions: Iterable[int]
 ) -> tuple[list[Change], list[tuple[str, str]]]:
-    """The changes that answer ``wants`` and those that stand at ``positions`` of the log; what is wanted and not
-    here any more is returned apart."""
+    """The changes that answer ``wants`` and those that stand at ``positions`` of the log; what is wanted and
+    not here any more is returned apart."""
     changes: list[Change] = []
     gone: list[tuple[str, str]] = []
     for want in wants:
@@ -137,20 +137,26 @@ def read_wanted(
 def key_set(rows: Rows, interest: InterestSet) -> KeySet:
     """Everything held of ``interest``, ready for comparison."""
 
+    where, parameters = _in_collections(interest)
+
     def pairs() -> Iterable[tuple[int, int, int]]:
-        for collection in sorted(interest.collections):
-            if not interest.partial(collection):
-                yield from rows.connection.execute(
-                    "SELECT key_hash, version_hash, seq FROM documents WHERE collection = ?", (collection,)
-                )
-                continue
-            for key, version, seq, json in rows.connection.execute(
-                "SELECT key_hash, version_hash, seq, json FROM documents WHERE collection = ?", (collection,)
+        for key, version, seq, collection, json in rows.connection.execute(
+            f"SELECT key_hash, version_hash, seq, collection, json FROM documents WHERE {where}", parameters
+        ):
+            if not interest.partial(collection) or interest.matches(
+                collection, None if json is None else _decode_json(json)
             ):
-                if interest.matches(collection, None if json is None else _decode_json(json)):
-                    yield key, version, seq
+                yield key, version, seq
 
     return KeySet(pairs())
+
+
+def _in_collections(interest: InterestSet) -> tuple[str, list[str]]:
+    """An SQL condition, and its parameters, for the collections that an interest is about."""
+    if interest.everything:
+        return "1", []
+    collections = sorted(interest.collections)
+    return f"collection IN ({','.join('?' * len(collections))})", collections
 
 
 # --- positions --------------------------------------------------------------------------------
@@ -163,12 +169,10 @@ def read_standings(rows: Rows, peer: str, entries: Iterable[InterestEntry]) -> l
         found = rows.connection.execute(
             "SELECT log_id, upto FROM positions WHERE peer = ? AND entry = ?", (peer, entry_digest(entry))
         ).fetchone()
-        empty = (
-            rows.connection.execute(
-                "SELECT 1 FROM documents WHERE collection = ? LIMIT 1", (entry.collection,)
-            ).fetchone()
-            is None
-        )
+        where, parameters = _in_collections(InterestSet([entry]))
+        empty = not rows.connection.execute(
+            f"SELECT 1 FROM documents WHERE {where} LIMIT 1", parameters
+        ).fetchall()
         log_id, upto = found or (b"", 0)
         groups.setdefault((log_id, upto, empty), []).append(entry)
     return [Standing(log_id, upto, empty, group) for (log_id, upto, empty), group in groups.items()]

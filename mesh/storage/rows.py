@@ -1,7 +1,8 @@
 """Rows of the document table, and the identity under which they are written.
 
-A :class:`Rows` lives on the store's worker and is what jobs of :class:`~mesh.storage.database.Database` are given. It hands
-out log positions and clock ticks, and collects what was committed for those who follow the store.
+A :class:`Rows` lives on the store's worker, and is what the jobs of a
+:class:`~mesh.storage.database.Database` are given. It hands out log positions and clock ticks, and collects
+what was committed for those who follow the store.
 """
 
 from __future__ import annotations
@@ -182,6 +183,18 @@ class Rows:
         )
         before = held.document if held is not None else None
         self.commits.append(Commit(self.seq, change, before, after, source))
+
+    def drop(self, collection: str, document_id: str) -> bool:
+        """Forget a document here, without a tombstone; whether there was one."""
+        held = self.get(collection, document_id)
+        if held is None:
+            return False
+        self.connection.execute("DELETE FROM documents WHERE seq = ?", (held.seq,))
+        self.seq += 1
+        state = held.state
+        change = Change(collection, document_id, state.rank, {}, state.vector, state.update)
+        self.commits.append(Commit(self.seq, change, held.document, None, None, evicted=True))
+        return True
 
     def state_of(self, row: Row | None) -> DocumentState:
         """The state in a row, or that of a document which does not exist."""

@@ -90,9 +90,4 @@ def _adopted(row: Row | None) -> bool:
 
 def evict(rows: Rows, collection: str, document_ids: Iterable[str]) -> int:
     """Drop documents from this node only; how many there were."""
-    return sum(
-        rows.connection.execute(
-            "DELETE FROM documents WHERE collection = ? AND id = ?", (collection, document_id)
-        ).rowcount
-        for document_id in document_ids
-    )
+    return sum(rows.drop(collection, document_id) for document_id in document_ids)

@@ -148,7 +148,9 @@ def test_deliveries_are_accepted_by_hand(tmp_path: Path) -> None:
             made = a.mesh("distribute", str(tmp_path / "f.bin"))
             json.loads(lines.next())
             b.mesh("reject", made["handle"]["distribution_id"], "not today")
-            done = run_mesh("--home", str(a.home), "distribution", made["handle"]["distribution_id"], "--watch")
+            done = run_mesh(
+                "--home", str(a.home), "distribution", made["handle"]["distribution_id"], "--watch"
+            )
             assert done.returncode == 1
             assert "rejected: not today" in done.stdout
         finally:
@@ -200,7 +202,9 @@ def test_the_home_is_private(tmp_path: Path) -> None:
 
 
 def test_python_m_mesh_is_mesh() -> None:
-    done = subprocess.run([sys.executable, "-m", "mesh", "version"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "mesh", "version"], capture_output=True, text=True, check=True
+    )
     assert done.stdout.startswith("mesh ")
 
 

@@ -17,6 +17,7 @@ from mesh.core.status import (
 )
 from mesh.core.tokens import BlobMetadata, BlobToken
 from mesh.errors import PeerUnreachable, SourceNotFound, UnknownDistribution
+from mesh.node.presence import DialPresence, PeerPresence, Presence, Stats
 from mesh.streams import Stream
 
 SELF_ID = "s" * 52
@@ -115,8 +116,8 @@ class FakeAttachments:
     async def info(self, hash: str) -> BlobToken | None:
         return self.held[hash][0] if hash in self.held else None
 
-    async def fetch(self, token: BlobToken) -> SimpleNamespace:
-        return SimpleNamespace(path=self.held[token.hash][1])
+    async def export(self, hash: str, destination: str) -> None:
+        Path(destination).write_bytes(self.held[hash][1].read_bytes())
 
 
 class FakeDistributions:
@@ -200,16 +201,34 @@ class FakeNode:
     address = "ws://127.0.0.1:7700"
 
     def __init__(self) -> None:
-        self.collections: dict[str, FakeCollection] = {}
+        self.held: dict[str, FakeCollection] = {}
         self.attachments = FakeAttachments()
-        self.distributions = FakeDistributions(self.collections)
+        self.distributions = FakeDistributions(self.held)
         self.waiting: list[FakeDelivery] = []
         self.delivery_streams: list[Stream[FakeDelivery]] = []
         self.is_paused = False
         self.dialled: list[str] = []
+        self.disconnected: list[str] = []
 
     def collection(self, name: str) -> FakeCollection:
-        return self.collections.setdefault(name, FakeCollection())
+        return self.held.setdefault(name, FakeCollection())
+
+    async def collections(self) -> dict[str, int]:
+        return {name: len(collection.documents) for name, collection in self.held.items()}
+
+    def presence(self) -> Presence:
+        peer = PeerPresence(VAN_ID, "van7", None, 1_700_000_000.0, 0.0123, 1500, 0)
+        dials = [
+            DialPresence("ws://127.0.0.1:1", VAN_ID, "connected", None),
+            DialPresence("ws://127.0.0.1:2", None, "waiting", "nobody answers"),
+        ]
+        return Presence(SELF_ID, "desk", self.address, not self.is_paused, [peer], dials)
+
+    def stats(self) -> Stats:
+        return Stats(1, 12, 3, 5_000_000, 40_000, 1500, 2500, 0, 7_000_000)
+
+    async def disconnect(self, node_id: str) -> None:
+        self.disconnected.append(node_id)
 
     async def members(self) -> list[dict[str, Any]]:
         return [

@@ -90,6 +90,8 @@ def test_documents_are_written_and_queried(served: ServedNode) -> None:
     ]
     result = served.mesh("query", "cars", "--sort", "year")
     assert [json.loads(line)["_id"] for line in result.stdout.splitlines()] == ["a", "b"]
+    assert served.json("collections") == {"cars": 2}
+    assert served.mesh("collections").stdout == "documents  collection\n        2  cars\n"
     assert served.json("remove", "cars", "a") == {"removed": 1}
     result = served.mesh("remove", "cars", "a")
     assert (result.exit_code, result.stdout) == (1, "no a in cars\n")
@@ -182,12 +184,36 @@ def test_members_are_a_table(served: ServedNode) -> None:
     assert van.split() == [VAN_ID[:8], "van7", "north", "4", "GB", "GPU"]
 
 
+def test_peers_are_a_table_with_who_is_not_there(served: ServedNode) -> None:
+    header, peer, waiting = served.mesh("peers").stdout.splitlines()
+    assert header.split() == ["id", "name", "state", "since", "rtt", "in", "out", "address"]
+    assert peer.split()[:3] == [VAN_ID[:8], "van7", "connected"]
+    assert peer.endswith("12 ms  1.5 kB  0 B  it dialled")
+    assert waiting.split() == ["waiting", "ws://127.0.0.1:2", "(nobody", "answers)"]
+    assert [peer["node_id"] for peer in served.json("peers")] == [VAN_ID]
+
+
+def test_status(served: ServedNode) -> None:
+    status = served.json("status")
+    assert (status["node_id"], status["online"], status["stats"]["documents"]) == (SELF_ID, True, 12)
+    text = served.mesh("status").stdout
+    assert f"node       {SELF_ID}\n" in text
+    assert "listens    ws://127.0.0.1:7700\n" in text
+    assert "peers      1 connected, 1 dialled in vain\n" in text
+    assert "documents  12 (40 kB on disk, 1.5 kB received, 2.5 kB sent)\n" in text
+    assert "blobs      3 (5.0 MB on disk, 0 B received, 7.0 MB sent)\n" in text
+    served.mesh("pause")
+    assert "online     no, until `mesh resume`\n" in served.mesh("status").stdout
+
+
 def test_connections(served: ServedNode) -> None:
     assert served.mesh("connect", "ws://127.0.0.1:9").stdout == f"{VAN_ID}\n"
     assert served.node.dialled == ["ws://127.0.0.1:9"]
     result = served.mesh("connect", "ws://unreachable:1")
     assert result.exit_code == 4
     assert result.stderr.startswith("mesh: cannot reach ws://unreachable:1: nobody answers")
+    assert served.json("disconnect", "vvv") == {"node_id": VAN_ID}
+    assert served.node.disconnected == [VAN_ID]
     assert served.json("pause") == {"paused": True}
     assert served.node.is_paused
     assert served.json("resume") == {"paused": False}

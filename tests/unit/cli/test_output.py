@@ -6,7 +6,7 @@ import json
 import pytest
 from rich.console import Console
 
-from mesh.cli import output, progress
+from mesh.cli import progress
 from mesh.cli.output import Cell, Output, table_lines
 from mesh.cli.progress import Bars, bar
 from mesh.core.scopes import AllNodes
@@ -52,19 +52,19 @@ def test_json_is_one_line_whatever_is_in_it(capsys: pytest.CaptureFixture[str]) 
     assert json.loads(printed) == value
 
 
-@pytest.mark.parametrize(
-    ("fraction", "full"), [(0.0, 0), (0.049, 0), (0.5, 10), (0.9999, 19), (1.0, 20)]
-)
+@pytest.mark.parametrize(("fraction", "full"), [(0.0, 0), (0.049, 0), (0.5, 10), (0.9999, 19), (1.0, 20)])
 def test_a_bar_is_full_only_at_the_end(fraction: float, full: int) -> None:
     assert bar(fraction) == "━" * full + "─" * (20 - full)
 
 
 async def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = Console(file=io.StringIO(), force_terminal=True, width=100, height=8, record=True, color_system=None)
+    screen = Console(
+        file=io.StringIO(), force_terminal=True, width=100, height=8, record=True, color_system=None
+    )
     monkeypatch.setattr(progress, "console", lambda: screen)
     now = 0.0
     with Bars({VAN_ID: "van7"}, "map \x1b[2J to all", lambda: now) as bars:
-        for now in (0.0, 1.0, 2.0):  # noqa: B007  the clock that the bars read
+        for now in (0.0, 1.0, 2.0):
             done = int(now * 1e6)
             bars.show(
                 status_of(
@@ -80,9 +80,11 @@ async def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         "van7", "transferring", "━━━━━━━━━━──────────", "50%", "1.0", "MB/s", "2", "s", "left",
     ]  # fmt: skip
     assert shown[2].split() == ["hhhhhhhh", "failed", "─" * 20, "0%", "disk", "full"]
-    assert shown[5] == "transferring  0 of 7 completed, 1 in progress, 5 pending, 1 failed  (3 more not shown)"
+    assert (
+        shown[5] == "transferring  0 of 7 completed, 1 in progress, 5 pending, 1 failed  (3 more not shown)"
+    )
 
 
 def test_a_pipe_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output.sys, "stdout", io.StringIO())
+    monkeypatch.setattr("sys.stdout", io.StringIO())
     assert not Output(as_json=False).is_terminal

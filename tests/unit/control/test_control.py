@@ -28,6 +28,7 @@ from mesh.errors import (
     SourceNotFound,
     UnknownDistribution,
 )
+from mesh.version import VERSION
 from tests.unit.fake_node import HUB_ID, VAN_ID, FakeDelivery, FakeNode, node_status
 
 
@@ -62,6 +63,7 @@ async def test_a_call_gets_its_result(client: ControlClient, fake_node: FakeNode
         "name": "desk",
         "address": "ws://127.0.0.1:7700",
         "pid": os.getpid(),
+        "version": VERSION,
     }
 
 
@@ -228,7 +230,6 @@ async def test_files_go_in_and_out(client: ControlClient, tmp_path: Path) -> Non
     params = {"hash": token["hash"][:6], "path": str(tmp_path / "copy")}
     assert await client.call("attachments.export", params) == token
     assert (tmp_path / "copy").read_bytes() == b"tiles"
-    assert not list(tmp_path.glob(".copy*"))
     with pytest.raises(BlobNotFound):
         await client.call("attachments.export", {"hash": "ff", "path": str(tmp_path / "copy")})
     with pytest.raises(MeshError, match="cannot write"):

@@ -75,10 +75,6 @@ class FakeDocuments:
         self.receive((collection, document_id), (sequence, copy.deepcopy(body)))
         self.world.spread(self, (collection, document_id))
 
-    async def get(self, collection: str, document_id: str) -> dict[str, Any] | None:
-        held = self.held.get((collection, document_id))
-        return None if held is None else _document(document_id, held)
-
     async def find(self, collection: str, selector: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         await asyncio.sleep(0)
         matches = compile_selector(selector)

@@ -139,6 +139,8 @@ def test_given_nonsense_when_distributed_then_it_is_refused_and_nothing_is_writt
         for scope in (Nodes([]), Nodes("van"), Formation(""), "all", None):
             with pytest.raises(InvalidScope):
                 await hq.service.distribute(token, scope)  # type: ignore[arg-type]
+        with pytest.raises(InvalidDistribution):
+            await hq.service.distribute(token, AllNodes(), 9)  # type: ignore[arg-type]
         for expires_in in (0, -1, float("inf"), float("nan")):
             with pytest.raises(InvalidDistribution):
                 await hq.service.distribute(token, AllNodes(), expires_in=expires_in)

@@ -9,9 +9,11 @@ from itertools import pairwise
 
 import pytest
 
+from mesh.core.changes import Change
 from mesh.core.scopes import AllNodes, Formation, Nodes
 from mesh.core.status import DistributionStatus, TransferPriority, TransferState
 from mesh.errors import DistributionTimeout, InvalidDistribution
+from mesh.streams import Stream
 from tests.unit.distributions.fakes import World, in_a_world, later
 
 NORTH = Formation("north")
@@ -117,6 +119,43 @@ def test_given_abandoned_streams_then_nobody_watches_any_more() -> None:
         gc.collect()
         await later(1)
         assert not viewer.documents.wants
+
+    in_a_world(run)
+
+
+def test_given_a_wait_that_is_given_up_at_once_then_nobody_watches_any_more() -> None:
+    async def run(world: World) -> None:
+        hq, viewer = await world.start("hq"), await world.start("viewer")
+        handle = await hq.service.distribute(hq.blobs.add(b"map"), Nodes(["ghost"]))
+        await later(1)
+        with pytest.raises(DistributionTimeout) as timeout:
+            await viewer.service.wait_for_completion(handle, 0)
+        assert timeout.value.status.pending == 1
+        patient = asyncio.ensure_future(viewer.service.wait_for_completion(handle, 60))
+        hasty = asyncio.ensure_future(viewer.service.wait_for_completion(handle, 60))
+        await asyncio.sleep(0)
+        hasty.cancel()
+        await later(1)
+        await hq.service.cancel(handle)
+        assert (await patient).is_cancelled
+        await later(1)
+        assert not viewer.documents.wants
+
+    in_a_world(run)
+
+
+def test_given_a_store_that_fails_when_followed_then_the_follower_is_told() -> None:
+    async def run(world: World) -> None:
+        hq = await world.start("hq")
+        handle = await hq.service.distribute(hq.blobs.add(b"map"), Nodes(["ghost"]))
+        broken: Stream[Change] = Stream()
+        broken.finish(OSError("the disk is gone"))
+        hq.documents.observe = lambda collection, selector=None: broken  # type: ignore[method-assign]
+        with pytest.raises(OSError, match="the disk is gone"):
+            await anext(hq.service.subscribe_progress(handle))
+        await later(1)
+        del hq.documents.observe
+        assert (await anext(hq.service.subscribe_progress(handle))).pending == 1
 
     in_a_world(run)
 

@@ -1,0 +1,431 @@
+"""The node: wires the layers together, and is what an application holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+from weakref import WeakSet
+
+from mesh.attachments.service import Attachments
+from mesh.collections.collection import Collection
+from mesh.collections.observers import Observers
+from mesh.collections.owned import OwnedDocuments
+from mesh.collections.replication import Replicator
+from mesh.collections.subscriptions import Subscriptions
+from mesh.core.identity import PRIVATE_KEY_BYTES, Identity, short_id
+from mesh.core.interest import EVERYTHING
+from mesh.core.receipts import NodeRecord
+from mesh.core.scopes import Capabilities, NodeFacts
+from mesh.core.wire import InterestEntry
+from mesh.distributions.deliveries import Delivery
+from mesh.distributions.service import MeshFileDistribution
+from mesh.errors import NotStarted
+from mesh.network.link import Link
+from mesh.network.peers import Peers
+from mesh.node.environment import Environment
+from mesh.node.presence import DialPresence, PeerPresence, Presence, Stats
+from mesh.storage.blob_folder import FolderBlobs
+from mesh.storage.blob_memory import MemoryBlobs
+from mesh.storage.blobs import BlobStore
+from mesh.storage import documents
+from mesh.storage.data_dir import DataDir
+from mesh.storage.documents import DocumentStore
+from mesh.storage.identity import load_or_create_identity
+from mesh.storage.worker import InlineWorker
+from mesh.streams import Stream
+from mesh.version import VERSION
+
+ReceiveMode = Literal["auto", "manual", "off"]
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a running node is made of."""
+
+    identity: Identity
+    facts: NodeFacts
+    store: DocumentStore
+    peers: Peers
+    observers: Observers
+    replicator: Replicator
+    subscriptions: Subscriptions
+    owned: OwnedDocuments
+    attachments: Attachments
+    distributions: MeshFileDistribution
+
+
+class Node:
+    """One member of a mesh.
+
+    An async context manager; or call :meth:`start` and :meth:`close`. The constructor does no I/O.
+
+    Args:
+        data_dir: keeps documents, blobs and identity; ``None``: in memory, gone at :meth:`close`.
+        name: for people; the identity is ``node_id``.
+        listen: ``host:port`` (port 0: any free one); ``None``: this node only dials.
+        peers: addresses (``ws://host:port``) that are dialled for ever.
+        formations: named groups that this node says it belongs to.
+        capabilities: declared; ``None``: detected.
+        receive: what happens with distributions that this node is in the scope of: ``"auto"`` fetches them,
+            ``"manual"`` leaves that to :meth:`deliveries`, ``"off"`` refuses them.
+        inbox: with ``"auto"``, completed files appear here under their safe names; ``None``: they are
+            kept as attachments only.
+        hub: hold every collection, and keep the blobs of live distributions, for nodes that come and go.
+        environment: the world around the node; for simulations.
+
+    Attributes:
+        node_id: derived from the node's public key; known from :meth:`start` on.
+        name: for people.
+        attachments: large immutable bytes.
+        distributions: files for many nodes, with receipts.
+    """
+
+    def __init__(
+        self,
+        data_dir: str | PathLike[str] | None = None,
+        *,
+        name: str | None = None,
+        listen: str | None = "127.0.0.1:0",
+        peers: Iterable[str] = (),
+        formations: Iterable[str] = (),
+        capabilities: Capabilities | None = None,
+        receive: ReceiveMode = "auto",
+        inbox: str | PathLike[str] | None = None,
+        hub: bool = False,
+        environment: Environment | None = None,
+    ) -> None:
+        if receive not in ("auto", "manual", "off"):
+            raise ValueError(f'receive must be "auto", "manual" or "off", not {receive!r}')
+        self._data_dir = None if data_dir is None else DataDir(data_dir)
+        self._wanted_name = name
+        self._listen = listen
+        self._dials = [peers] if isinstance(peers, str) else list(peers)
+        self._formations = [formations] if isinstance(formations, str) else list(formations)
+        self._declared = capabilities
+        self._receive: ReceiveMode = receive
+        self._inbox = None if inbox is None else Path(inbox)
+        self._hub = hub
+        self._environment = environment or Environment()
+        self._parts: _Parts | None = None
+        self._stack: AsyncExitStack | None = None
+        self._online = False
+        self._presence_streams: WeakSet[Stream[Presence]] = WeakSet()
+        self.name = name or ""
+
+    def __repr__(self) -> str:
+        if self._parts is None:
+            return f"Node({self.name!r}, not started)"
+        return f"Node({self.name!r}, {short_id(self.node_id)}, {self.address})"
+
+    # --- life -------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the store, listen, and start dialling.
+
+        Raises:
+            DataDirInUse, DataDirUnusable, StoreTooNew, StoreCorrupt: the data directory cannot be used.
+            AddressInUse, InvalidAddress, PlaintextRefused: it cannot listen or dial there.
+            In each case nothing stays open, and :meth:`start` may be called again.
+        """
+        if self._stack is not None:
+            return
+        async with AsyncExitStack() as stack:
+            parts = await self._open(stack)
+            self._stack = stack.pop_all()
+        self._parts = parts
+        self._online = True
+
+    async def _open(self, stack: AsyncExitStack) -> _Parts:
+        """Build and start every part, lowest first; ``stack`` takes them down in the opposite order."""
+        environment = self._environment
+        directory = self._data_dir
+        if directory is not None:
+            directory.open()
+            stack.callback(directory.close)
+            identity = load_or_create_identity(directory.identity)
+        else:
+            identity = Identity(environment.random.randbytes(PRIVATE_KEY_BYTES))
+        self.name = self._wanted_name or short_id(identity.node_id)
+
+        store = DocumentStore(
+            None if directory is None else directory.store,
+            InlineWorker() if directory is None else environment.worker("mesh-store"),
+            rng=environment.random,
+            clock=environment.clock,
+        )
+        await store.open()
+        stack.push_async_callback(store.close)
+
+        peers = Peers(
+            identity, environment.transport(), name=self.name, rng=environment.random, clock=environment.clock
+        )
+        observers = Observers(store)
+        stack.callback(observers.close)
+        replicator = Replicator(store, peers, node_id=identity.node_id, clock=environment.clock)
+        replicator.start()
+        stack.push_async_callback(replicator.close)
+        subscriptions = Subscriptions(store, replicator)
+        await subscriptions.load()
+        replicator.want("mesh:distributions", InterestEntry("distributions"))
+        if self._hub:
+            replicator.want("mesh:hub", EVERYTHING)
+        owned = OwnedDocuments(store, observers, replicator, identity)
+
+        blobs: BlobStore = (
+            MemoryBlobs()
+            if directory is None
+            else FolderBlobs(directory.blobs, environment.worker("mesh-blobs"))
+        )
+        stack.push_async_callback(blobs.close)
+        attachments = Attachments(
+            blobs,
+            peers,
+            node_id=identity.node_id,
+            random=environment.random,
+            clock=environment.clock,
+        )
+        await attachments.start()
+        stack.push_async_callback(attachments.close)
+
+        capabilities = self._declared or environment.probe(None if directory is None else directory.path)
+        facts = NodeFacts(self._formations, capabilities)
+        inbox_worker = InlineWorker() if directory is None else environment.worker("mesh-inbox")
+        stack.push_async_callback(inbox_worker.close)
+        distributions = MeshFileDistribution(
+            owned,
+            attachments,
+            node_id=identity.node_id,
+            facts=lambda: facts,
+            clock=environment.clock,
+            random=environment.random,
+            receive=self._receive,
+            inbox=self._inbox,
+            hub=self._hub,
+            worker=inbox_worker,
+        )
+        stack.push_async_callback(distributions.close)
+        await distributions.start()
+
+        peers.on_up(self._links_changed)
+        peers.on_down(self._links_changed)
+        stack.callback(self._end_presence)
+        stack.push_async_callback(peers.close)
+        for url in self._dials:
+            peers.dialer.add(url)
+        await peers.start(self._listen)
+        parts = _Parts(
+            identity,
+            facts,
+            store,
+            peers,
+            observers,
+            replicator,
+            subscriptions,
+            owned,
+            attachments,
+            distributions,
+        )
+        await self._introduce(parts)
+        return parts
+
+    async def _introduce(self, parts: _Parts) -> None:
+        """Write this node's own document."""
+        record = NodeRecord(
+            node_id=parts.identity.node_id,
+            name=self.name,
+            formations=list(parts.facts.formations),
+            capabilities=parts.facts.capabilities,
+            hub=self._hub,
+            listen=parts.peers.address,
+            version=VERSION,
+            started_at=self._environment.clock(),
+        )
+        await parts.owned.write("nodes", record.node_id, record.body())
+
+    async def close(self) -> None:
+        """Leave the mesh and release everything; what was written is kept. May be repeated."""
+        stack, self._stack = self._stack, None
+        self._online = False
+        if stack is not None:
+            try:
+                await stack.aclose()
+            finally:
+                self._parts = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @property
+    def _started(self) -> _Parts:
+        if self._parts is None:
+            raise NotStarted("the node is not running: use `async with Node(...)`, or await start() first")
+        return self._parts
+
+    # --- what an application uses -----------------------------------------------------------------
+
+    @property
+    def node_id(self) -> str:
+        """Who this node is, for its peers and in documents."""
+        return self._started.identity.node_id
+
+    @property
+    def address(self) -> str | None:
+        """Where peers can dial this node, e.g. ``ws://127.0.0.1:40101``; ``None``: it only dials."""
+        return None if self._parts is None else self._parts.peers.address
+
+    @property
+    def attachments(self) -> Attachments:
+        """Large immutable bytes, addressed by their hash."""
+        return self._started.attachments
+
+    @property
+    def distributions(self) -> MeshFileDistribution:
+        """Files for many nodes, with receipts."""
+        return self._started.distributions
+
+    def collection(self, name: str) -> Collection:
+        """A named set of documents; it need not exist yet.
+
+        Raises:
+            InvalidCollectionName: nothing can be called that.
+        """
+        parts = self._started
+        random = self._environment.random
+        return Collection(
+            name, parts.store, parts.observers, parts.subscriptions, lambda: random.randbytes(16).hex()
+        )
+
+    async def collections(self) -> dict[str, int]:
+        """How many documents each collection has here."""
+        return await self._started.store.read(documents.collections)
+
+    def deliveries(self) -> Stream[Delivery]:
+        """With ``receive="manual"``: what this node is in the scope of; the undecided first."""
+        return self._started.distributions.deliveries()
+
+    async def members(self) -> list[dict[str, Any]]:
+        """The node documents that are known here, this node's own among them."""
+        return await self._started.owned.find("nodes")
+
+    # --- links ------------------------------------------------------------------------------------
+
+    async def connect(self, url: str) -> str:
+        """Link with the node at ``url`` and keep it so; its node id, once it has proven it.
+
+        Raises:
+            PeerUnreachable, HandshakeFailed, InvalidAddress, PlaintextRefused: this first attempt failed, and
+                none follows.
+        """
+        return await self._started.peers.connect(url)
+
+    async def disconnect(self, node_id: str) -> None:
+        """End the link with a peer, and refuse it until :meth:`connect` or a restart."""
+        await self._started.peers.disconnect(node_id)
+
+    async def pause(self) -> None:
+        """Go offline: no links, no listening. The store stays open and can be written."""
+        parts = self._started
+        if self._online:
+            self._online = False
+            await parts.peers.pause()
+            self._links_changed()
+
+    async def resume(self) -> None:
+        """Come back online after :meth:`pause`.
+
+        Raises:
+            AddressInUse: somebody else listens there now.
+        """
+        parts = self._started
+        if not self._online:
+            await parts.peers.resume()
+            self._online = True
+            await self._introduce(parts)
+            self._links_changed()
+
+    async def settled(self, timeout: float) -> None:
+        """Wait until no known peer holds documents that this node lacks, or lacks any that it holds.
+
+        Known are the peers there are links with, and those at the addresses that are dialled.
+
+        Args:
+            timeout: in seconds.
+
+        Raises:
+            SettleTimeout: it did not come to that; ``waiting_for`` says what was missing.
+        """
+        parts = self._started
+
+        def unlinked() -> list[str]:
+            return [target.url for target in parts.peers.dialer.targets if target.state != "connected"]
+
+        await parts.replicator.settled(timeout, unlinked)
+
+    # --- presence ---------------------------------------------------------------------------------
+
+    def presence(self) -> Presence:
+        """The links of this moment."""
+        parts = self._started
+        return Presence(
+            node_id=parts.identity.node_id,
+            name=self.name,
+            address=parts.peers.address,
+            online=self._online,
+            peers=[
+                PeerPresence(
+                    link.node_id, link.name, link.url, link.since, link.rtt, link.bytes_in, link.bytes_out
+                )
+                for link in parts.peers.links.values()
+            ],
+            dials=[
+                DialPresence(t.url, t.node_id, t.state, None if t.error is None else str(t.error))
+                for t in parts.peers.dialer.targets
+            ],
+        )
+
+    def observe_presence(self) -> Stream[Presence]:
+        """The links of this moment, then again whenever one comes up or goes down."""
+        stream: Stream[Presence] = Stream(merge=lambda older, newer: newer)
+        stream.push(self.presence())
+        self._presence_streams.add(stream)
+        return stream
+
+    def _links_changed(self, *_: object) -> None:
+        if self._parts is not None:
+            for stream in list(self._presence_streams):
+                stream.push(self.presence())
+
+    def _end_presence(self) -> None:
+        for stream in list(self._presence_streams):
+            stream.finish()
+
+    def stats(self) -> Stats:
+        """Totals since the start."""
+        parts = self._started
+        links = parts.peers.links.values()
+        store = parts.store.path
+        return Stats(
+            links=len(links),
+            documents=parts.store.documents,
+            blobs=parts.attachments.count,
+            blob_disk_bytes=parts.attachments.held_bytes,
+            document_disk_bytes=0 if store is None else store.stat().st_size,
+            document_bytes_in=parts.peers.bytes_in,
+            document_bytes_out=parts.peers.bytes_out,
+            blob_bytes_in=parts.attachments.received_bytes,
+            blob_bytes_out=parts.attachments.served_bytes,
+        )

@@ -1,0 +1,10 @@
+"""Which version of the mesh this is."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+try:
+    VERSION = metadata.version("docmesh")
+except metadata.PackageNotFoundError:  # run from a source tree that was never installed
+    VERSION = "unknown"
