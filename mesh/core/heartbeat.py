@@ -56,7 +56,7 @@ class Heartbeat:
         """
         if not listening:
             self._heard = max(self._heard, now - PING_AFTER_SECONDS)
-        if now - self._heard >= DEAD_AFTER_SECONDS:
+        if now >= self._heard + DEAD_AFTER_SECONDS:  # as in due(): rounding must not part the two
             self.dead = True
             return None
         if now < self.due():

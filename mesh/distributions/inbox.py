@@ -104,7 +104,7 @@ class Inbox:
 
 def _is_file_of(path: Path, token: BlobToken) -> bool:
     found = path.lstat()
-    if found.st_size != token.size_bytes:
+    if not stat.S_ISREG(found.st_mode) or found.st_size != token.size_bytes:
         return False
     digest = blake3()
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW)) as file:

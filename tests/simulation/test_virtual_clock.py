@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+
 from tests.simulation.virtual_clock import DAY, Deadlock, VirtualTimeLimit, run_virtual, virtual
 
 

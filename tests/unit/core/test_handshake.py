@@ -107,9 +107,7 @@ def test_refused_peers() -> None:
 
 
 @pytest.mark.parametrize(("versions", "behind"), [((2, 9), "this node"), ((0, 0), "the other side")])
-def test_no_common_protocol(
-    versions: tuple[int, int], behind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_common_protocol(versions: tuple[int, int], behind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PROTOCOL_MIN", versions[0])
     monkeypatch.setattr(module, "PROTOCOL_MAX", versions[1])
     foreign = dialler()

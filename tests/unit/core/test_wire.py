@@ -34,7 +34,11 @@ from mesh.errors import ProtocolViolation
 TYPES: tuple[type[msgspec.Struct], ...] = typing.get_args(Message)
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(max_size=9),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=9),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
@@ -90,7 +94,9 @@ def read(frames: typing.Iterable[bytes], reader: FrameReader | None = None) -> l
 @pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.__name__)
 def test_every_message_comes_back_as_it_was(kind: type[msgspec.Struct]) -> None:
     @settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
-    @given(structs_of(kind), st.sampled_from([64, 1000, MAX_FRAME_BYTES]), st.sampled_from([bytes, bytearray]))
+    @given(
+        structs_of(kind), st.sampled_from([64, 1000, MAX_FRAME_BYTES]), st.sampled_from([bytes, bytearray])
+    )
     def check(message: Any, max_frame: int, buffer: type) -> None:
         assert decode_message(encode_message(message)) == message
         frames = list(frames_of(message, 7, max_frame=max_frame))
@@ -238,7 +244,14 @@ def test_deep_nesting_does_not_reach_the_stack(depth: int) -> None:
 @pytest.mark.parametrize(
     "frame",
     [b"", b"\x00", b"\x03x", b"\xffx", b"\x02\0\0\0\0\x01", b"\x02\0", b"\x00" + bytes(MAX_FRAME_BYTES)]
-    + [b"\x00\x90", b"\x00\xc0", b"\x00\x91\xa1x", b"\x00\x91\x03", b"\x00\x92\x03\x05", b"\x00\x92\x03\xa1xx"],
+    + [
+        b"\x00\x90",
+        b"\x00\xc0",
+        b"\x00\x91\xa1x",
+        b"\x00\x91\x03",
+        b"\x00\x92\x03\x05",
+        b"\x00\x92\x03\xa1xx",
+    ],
 )
 def test_malformed_frames(frame: bytes) -> None:
     with pytest.raises(ProtocolViolation):
@@ -256,6 +269,6 @@ def test_messages_of_a_newer_version_are_skipped(message: Any) -> None:
 
 
 def test_fields_of_a_newer_version_are_skipped() -> None:
-    assert decode_message(msgspec.msgpack.encode([wire.Goodbye.__struct_config__.tag, "bye", 1, {}])) == Goodbye(
-        "bye"
-    )
+    assert decode_message(
+        msgspec.msgpack.encode([wire.Goodbye.__struct_config__.tag, "bye", 1, {}])
+    ) == Goodbye("bye")

@@ -395,9 +395,7 @@ async def test_nothing_is_delivered_after_the_end() -> None:
     [b"", b"\x00", b"\x07rubbish", b"\x00\xff\xff", b"\x01nozlib"]
     + [next(frames_of(Proof(bytes(64)), 0)), next(frames_of(Hello(1, 1, [], b"", b"", "", "", None, ""), 0))],
 )
-def test_rubbish_closes_the_link_with_one_line_of_log(
-    frame: bytes, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_rubbish_closes_the_link_with_one_line_of_log(frame: bytes, caplog: pytest.LogCaptureFixture) -> None:
     @virtual
     async def run() -> None:
         a, other = await ends().open()

@@ -1,0 +1,104 @@
+"""A mesh in a box: production nodes over in-memory links, on virtual time, from one seed.
+
+Nodes keep their data in a directory each, so that they can crash and come back; nothing runs on a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterable
+from pathlib import Path
+
+from mesh import Node
+from mesh.core.scopes import Capabilities
+from mesh.network.memory import MemoryNetwork, MemoryTransport
+from mesh.node.environment import Environment
+from mesh.storage.worker import InlineWorker
+
+EPOCH = 1_800_000_000.0
+
+
+class World:
+    """Makes nodes, breaks them, and brings them back.
+
+    Args:
+        seed: everything random follows from it.
+        root: holds a directory per node that survives its crashes; ``None``: nodes live in memory and cannot
+            come back.
+    """
+
+    def __init__(self, seed: int, root: Path | None = None) -> None:
+        self.random = random.Random(seed)
+        self.network = MemoryNetwork(random.Random(self.random.random()))
+        self.nodes: dict[str, Node] = {}
+        self._root = root
+        self._made: dict[str, dict[str, object]] = {}
+
+    async def start(
+        self,
+        name: str,
+        peers: Iterable[str] = (),
+        *,
+        formations: Iterable[str] = (),
+        hub: bool = False,
+        skew: float = 0.0,
+        inbox: bool = False,
+    ) -> Node:
+        """A running node that dials the nodes named ``peers``. ``skew``: how wrong its clock is, in seconds."""
+        self._made[name] = {
+            "peers": tuple(peers), "formations": tuple(formations), "hub": hub, "skew": skew, "inbox": inbox
+        }  # fmt: skip
+        return await self.restart(name)
+
+    async def restart(self, name: str) -> Node:
+        """Bring a node back as it was made."""
+        made = self._made[name]
+        loop = asyncio.get_running_loop()
+        skew = made["skew"]
+        assert isinstance(skew, float)
+        home = None if self._root is None else self._root / name
+        peers, formations = made["peers"], made["formations"]
+        assert isinstance(peers, tuple)
+        assert isinstance(formations, tuple)
+        node = Node(
+            home,
+            name=name,
+            listen=_address(name),
+            peers=[f"ws://{_address(peer)}" for peer in peers],
+            formations=formations,
+            capabilities=Capabilities(cpu_arch="x86_64"),
+            hub=bool(made["hub"]),
+            inbox=home / "inbox" if made["inbox"] and home is not None else None,
+            environment=Environment(
+                transport=lambda: MemoryTransport(self.network, _host(name)),
+                random=random.Random(self.random.random()),
+                clock=lambda: EPOCH + skew + loop.time(),
+                worker=lambda _: InlineWorker(),
+            ),
+        )
+        await node.start()
+        self.nodes[name] = node
+        return node
+
+    async def stop(self, name: str) -> None:
+        """Close a node."""
+        await self.nodes.pop(name).close()
+
+    async def crash(self, name: str) -> None:
+        """The node's links break without a word; what was not committed is lost."""
+        self.network.crash(_host(name))
+        await self.stop(name)
+
+    async def close(self) -> None:
+        """Close everything."""
+        for name in list(self.nodes):
+            await self.stop(name)
+
+
+def _host(name: str) -> str:
+    return name
+
+
+def _address(name: str) -> str:
+    return f"{name}:7700"
