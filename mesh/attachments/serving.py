@@ -48,6 +48,7 @@ class _Job:
     rank: tuple[int, int]  # (-priority, arrival)
     request: ChunkListGet | PieceGet | ChunkGet = field(compare=False)
     index: int = field(compare=False)
+    reading: asyncio.Task[bytearray | Message] | None = field(compare=False, default=None)
 
 
 class _Queue:
@@ -85,21 +86,26 @@ class _Queue:
         heapq.heappush(self._heap, _Job((-priority, next(self._numbers)), request, index))
         self._filled.set()
 
-    def pop(self) -> _Job | None:
-        """The next job, if there is one."""
+    def peek(self) -> _Job | None:
+        """The next job, if there is one; it stays."""
         while self._heap:
-            job = heapq.heappop(self._heap)
+            job = self._heap[0]
             if isinstance(job.request, PieceGet) or (job.request.hash, job.index) in self._wanted:
-                self._wanted.discard((job.request.hash, job.index))
                 return job
+            heapq.heappop(self._heap)
         self._filled.clear()
         return None
 
-    async def get(self) -> _Job:
-        """The next job, when there is one."""
-        while (job := self.pop()) is None:
+    async def next(self) -> _Job:
+        """The next job, when there is one; it stays."""
+        while (job := self.peek()) is None:
             await self._filled.wait()
         return job
+
+    def pop(self) -> None:
+        """The next job is being done."""
+        job = heapq.heappop(self._heap)
+        self._wanted.discard((job.request.hash, job.index))
 
 
 Sink = Callable[[_Job, bytearray | Message], Awaitable[None]]
@@ -196,26 +202,34 @@ class Server:
         self._piece_of = None
 
     async def _write(self, queue: _Queue, sink: Sink, headroom: int) -> None:
-        """Send one answer while the next is being read."""
-        ahead: tuple[_Job, asyncio.Task[bytearray | Message]] | None = None
+        """Send one answer while the next is being read; what comes with a higher priority overtakes."""
+        readings: set[asyncio.Task[bytearray | Message]] = set()
+
+        def read(job: _Job) -> asyncio.Task[bytearray | Message]:
+            if job.reading is None:
+                job.reading = asyncio.create_task(self._answer(job, headroom))
+                readings.add(job.reading)
+                job.reading.add_done_callback(readings.discard)
+            return job.reading
+
         try:
             while True:
-                if ahead is None:
-                    job = await queue.get()
-                    ahead = (job, asyncio.create_task(self._answer(job, headroom)))
-                job, reading = ahead
-                answer = await reading
-                following = queue.pop()
-                ahead = None
+                job = await queue.next()
+                answer = await read(job)
+                if queue.peek() is not job:
+                    continue
+                queue.pop()
+                following = queue.peek()
                 if following is not None:
-                    ahead = (following, asyncio.create_task(self._answer(following, headroom)))
+                    read(following)
                 await sink(job, answer)
         except LinkClosed:
             pass
         finally:
-            if ahead is not None:
-                ahead[1].cancel()
-                await asyncio.wait({ahead[1]})
+            for reading in readings:
+                reading.cancel()
+            if readings:
+                await asyncio.wait(readings)
 
     async def _answer(self, job: _Job, headroom: int) -> bytearray | Message:
         request = job.request

@@ -186,22 +186,24 @@ class Bars(_Quiet):
         return Group(title, *lines, foot)
 
     def _row(self, node: NodeTransferStatus) -> Row:
-        moving = node.status is TransferState.TRANSFERRING
-        rate = self._meter.rate(node.node_id, self._clock()) if moving else 0.0
-        left = seconds_left(node.total_bytes - node.progress_bytes, rate)
         style = STYLES[node.status]
         return (
             name_of(node.node_id, self._names),
             Cell(f"{node.status:<{_STATE_WIDTH}}", style),
             Cell(bar(node.progress_fraction), style),
             f"{percent(node.progress_fraction):>4}",
-            f"{f'{size(rate)}/s' if moving else '':>8}",
-            f"{f'{duration(left)} left' if left is not None else '':>14}",
-            Cell(node.error or "", style),
+            Cell("  ".join(filter(None, (self._pace(node), node.error))), style),
         )
 
+    def _pace(self, node: NodeTransferStatus) -> str:
+        if node.status is not TransferState.TRANSFERRING:
+            return ""
+        rate = self._meter.rate(node.node_id, self._clock())
+        left = seconds_left(node.total_bytes - node.progress_bytes, rate)
+        return f"{size(rate):>7}/s" + (f"  {duration(left)} left" if left is not None else "")
 
-_COLUMNS = ("",) * 7
+
+_COLUMNS = ("",) * 5
 _STATE_WIDTH = max(map(len, TransferState))
 
 

@@ -256,16 +256,18 @@ class Demands:
         if blob is None:
             return []
         sends: list[Send] = []
-        ranked: list[tuple[int, str]] = []
-        if hash not in self._whole:
-            ranked = sorted(
-                (origin.hops, name)
-                for name, origin in blob.origins.items()
-                if origin.relayed and origin.hops < MAX_HOPS
-            )
+        ranked = sorted(
+            (origin.hops, name)
+            for name, origin in blob.origins.items()
+            if origin.relayed and origin.hops < MAX_HOPS
+        )
         for link in self._links:
-            name = self._representative(blob, ranked, link)
             asked = blob.asked.get(link)
+            # What is whole here is asked of nobody else, but the trees on which it flows stay as they are.
+            known = (
+                [entry for entry in ranked if entry[1] in (asked or ())] if hash in self._whole else ranked
+            )
+            name = self._representative(blob, known, link)
             if name is not None:
                 asked = blob.asked.setdefault(link, {})
                 origin = blob.origins[name]

@@ -23,8 +23,9 @@ MAX_WINDOW = 32 * CHUNK_BYTES
 ENDGAME_AFTER = 1.0
 """Seconds after which an idle source is asked for one of the last chunks as well."""
 
-SEGMENT_CHUNKS = 16
-"""Ties are broken by a random order of runs of this many chunks: neighbours on disk stay neighbours."""
+MAX_SEGMENT_CHUNKS = 16
+"""Ties are broken by a random order of segments, runs of up to so many chunks (a 64th of the blob):
+neighbours on disk stay neighbours."""
 
 _RATE_INTERVAL = 0.5
 _INDEX_BITS = 32
@@ -107,6 +108,7 @@ class FetchPlan:
         self.now = now
         self._size = size_bytes
         self._random = random
+        self._segment = min(MAX_SEGMENT_CHUNKS, 1 + held.count // 64)  # chunks
         self._segments: list[int] = []  # shuffled when the second source appears
         self._sources: dict[str, _Source] = {}
         self._dropped: set[str] = set()
@@ -126,7 +128,7 @@ class FetchPlan:
         if source is None:
             source = self._sources[peer] = _Source(peer, have, now)
             if len(self._sources) == 2 and not self._segments:
-                self._segments = list(range(-(-self.held.count // SEGMENT_CHUNKS)))
+                self._segments = list(range(-(-self.held.count // self._segment)))
                 self._random.shuffle(self._segments)
             self._rebuild()
         elif have is None or source.have is None or have.new_in(source.have):
@@ -372,8 +374,8 @@ class FetchPlan:
     def _key(self, index: int) -> int:
         rank = index
         if self._segments:
-            segment, offset = divmod(index, SEGMENT_CHUNKS)
-            rank = self._segments[segment] * SEGMENT_CHUNKS + offset
+            segment, offset = divmod(index, self._segment)
+            rank = self._segments[segment] * self._segment + offset
         return ((self._rarity[index] << _INDEX_BITS | rank) << _INDEX_BITS) | index
 
     def _pick(self, source: _Source) -> int | None:

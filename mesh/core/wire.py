@@ -409,7 +409,7 @@ def frames_of(message: Message, stream: int, *, max_frame: int = MAX_FRAME_BYTES
     body = encode_message(message)
     if len(body) > MAX_MESSAGE_BYTES:
         raise ProtocolViolation(
-            f"a {type(message).__name__} of {len(body)} bytes is over the {MAX_MESSAGE_BYTES} bytes of a message"
+            f"a {type(message).__name__} of {len(body)} bytes, but a message has at most {MAX_MESSAGE_BYTES}"
         )
     kind = _PLAIN
     if len(body) >= COMPRESS_FROM_BYTES and not isinstance(message, ChunkPiece):

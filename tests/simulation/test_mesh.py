@@ -79,9 +79,8 @@ def test_any_schedule_ends_with_equal_nodes_and_every_target_served(seed: int, t
                 case 0 if len(alive) > 2:
                     await world.crash(rng.choice(alive))
                 case 1:
-                    for name in names[:5]:
-                        if name not in world.nodes:
-                            await world.restart(name)
+                    for name in world.down:
+                        await world.restart(name)
                 case 2:
                     world.network.partition([rng.sample(alive, len(alive) // 2)], silent=rng.random() < 0.5)
                 case 3:
@@ -92,9 +91,8 @@ def test_any_schedule_ends_with_equal_nodes_and_every_target_served(seed: int, t
                 case _:
                     await asyncio.sleep(rng.random() * 120)  # lets virtual time pass
         world.network.heal()
-        for name in names[:5]:
-            if name not in world.nodes:
-                await world.restart(name)
+        for name in world.down:
+            await world.restart(name)
 
         await everything_settles(world)
         first, *others = [await contents(node, "things") for node in world.nodes.values()]

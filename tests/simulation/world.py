@@ -51,6 +51,11 @@ class World:
         }  # fmt: skip
         return await self.restart(name)
 
+    @property
+    def down(self) -> list[str]:
+        """The nodes that have been started and are not running."""
+        return [name for name in self._made if name not in self.nodes]
+
     async def restart(self, name: str) -> Node:
         """Bring a node back as it was made."""
         made = self._made[name]

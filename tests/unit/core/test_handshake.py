@@ -201,8 +201,7 @@ def test_no_mutation_of_any_byte_authenticates_a_wrong_peer(data: st.DataObject)
     """Somebody in the middle changes one message. Whoever still gets a peer, gets the true one, and
     agrees with it on every byte that was said."""
     victim = data.draw(st.sampled_from(["hello", "their_hello", "their_proof", "proof"]))
-    names = {"name": "Alice", "features": ["x"]}
-    a, b = dialler(**names), acceptor(name="Bob")
+    a, b = dialler(name="Alice", features=["x"]), acceptor(name="Bob")
 
     def transmit(name: str, sent: bytes) -> bytes:
         if name != victim:

@@ -63,11 +63,12 @@ class FakeDocuments:
         self.selectors: dict[Key, dict[str, Any]] = {}
         self.writes: list[tuple[float, str, str, dict[str, Any]]] = []
         self.fail_writes: list[Exception] = []
+        self.commit_seconds = 0.0
         self._streams: weakref.WeakSet[Stream[Change]] = weakref.WeakSet()
 
     async def write(self, collection: str, document_id: str, body: dict[str, Any]) -> None:
         assert owner_of(collection, document_id, body) == self.node_id
-        await asyncio.sleep(0)
+        await asyncio.sleep(self.commit_seconds)
         if self.fail_writes:
             raise self.fail_writes.pop(0)
         sequence = self.held.get((collection, document_id), (0, {}))[0] + 1

@@ -392,3 +392,34 @@ def test_given_receive_off_then_the_receipt_says_refused() -> None:
         assert (await hq.service.wait_for_completion(handle, 30)).is_success
 
     in_a_world(run)
+
+
+def test_given_a_cancel_whose_receipt_cannot_be_written_then_it_is_told_later() -> None:
+    async def run(world: World) -> None:
+        hq, van, handle = await _publish(world, seconds=100)
+        await later(10)
+        van.documents.fail_writes = [StorageFull("/data", 1000, 10)]
+        await hq.service.cancel(handle)
+        await later(1)
+        assert not van.blobs.running, "it stops all the same"
+        await later(3600)
+        assert _status_of(van, handle)[0] is TransferState.CANCELLED
+
+    in_a_world(run)
+
+
+def test_given_a_broken_own_receipt_when_started_then_the_distribution_begins_anew(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def run(world: World) -> None:
+        hq, van, handle = await _publish(world)
+        await hq.service.wait_for_completion(handle, 30)
+        key = ("receipts", f"{handle.distribution_id}:van")
+        sequence, body = van.documents.held[key]
+        van.documents.held[key] = (sequence, body | {"status": "of a newer version"})
+        await van.restart()
+        await later()
+        assert _status_of(van, handle)[0] is TransferState.COMPLETED
+        assert "an own receipt is left alone" in caplog.text
+
+    in_a_world(run)

@@ -74,16 +74,16 @@ def test_given_symbolic_links_in_the_way_when_delivered_then_nothing_is_written_
     tmp_path: Path,
 ) -> None:
     async def run(world: World) -> None:
-        inbox, secret = tmp_path / "inbox", tmp_path / "secret"
+        inbox, secret, content = tmp_path / "inbox", tmp_path / "secret", b"nine byte"
         inbox.mkdir()
-        secret.write_bytes(b"one")  # even with the very content of the blob
-        (inbox / "map.bin").symlink_to(secret)
+        secret.write_bytes(content)  # even with the very content of the blob, and a link of its size
+        (inbox / "map.bin").symlink_to("../secret")
         (inbox / "dangling").symlink_to(tmp_path / "nowhere")
         hq, _ = await _start(world, inbox)
         with no_overwrites(secret):
-            first = await _deliver(hq, b"one")
+            first = await _deliver(hq, content)
             second = await _deliver(hq, b"two", "dangling")
-        assert (inbox / f"map-{first.distribution_id}.bin").read_bytes() == b"one"
+        assert (inbox / f"map-{first.distribution_id}.bin").read_bytes() == content
         assert (inbox / f"dangling-{second.distribution_id}").read_bytes() == b"two"
         assert (inbox / "map.bin").is_symlink()
         assert not (tmp_path / "nowhere").exists()
@@ -155,6 +155,26 @@ def test_given_a_file_that_is_being_copied_when_cancelled_then_it_never_appears(
         receipt = van.receipt(handle.distribution_id)
         assert receipt is not None
         assert receipt.status is TransferState.CANCELLED
+
+    in_a_world(run)
+
+
+def test_given_a_file_that_has_appeared_when_cancelled_then_the_receipt_says_completed(
+    tmp_path: Path,
+) -> None:
+    async def run(world: World) -> None:
+        hq, van = await _start(world, tmp_path)
+        handle = await hq.service.distribute(hq.blobs.add(b"map"), NORTH)
+        van.documents.commit_seconds = 100
+        await later(110)
+        assert _files(tmp_path) == {"map.bin": b"map"}
+        await hq.service.cancel(handle)
+        await later(1000)
+        receipt = van.receipt(handle.distribution_id)
+        assert receipt is not None
+        assert receipt.status is TransferState.COMPLETED
+        status = await hq.service.status(handle)
+        assert (status.is_cancelled, status.completed) == (True, 1)
 
     in_a_world(run)
 

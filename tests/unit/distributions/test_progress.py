@@ -230,6 +230,21 @@ def test_given_300_distributions_at_once_then_priorities_and_the_bound_hold() ->
     in_a_world(run)
 
 
+def test_given_slow_fetches_when_the_blob_is_here_already_then_it_does_not_wait_for_them() -> None:
+    async def run(world: World) -> None:
+        hq, van = await world.start("hq"), world.add("van")
+        van.blobs.seconds = 1e6
+        await van.up()
+        for n in range(5):
+            await hq.service.distribute(hq.blobs.add(f"slow {n}".encode()), AllNodes())
+        await later(10)
+        here = await hq.service.distribute(van.blobs.add(b"here"), AllNodes())
+        assert (await hq.service.wait_for_completion(here, 10)).is_success
+        assert len(van.blobs.running) == 4
+
+    in_a_world(run)
+
+
 def test_given_1000_targets_then_a_frame_takes_under_5_ms() -> None:
     async def run(world: World) -> None:
         hq = await world.start("hq")

@@ -392,8 +392,11 @@ async def test_nothing_is_delivered_after_the_end() -> None:
 
 @pytest.mark.parametrize(
     "frame",
-    [b"", b"\x00", b"\x07rubbish", b"\x00\xff\xff", b"\x01nozlib"]
-    + [next(frames_of(Proof(bytes(64)), 0)), next(frames_of(Hello(1, 1, [], b"", b"", "", "", None, ""), 0))],
+    [
+        *(b"", b"\x00", b"\x07rubbish", b"\x00\xff\xff", b"\x01nozlib"),
+        next(frames_of(Proof(bytes(64)), 0)),
+        next(frames_of(Hello(1, 1, [], b"", b"", "", "", None, ""), 0)),
+    ],
 )
 def test_rubbish_closes_the_link_with_one_line_of_log(frame: bytes, caplog: pytest.LogCaptureFixture) -> None:
     @virtual

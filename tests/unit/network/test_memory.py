@@ -163,12 +163,18 @@ async def test_a_crash_takes_listeners_and_connections_without_a_goodbye() -> No
 async def test_loss_breaks_the_connection() -> None:
     network = MemoryNetwork(random.Random(1), path=Path(loss=0.1))
     a, b = await connected(network)
-    sent = 0
+    received = 0
+
+    async def talk() -> None:
+        nonlocal received
+        while received < 1000:
+            await a.send(b"%d" % received)
+            assert await b.receive() == b"%d" % received
+            received += 1
+
     with pytest.raises(LinkClosed):
-        for sent in range(1000):
-            await a.send(b"%d" % sent)
-            assert await b.receive() == b"%d" % sent
-    assert 0 < sent < 100
+        await talk()
+    assert 0 < received < 100
 
 
 @virtual

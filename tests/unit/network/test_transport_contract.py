@@ -298,9 +298,11 @@ async def test_addresses_that_cannot_be_listened_on(transport: Transport, addres
 
 @pytest.mark.parametrize(
     "url",
-    ["", "127.0.0.1:7700", "http://127.0.0.1:7700", "ws://", "ws://127.0.0.1", "ws://127.0.0.1:x"]
-    + ["ws://127.0.0.1:70000", "ws://me@127.0.0.1:7700", "ws://127.0.0.1:7700/else", "ws://127.0.0.1:7700?q"]
-    + ["wss://127.0.0.1:7700"],
+    [
+        *("", "127.0.0.1:7700", "http://127.0.0.1:7700", "ws://", "ws://127.0.0.1", "ws://127.0.0.1:x"),
+        *("ws://127.0.0.1:70000", "ws://me@127.0.0.1:7700", "ws://127.0.0.1:7700/else"),
+        *("ws://127.0.0.1:7700?q", "wss://127.0.0.1:7700"),
+    ],
 )
 async def test_urls_that_cannot_be_dialled(transport: Transport, url: str) -> None:
     with pytest.raises(InvalidAddress):

@@ -118,8 +118,10 @@ async def test_other_paths_are_not_found() -> None:
 
 @pytest.mark.parametrize(
     "rubbish",
-    [b"", b"\x00\xff" * 500, b"GET / HTTP/1.1\r\n\r\n", b"SSH-2.0-scan\r\n", b"GET /" + b"x" * 100_000]
-    + [b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"],
+    [
+        *(b"", b"\x00\xff" * 500, b"GET / HTTP/1.1\r\n\r\n", b"SSH-2.0-scan\r\n", b"GET /" + b"x" * 100_000),
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello",
+    ],
 )
 async def test_strangers_make_one_line_of_log_and_no_noise(
     rubbish: bytes, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
