@@ -282,7 +282,9 @@ class _LinkSync:
         return self.serving.idle and self.following.caught_up and not self._applying
 
     async def barrier(self) -> None:
-        """Wait until everything that the peer has for this node now is here."""
+        """Wait until everything that the peer has for this node now is here, or the link is down."""
+        if self._ended:
+            return
         number = self._next_barrier
         self._next_barrier += 1
         self._barriers[number] = asyncio.get_running_loop().create_future()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -22,7 +22,7 @@ from mesh.node.presence import Presence, Stats
 from mesh.version import VERSION
 
 if TYPE_CHECKING:
-    from mesh import Delivery, Stream
+    from mesh import Change, Delivery, Stream
 
 Text = Annotated[str, Meta(max_length=4096)]
 Selector = dict[str, Any] | None
@@ -57,6 +57,31 @@ async def stats(served: Served) -> Stats:
 async def presence(served: Served) -> Presence:
     """``Node.presence()``."""
     return served.node.presence()
+
+
+@METHODS.add("node.observe_presence")
+async def observe_presence(
+    served: Served, *, every: Annotated[float, Meta(ge=0.1)] | None = None
+) -> AsyncIterator[Presence]:
+    """``Node.observe_presence()``; with ``every``, also each so many seconds: round-trip times and byte
+    counts move although no link comes or goes."""
+    loop = asyncio.get_running_loop()
+    async with served.node.observe_presence() as stream:
+        timer: asyncio.TimerHandle | None = None
+
+        def sample() -> None:
+            nonlocal timer
+            stream.push(served.node.presence())
+            timer = loop.call_later(every or 0, sample)
+
+        if every is not None:
+            timer = loop.call_later(every, sample)
+        try:
+            async for each in stream:
+                yield each
+        finally:
+            if timer is not None:
+                timer.cancel()
 
 
 @METHODS.add("node.members")
@@ -239,11 +264,8 @@ async def distributions(served: Served) -> list[Listed]:
 @METHODS.add("distributions.watch")
 async def watch_distributions(served: Served) -> AsyncIterator[list[Listed]]:
     """``distributions.list`` now and after every change."""
-    changed = asyncio.Event()
-    async with asyncio.TaskGroup() as followers, contextlib.AsyncExitStack() as streams:
-        for name in ("distributions", "receipts"):
-            stream = await streams.enter_async_context(served.node.collection(name).observe())
-            followers.create_task(_signal(stream, changed))
+    observed = [served.node.collection(name).observe() for name in ("distributions", "receipts")]
+    async with _changes(observed) as changed:
         while True:
             yield await _listed(served)
             await changed.wait()
@@ -310,9 +332,23 @@ async def _with_token(served: Served, status: DistributionStatus) -> Listed:
     return Listed(status, token.metadata.name, token.size_bytes)
 
 
-async def _signal(stream: Stream[Any], changed: asyncio.Event) -> None:
-    async for _ in stream:
-        changed.set()
+@contextlib.asynccontextmanager
+async def _changes(observed: Iterable[Stream[Change]]) -> AsyncIterator[asyncio.Event]:
+    """An event that is set whenever one of the streams has something new."""
+    changed = asyncio.Event()
+
+    async def follow(stream: Stream[Change]) -> None:
+        async with stream:
+            async for _ in stream:
+                changed.set()
+
+    followers = [asyncio.create_task(follow(stream)) for stream in observed]
+    try:
+        yield changed
+    finally:
+        for follower in followers:
+            follower.cancel()
+        await asyncio.gather(*followers, return_exceptions=True)
 
 
 # --- deliveries -------------------------------------------------------------------------------

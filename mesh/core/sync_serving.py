@@ -76,7 +76,7 @@ class Serving:
         self._live: _Scan | None = None
         self._scans: deque[_Scan] = deque()
         self._told = head
-        self._reading: _Scan | ReadWanted | None = None
+        self._reading: tuple[_Scan, InterestSet] | ReadWanted | None = None
         self._owed_wants: deque[Want] = deque()
         self._owed_pulls: deque[tuple[int, list[int]]] = deque()
         self._reconciling: dict[int, InterestSet] = {}
@@ -163,8 +163,11 @@ class Serving:
 
     def log_read(self, entries: Sequence[LogEntry], upto: int) -> list[Effect]:
         """Result of :class:`ReadLog`: the entries found, and how far the log has been read for them."""
-        scan, self._reading = self._reading, None
-        assert isinstance(scan, _Scan)
+        reading, self._reading = self._reading, None
+        assert isinstance(reading, tuple)
+        scan, interest = reading
+        if scan.interest is not interest:  # more is wanted by now, and was passed over: read this again
+            return self._evaluate()
         effects: list[Effect] = []
         changes: list[Change] = []
         offers: list[Version] = []
@@ -276,7 +279,7 @@ class Serving:
                 self._reading = self._owed()
                 effects.append(self._reading)
             elif (scan := self._current_scan()) is not None:
-                self._reading = scan
+                self._reading = (scan, scan.interest)
                 end = self._head if scan is self._live else scan.end
                 effects.append(ReadLog(scan.cursor, end, PAGE, scan.interest))
         while self._barriers and self._drained_to(self._barriers[0][1]):

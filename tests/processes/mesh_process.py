@@ -79,7 +79,7 @@ class MeshProcess:
     killed and started again; with a fixed port it comes back where it was.
 
     Attributes:
-        node_id, name, address: what it said when it became ready.
+        node_id, name, address: what it said when it became ready; the address is empty if it only dials.
     """
 
     def __init__(self, home: Path, *options: str, environment: dict[str, str] | None = None) -> None:
@@ -107,7 +107,7 @@ class MeshProcess:
         except BaseException:
             self.kill()
             raise
-        self.node_id, self.name, self.address = ready["node_id"], ready["name"], ready["address"]
+        self.node_id, self.name, self.address = ready["node_id"], ready["name"], ready["address"] or ""
         return self
 
     @property

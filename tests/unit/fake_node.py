@@ -224,6 +224,11 @@ class FakeNode:
         ]
         return Presence(SELF_ID, "desk", self.address, not self.is_paused, [peer], dials)
 
+    def observe_presence(self) -> Stream[Presence]:
+        stream: Stream[Presence] = Stream()
+        stream.push(self.presence())
+        return stream
+
     def stats(self) -> Stats:
         return Stats(1, 12, 3, 5_000_000, 40_000, 1500, 2500, 0, 7_000_000)
 

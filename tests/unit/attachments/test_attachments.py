@@ -273,7 +273,7 @@ async def test_relays_pass_on_chunk_by_chunk(world: World) -> None:
     token = await world["d"].add(content(20 * MIB))
     start = asyncio.get_running_loop().time()
     await world["a"].fetch(token)
-    assert asyncio.get_running_loop().time() - start < 20  # one after another it would be 30
+    assert asyncio.get_running_loop().time() - start < 35  # hop after hop it would be 60
 
 
 @simulated()

@@ -36,6 +36,7 @@ class ServedNode:
 
     def close(self) -> None:
         self.run(self._server.close())
+        self.run(self._spawned())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
@@ -49,6 +50,9 @@ class ServedNode:
     async def close_soon(self) -> None:
         """Stop serving, as soon as whoever asks now has been served."""
         self.loop.call_later(0.2, self._shut_down)
+
+    async def _spawned(self) -> None:
+        await asyncio.gather(*self._tasks)
 
     def _shut_down(self) -> None:
         self.spawn(self._server.close())

@@ -228,6 +228,24 @@ def test_down_returns_when_everything_is_released(served: ServedNode) -> None:
 # --- deliveries -------------------------------------------------------------------------------
 
 
+def test_deliveries_are_listed_until_the_node_stops(served: ServedNode, tmp_path: Path) -> None:
+    (tmp_path / "map").write_bytes(b"tiles")
+    delivery = FakeDelivery(served.run(served.node.attachments.add(tmp_path / "map")))
+    original = served.node.deliveries
+
+    def deliveries() -> Any:
+        stream = original()
+        stream.push(delivery)
+        stream.finish()
+        return stream
+
+    served.node.deliveries = deliveries  # type: ignore[method-assign]
+    result = served.mesh("deliveries")
+    assert result.exit_code == 4  # it ends only with the node
+    assert result.stdout == f"{'e' * 26}  map (5 B) from hhhhhhhh, high, blob 00000000\n"
+    assert json.loads(served.mesh("deliveries", "--json").stdout.splitlines()[0])["priority"] == 3
+
+
 def test_deliveries_are_decided(served: ServedNode, tmp_path: Path) -> None:
     (tmp_path / "map").write_bytes(b"tiles")
     delivery = FakeDelivery(served.run(served.node.attachments.add(tmp_path / "map")))

@@ -222,6 +222,14 @@ async def test_who_breaks_the_protocol_is_disconnected(
         assert caught.value.rcvd.code == 1002
 
 
+async def test_presence_is_told_again_from_time_to_time_where_that_is_asked_for(
+    client: ControlClient,
+) -> None:
+    async with client.stream("node.observe_presence", {"every": 0.1}) as items:
+        for _ in range(3):
+            assert [peer["name"] for peer in (await anext(items))["peers"]] == ["van7"]
+
+
 async def test_files_go_in_and_out(client: ControlClient, tmp_path: Path) -> None:
     (tmp_path / "map").write_bytes(b"tiles")
     token = await client.call("attachments.add", {"path": str(tmp_path / "map")})
