@@ -37,7 +37,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m demo",
         description="Starts a mesh of five nodes on this machine, distributes a file, kills a node on the "
-        "way and brings it back, and proves that every copy is the same. Then serves a page that shows the mesh.",
+        "way and brings it back, and proves that every copy is the same. Then a page shows the mesh.",
     )
     parser.add_argument(
         "file", nargs="?", type=Path, help="what to distribute (default: a large file of Python's)"
@@ -135,7 +135,8 @@ async def unless(failure: asyncio.Future[None], work: Coroutine[Any, Any, T]) ->
     """The result of ``work``; or the exception of ``failure``, if that is what ends it."""
     task = asyncio.create_task(work)
     try:
-        await asyncio.wait([task, failure], return_when=asyncio.FIRST_COMPLETED)
+        both: list[asyncio.Future[Any]] = [task, failure]
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if task.done() and task.exception() is not None:
             # The end of a node shows first as a lost connection; that it died says more.
             await asyncio.wait({failure}, timeout=NOTICE_SECONDS)

@@ -141,7 +141,7 @@ class Story:
         total = transfer.token.size_bytes
         kept = max(total - received, 0)
         self._screen.say(
-            f"{victim.name} went on where it was: {size(kept)} were on its disk, {size(received)} were left to fetch",
+            f"{victim.name} went on where it was: {size(kept)} were on its disk, {size(received)} fetched",
             "bold",
         )
 

@@ -20,6 +20,10 @@ class NotStarted(MeshError):
     """The node is used before ``start()`` or after ``close()``."""
 
 
+class InvalidNode(MeshError, ValueError):
+    """A node is asked to be what it cannot."""
+
+
 class DataDirInUse(MeshError):
     """Another process has the data directory open."""
 

@@ -32,7 +32,7 @@ function connected(is) {
   at("notice").hidden = is;
   if (!is) {
     at("notice").textContent = state.size
-      ? `Not connected since ${lastHeard.toLocaleTimeString()}: what you see is how it was then. Trying again.`
+      ? `Not connected since ${clock(lastHeard)}: what you see is how it was then. Trying again.`
       : "Nobody answers: is the demo running? Trying again.";
   }
   document.body.classList.toggle("stale", !is);
@@ -86,19 +86,17 @@ function drawNodes() {
 }
 
 function nodeCard(node, isHub, link) {
-  const up = isHub || link;
   const facts = isHub
-    ? [["links", state.get("presence").peers.length], ["listens", node.listen?.replace("ws://", "") ?? "no"]]
+    ? [["links", state.get("presence").peers.length], ["port", new URL(node.listen).port], ["up since", time(node.started_at)]]
     : link
-      ? [["round trip", milliseconds(link.rtt)], ["sent", size(link.bytes_in)], ["received", size(link.bytes_out)]]
-      : [["link", "none"]];
-  return h("article", { class: `card ${up ? "up" : "down"}` },
-    h("h3", {}, h("span", { class: "dot" }), node.name, h("span", { class: "tag" }, role(node, isHub))),
+      ? [["round trip", milliseconds(link.rtt)], ["sent", size(link.bytes_in)], ["received", size(link.bytes_out)], ["linked", time(link.since)]]
+      : [["link to the hub", "none"]];
+  const tag = isHub ? "hub" : node.formations.join(", ");
+  return h("article", { class: `card ${isHub || link ? "up" : "down"}` },
+    h("h3", {}, h("span", { class: "dot" }), node.name, tag ? h("span", { class: "tag" }, tag) : null),
     h("dl", {}, facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, String(value))))),
-    h("p", { class: "state" }, isHub ? "online" : link ? `linked since ${time(link.since)}` : "offline"));
+    isHub || link ? null : h("p", { class: "state" }, "offline"));
 }
-
-const role = (node, isHub) => (isHub ? "hub" : node.formations.join(", ") || "no formation");
 
 function drawDistributions() {
   const listed = state.get("distributions") ?? [];
@@ -116,7 +114,7 @@ function distributionCard({ status, name, size_bytes }) {
       h("span", { class: `pill ${done ? "good" : "busy"}` }, `${status.completed} of ${status.total_targets} completed`)),
     h("p", { class: "hash" }, `${size(size_bytes ?? 0)} · b3sum ${status.handle.blob_hash}`),
     h("ul", { class: "receipts" }, targets.map(receipt)),
-    others.length ? h("p", { class: "outside" }, `No receipt from ${others.join(", ")}: not in the scope.`) : null);
+    others.length ? h("p", { class: "outside" }, `Outside the scope, so nothing for: ${others.join(", ")}.`) : null);
 }
 
 function receipt(target) {
@@ -150,7 +148,8 @@ function drawDocuments() {
 
 // --- numbers as people read them -----------------------------------------------------------------
 
-const time = (seconds) => (seconds ? new Date(seconds * 1000).toLocaleTimeString() : "");
+const clock = (date) => date.toLocaleTimeString([], { hour12: false });
+const time = (seconds) => (seconds ? clock(new Date(seconds * 1000)) : "");
 const plain = (value) => (typeof value === "string" ? value : value === undefined ? "" : JSON.stringify(value));
 const milliseconds = (seconds) => (seconds === null ? "…" : `${(seconds * 1000).toFixed(seconds < 0.01 ? 1 : 0)} ms`);
 

@@ -188,10 +188,6 @@ class Exchange:
             with suppress(BlobNotFound):
                 await self.store.delete(hash)
 
-    def progress_of(self) -> list[Transfer]:
-        """The transfers under way."""
-        return list(self._transfers.values())
-
     # --- what transfers need ----------------------------------------------------------------------------
 
     def lane(self, peer: str) -> Lane | None:

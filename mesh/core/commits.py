@@ -17,8 +17,10 @@ class Commit:
     """A change that is durable now.
 
     ``before`` and ``after`` are the document with its ``_id``, ``None`` where it did not or does not exist.
-    ``source`` is the node_id of the peer it came from, ``None`` for a local write. ``evicted``: the document
-    has only left this node, which is nobody else's business.
+    ``source`` is the node_id of the peer it came from, ``None`` for a local write.
+    ``whole``: whoever holds what the change builds on, and then the change, holds all that is held here; not so
+    where it was merged with something else. ``evicted``: the document has only left this node, which is
+    nobody else's business.
     """
 
     seq: int
@@ -26,6 +28,7 @@ class Commit:
     before: dict[str, Any] | None
     after: dict[str, Any] | None
     source: str | None
+    whole: bool
     evicted: bool = False
 
 

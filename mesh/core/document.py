@@ -10,9 +10,10 @@ of its incarnation; writing to it starts the next incarnation.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import msgspec
 import pycrdt
@@ -21,6 +22,9 @@ from mesh.core.values import MAX_SAFE_INTEGER, Registers, Writes, unflatten
 from mesh.core.versions import Rank, VersionVector, covers, join
 from mesh.core.wire import Change
 from mesh.errors import DocumentTooLarge, InvalidDocument
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 MAX_DOCUMENT_BYTES = 1 << 20
 """Largest encoded state of one document; a larger one stalls the process that opens it."""
@@ -60,6 +64,22 @@ class Merged:
     fields: dict[str, Any] | None
 
 
+def _refusing_panics(function: Callable[P, R]) -> Callable[P, R]:
+    """A Rust panic surfaces as a BaseException of its own; the Doc it happened in is thrown away."""
+
+    @functools.wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":
+                raise
+            raise InvalidDocument(f"the CRDT library cannot take it: {error}") from None
+
+    return guarded
+
+
+@_refusing_panics
 def registers_of(update: bytes) -> Registers:
     """The root map of the state ``update``.
 
@@ -69,6 +89,7 @@ def registers_of(update: bytes) -> Registers:
     return _registers(_load(update)[1])
 
 
+@_refusing_panics
 def edit(
     held: DocumentState,
     plan: Callable[[Registers], Writes],
@@ -131,6 +152,7 @@ def remove(held: DocumentState, clock: bytes, counter: int) -> tuple[Change, Mer
     return Change("", "", rank, {}, vector, EMPTY_UPDATE), Merged(state, None)
 
 
+@_refusing_panics
 def arrive(held: DocumentState, change: Change) -> Merged | Literal["held", "lacking"]:
     """What becomes of a merged document when ``change`` arrives.
 
@@ -151,6 +173,8 @@ def arrive(held: DocumentState, change: Change) -> Merged | Literal["held", "lac
     if not covers(held.vector, change.since):
         return "lacking"
     vector = join(held.vector, change.until)
+    if change.rank[1] > 1:
+        raise InvalidDocument(f"the rank {change.rank} cannot be")
     if change.rank[1]:
         return Merged(DocumentState(change.rank, EMPTY_UPDATE, vector), None)
     if change.rank > held.rank:
@@ -174,6 +198,7 @@ def state_vector(update: bytes) -> bytes:
     return pycrdt.get_state(update)
 
 
+@_refusing_panics
 def difference(update: bytes, their_state_vector: bytes) -> bytes:
     """The part of the state ``update`` that a holder of ``their_state_vector`` may lack.
 
@@ -206,17 +231,12 @@ def _apply(doc: pycrdt.Doc[Any], update: bytes) -> None:
         doc.apply_update(update)
     except ValueError as error:
         raise InvalidDocument(f"a malformed update: {error}") from error
-    except BaseException as error:
-        # A Rust panic surfaces as a BaseException of its own; the Doc it happened in is thrown away.
-        if type(error).__name__ != "PanicException":
-            raise
-        raise InvalidDocument(f"an update that the CRDT library cannot take: {error}") from None
 
 
 def _registers(root: pycrdt.Map[Any]) -> Registers:
     try:
         registers: Registers = msgspec.json.decode(str(root), type=dict[str, Any])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidDocument(f"holds what JSON cannot: {error}") from error
     return {key: _number(value) for key, value in registers.items()}
 

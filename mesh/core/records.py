@@ -2,8 +2,8 @@
 
 The documents of the collections ``nodes``, ``distributions`` and ``receipts`` are ordinary documents whose
 root map holds one key, ``record``: JSON text with the writer's key, (epoch, sequence), the body and a
-signature over all of it. Of two states the one with the higher (epoch, sequence) wins whole; of two contents under one
-(epoch, sequence), which only a cloned identity makes, the lower record hash wins everywhere.
+signature over all of it. Of two states the one with the higher (epoch, sequence) wins whole; of two contents
+under one (epoch, sequence), which only a cloned identity makes, the lower record hash wins everywhere.
 """
 
 from __future__ import annotations
@@ -104,11 +104,11 @@ def arrive(held: DocumentState, change: Change) -> Merged | None:
     if change.rank == held.rank and covers(held.vector, change.until) and change.update == held.update:
         return None
     record = _open(change)
-    if change.rank == held.rank and _digest(change.update) >= _digest(held.update):
+    update = single_value_state(_KEY, msgspec.json.encode(record).decode())
+    if change.rank == held.rank and _digest(update) >= _digest(held.update):
         if covers(held.vector, change.until):
             return None
         return Merged(_advanced(held, change.until), body_of(held.update))
-    update = single_value_state(_KEY, msgspec.json.encode(record).decode())
     return Merged(
         DocumentState(change.rank, update, join(held.vector, change.until)),
         msgspec.json.decode(record.body, type=dict[str, Any]),
@@ -146,7 +146,8 @@ def _open(change: Change) -> SignedRecord:
         raise PermissionDenied(f"the signature of {change.collection}/{change.id} is not valid")
     try:
         body = msgspec.json.decode(record.body, type=dict[str, Any])
-    except msgspec.MsgspecError as error:
+        msgspec.json.encode(body)
+    except (msgspec.MsgspecError, RecursionError, OverflowError) as error:
         raise InvalidDocument(f"the body of a record is not a JSON object: {error}") from error
     if owner_of(change.collection, change.id, body) != node_id_of(record.public_key):
         raise PermissionDenied(f"{change.collection}/{change.id} is signed by a node that does not own it")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from mesh.core import reconcile
 from mesh.core.commits import Commit, LogEntry
+from mesh.core.document import NEVER
 from mesh.core.interest import InterestSet
 from mesh.core.reconcile import KeySet, Range
 from mesh.core.sync_effects import Effect, ReadKeys, ReadLog, ReadWanted, Send
@@ -105,7 +106,17 @@ class Serving:
         self._head = commits[-1].seq
         if live is None or not current:
             return self._evaluate()
-        wanted = [c.change for c in commits if c.source != self._peer and self._matches(c)]
+        wanted: list[Change] = []
+        for commit in commits:
+            if not self._matches(commit):
+                continue
+            change = commit.change
+            if not commit.whole and (self._scans or self._reconciling):
+                # The peer may still lack what this was merged with, and the place where that stood in the log
+                # has just been left: it gets the document as it is now.
+                self._owed_wants.append(Want(change.collection, change.id, NEVER, {}, b"\0"))
+            elif commit.source != self._peer:
+                wanted.append(change)
         live.cursor = self._head
         effects: list[Effect] = []
         if wanted or self._head - self._told >= SILENT_LAG:

@@ -17,8 +17,11 @@ key with an empty clock, so that increments which have not seen it do not come b
 from __future__ import annotations
 
 import math
+import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 from mesh.errors import InvalidDocument
@@ -190,14 +193,12 @@ def unflatten(registers: Mapping[str, Any]) -> dict[str, Any]:
     visible = {key: value for key, value in registers.items() if key.startswith("/")}
     if len(visible) < len(registers):
         _add_counters(visible, registers)
-    for pointer in sorted(visible, key=lambda p: (p.count("/"), p)):
+    hidden = {above for pointer in visible for above in _ancestors(pointer)}
+    for pointer in sorted(visible.keys() - hidden, key=lambda p: (p.count("/"), p)):
         *parents, last = pointer[1:].split("/")
         at = fields
         for parent in parents:
-            below = at.get(unescape(parent))
-            if not isinstance(below, dict):
-                below = at[unescape(parent)] = {}
-            at = below
+            at = at.setdefault(unescape(parent), {})
         at[unescape(last)] = visible[pointer]
     return fields
 
@@ -209,15 +210,28 @@ def _counter_key(pointer: str, incarnation: int, clock: str) -> str:
     return f"+{incarnation}.{clock}{pointer}"
 
 
+_COUNTER_KEY = re.compile(r"\+(0|[1-9][0-9]{0,14})\.([^/]*)(/.*)", re.DOTALL)
+"""One spelling per number, and of bounded length: two keys never stand for the same counter."""
+
+
 def _counters(registers: Mapping[str, Any]) -> dict[str, dict[int, dict[str, Any]]]:
     """pointer -> incarnation -> clock -> amount. What is not a well-formed counter key is skipped."""
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for key, amount in registers.items():
-        head, slash, rest = key.partition("/")
-        number, dot, clock = head[1:].partition(".")
-        if head[:1] == "+" and slash and dot and number.isdecimal():
-            found.setdefault(slash + rest, {}).setdefault(int(number), {})[clock] = amount
+        if key[:1] == "+" and (parts := _COUNTER_KEY.fullmatch(key)) is not None:
+            incarnation, clock, pointer = parts.groups()
+            found.setdefault(pointer, {}).setdefault(int(incarnation), {})[clock] = amount
     return found
+
+
+def _sum(amounts: list[Any]) -> int | float:
+    """The exact sum, rounded once, in whatever order; what is beyond all floats is the largest of them."""
+    try:
+        total = math.fsum(amounts)
+    except OverflowError:
+        limit = Fraction(sys.float_info.max)
+        total = float(max(-limit, min(limit, sum(map(Fraction, amounts), Fraction(0)))))
+    return int(total) if total.is_integer() and abs(total) <= MAX_SAFE_INTEGER else total
 
 
 def _is_number(value: Any) -> bool:
@@ -229,8 +243,7 @@ def _add_counters(visible: Registers, registers: Mapping[str, Any]) -> None:
         amounts = [a for clock, a in incarnations[max(incarnations)].items() if clock and _is_number(a)]
         base = visible.get(pointer)
         if amounts and (pointer not in visible or _is_number(base)):
-            total = math.fsum([base or 0, *amounts])
-            visible[pointer] = int(total) if total.is_integer() and abs(total) <= MAX_SAFE_INTEGER else total
+            visible[pointer] = _sum([base or 0, *amounts])
 
 
 def _end_counters(held: Mapping[str, Any], pointer: str, writes: Writes) -> bool:
@@ -278,8 +291,10 @@ def plan_replace(held: Mapping[str, Any], fields: Mapping[str, Any]) -> Writes:
 
 def _plan_registers(held: Mapping[str, Any], wanted: Registers, *, keep_objects: bool) -> Writes:
     writes = Writes()
-    parents = {above for key in held if key.count("/") > 1 and key[0] == "/" for above in _ancestors(key)}
-    reserved = any(not key.startswith("/") for key in held)
+    counters = _counters(held)
+    fields = [key for key in held if key.startswith("/")]
+    fields += [pointer for pointer, incarnations in counters.items() if any(incarnations[max(incarnations)])]
+    parents = {above for key in fields if key.count("/") > 1 for above in _ancestors(key)}
     for pointer, value in wanted.items():
         if keep_objects and pointer in parents and isinstance(value, dict):
             continue  # merging an empty object into an object changes nothing
@@ -290,9 +305,9 @@ def _plan_registers(held: Mapping[str, Any], wanted: Registers, *, keep_objects:
         for above in _ancestors(pointer):
             if above in held:
                 writes.remove(above)
-        if reserved and _current_value(held, pointer, value):
+        if counters and _current_value(held, pointer, value):
             continue
-        ended = reserved and _end_counters(held, pointer, writes)
+        ended = bool(counters) and _end_counters(held, pointer, writes)
         if ended or pointer not in held or not identical(held[pointer], value):
             writes.set(pointer, value)
     return writes
@@ -311,7 +326,10 @@ def plan_unset(held: Mapping[str, Any], pointers: Iterable[str]) -> Writes:
     An object that loses its last field stays, empty.
     """
     writes = Writes()
-    for pointer in pointers:
+    named = set(pointers)
+    for pointer in sorted(named):
+        if not named.isdisjoint(_ancestors(pointer)):
+            continue  # it goes with what is above it
         gone = {key for key in held if key == pointer or key.startswith(pointer + "/")}
         for key in gone:
             writes.remove(key)
@@ -338,18 +356,20 @@ def plan_increment(held: Mapping[str, Any], pointer: str, by: float, clock: str)
     amount = normalized(by, pointer)
     if not _is_number(amount):
         raise InvalidDocument(f"can be incremented by a number only, not {by!r}", pointer)
+    if pointer == "/_id" or pointer.startswith("/_id/"):
+        raise InvalidDocument("the _id of a document never changes", pointer)
     shown = held.get(pointer, 0)
     if not _is_number(shown) or any(key.startswith(pointer + "/") for key in held):
         raise InvalidDocument("holds something other than a number, so it cannot be incremented", pointer)
     writes = Writes()
-    if amount == 0 and pointer in held:
-        return writes
     incarnations = _counters(held).get(pointer, {})
     newest = max(incarnations, default=0)
     mine: Any = incarnations.get(newest, {}).get(clock)
+    if amount == 0 and (pointer in held or _is_number(mine)):
+        return writes
     for above in _ancestors(pointer):
         if above in held:
             writes.remove(above)
-    total = math.fsum([mine, amount]) if _is_number(mine) else float(amount)
+    total = float(mine) + float(amount) if _is_number(mine) else float(amount)
     writes.set(_counter_key(pointer, newest, clock), normalized(total, pointer))
     return writes

@@ -12,10 +12,18 @@ from collections.abc import Mapping
 import msgspec
 from blake3 import blake3
 
+from mesh.errors import InvalidDocument
+
 VersionVector = dict[bytes, int]
 
 CLOCK_BYTES = 8
 """Length of a clock identity."""
+
+MAX_CLOCKS = 4096
+"""Clock identities in one vector: the stores that ever wrote one document."""
+
+MAX_COUNTER = 2**53 - 1
+"""Largest counter, incarnation, epoch and sequence."""
 
 Rank = tuple[int, int]
 """Orders whole states of one document: (incarnation, dead) or, for an owned one, (epoch, sequence)."""
@@ -27,6 +35,21 @@ _decoder = msgspec.msgpack.Decoder(VersionVector)
 def covers(held: Mapping[bytes, int], wanted: Mapping[bytes, int]) -> bool:
     """Whether ``held`` includes every change that ``wanted`` includes."""
     return all(held.get(clock, 0) >= counter for clock, counter in wanted.items())
+
+
+def check_version(rank: Rank, vector: Mapping[bytes, int]) -> None:
+    """Refuse a version that no store gives.
+
+    Raises:
+        InvalidDocument: a number or the size of the vector is out of bounds.
+    """
+    if not (0 <= rank[0] <= MAX_COUNTER and 0 <= rank[1] <= MAX_COUNTER):
+        raise InvalidDocument(f"the rank {rank} cannot be")
+    if len(vector) > MAX_CLOCKS:
+        raise InvalidDocument(f"a version of {len(vector)} clocks is over the limit of {MAX_CLOCKS}")
+    for clock, counter in vector.items():
+        if len(clock) != CLOCK_BYTES or not 0 < counter <= MAX_COUNTER:
+            raise InvalidDocument(f"the version {clock.hex()}: {counter} cannot be")
 
 
 def join(a: Mapping[bytes, int], b: Mapping[bytes, int]) -> VersionVector:

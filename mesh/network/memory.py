@@ -377,6 +377,10 @@ class MemoryTransport:
             raise AddressInUse(address)
         return MemoryListener(self._network, self._name, port, accept)
 
+    def check(self, url: str) -> None:
+        """See :class:`mesh.network.transport.Transport`."""
+        parse_url(url)
+
     async def dial(self, url: str) -> MemoryConnection:
         """See :class:`mesh.network.transport.Transport`."""
         endpoint = parse_url(url)

@@ -184,6 +184,15 @@ class Peers:
 
     # --- dialling ---------------------------------------------------------------------------------
 
+    def keep(self, url: str) -> None:
+        """Dial ``url`` for ever, from :meth:`start` on.
+
+        Raises:
+            InvalidAddress, PlaintextRefused: it can never be dialled.
+        """
+        self._transport.check(url)
+        self.dialer.add(url)
+
     async def connect(self, url: str) -> str:
         """Dial ``url`` now and, once that worked, for ever; the peer's node id. Undoes :meth:`disconnect`.
 

@@ -84,6 +84,14 @@ class Transport(Protocol):
             InvalidAddress: it is not an address of this machine, or not an address at all.
         """
 
+    def check(self, url: str) -> None:
+        """Refuse a URL that can be seen, without asking anybody, never to be dialled.
+
+        Raises:
+            InvalidAddress: it is not one that this transport can dial.
+            PlaintextRefused: it names another machine, and must not.
+        """
+
     async def dial(self, url: str) -> Connection:
         """Connect to ``url`` (``ws://host:port``, and ``BULK_PATH`` after it for a bulk connection).
 

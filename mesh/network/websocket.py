@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
 import logging
 import socket
 from http import HTTPStatus
@@ -181,6 +182,16 @@ class WebSocketTransport:
                 raise AddressInUse(address) from error
             raise InvalidAddress(address, _why_not_bound(error)) from error
         return listener
+
+    def check(self, url: str) -> None:
+        """See :class:`mesh.network.transport.Transport`."""
+        host = parse_url(url).host
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            return  # a name: what it stands for is known, and checked, when it is dialled
+        if not self._allow_off_loopback and not is_loopback(host):
+            raise PlaintextRefused(url)
 
     async def dial(self, url: str) -> WebSocketConnection:
         """See :class:`mesh.network.transport.Transport`.

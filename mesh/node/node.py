@@ -24,7 +24,7 @@ from mesh.core.scopes import Capabilities, NodeFacts
 from mesh.core.wire import InterestEntry
 from mesh.distributions.deliveries import Delivery
 from mesh.distributions.service import MeshFileDistribution
-from mesh.errors import NotStarted
+from mesh.errors import InvalidNode, NotStarted
 from mesh.network.link import Link
 from mesh.network.peers import Peers
 from mesh.node.environment import Environment
@@ -39,6 +39,8 @@ from mesh.storage.identity import load_or_create_identity
 from mesh.storage.worker import InlineWorker
 from mesh.streams import Stream
 from mesh.version import VERSION
+
+MAX_NAME_CHARS = 256
 
 ReceiveMode = Literal["auto", "manual", "off"]
 
@@ -100,7 +102,9 @@ class Node:
         environment: Environment | None = None,
     ) -> None:
         if receive not in ("auto", "manual", "off"):
-            raise ValueError(f'receive must be "auto", "manual" or "off", not {receive!r}')
+            raise InvalidNode(f'receive must be "auto", "manual" or "off", not {receive!r}')
+        if name is not None and not (0 < len(name) <= MAX_NAME_CHARS and name.isprintable()):
+            raise InvalidNode(f"a name must have 1 to {MAX_NAME_CHARS} printable characters: {name[:40]!r}")
         self._data_dir = None if data_dir is None else DataDir(data_dir)
         self._wanted_name = name
         self._listen = listen
@@ -216,7 +220,7 @@ class Node:
         stack.callback(self._end_presence)
         stack.push_async_callback(peers.close)
         for url in self._dials:
-            peers.dialer.add(url)
+            peers.keep(url)
         await peers.start(self._listen)
         parts = _Parts(
             identity,

@@ -161,7 +161,7 @@ class Rows:
         vector = encode_vector(state.vector)
         after = None if merged.fields is None else {"_id": document_id, **merged.fields}
         # A peer is known to hold this version only if its change was all there is to it.
-        holder = source if state.vector == change.until and state.rank == change.rank else None
+        whole = state.vector == change.until and state.rank == change.rank
         self.connection.execute(
             "INSERT OR REPLACE INTO documents(seq, collection, id, json, rank_major, rank_minor, vector, "
             "state, key_hash, version_hash, client_id, source, changed_at) "
@@ -177,12 +177,12 @@ class Rows:
                 key_hash(collection, document_id),
                 version_hash(state.rank, vector),
                 client_id if client_id is not None else (held.client_id if held else None),
-                holder,
+                source if whole else None,
                 self._now(),
             ),
         )
         before = held.document if held is not None else None
-        self.commits.append(Commit(self.seq, change, before, after, source))
+        self.commits.append(Commit(self.seq, change, before, after, source, whole))
 
     def drop(self, collection: str, document_id: str) -> bool:
         """Forget a document here, without a tombstone; whether there was one."""
@@ -193,7 +193,7 @@ class Rows:
         self.seq += 1
         state = held.state
         change = Change(collection, document_id, state.rank, {}, state.vector, state.update)
-        self.commits.append(Commit(self.seq, change, held.document, None, None, evicted=True))
+        self.commits.append(Commit(self.seq, change, held.document, None, None, whole=True, evicted=True))
         return True
 
     def state_of(self, row: Row | None) -> DocumentState:

@@ -250,6 +250,8 @@ def test_a_port_in_use(tmp_path: Path) -> None:
     [
         (["--listen", "nonsense"], "InvalidAddress"),
         (["--listen", "0.0.0.0:0"], "PlaintextRefused"),
+        (["--peer", "http://127.0.0.1:1"], "InvalidAddress"),
+        (["--peer", "ws://192.0.2.1:7700"], "PlaintextRefused"),
     ],
 )
 def test_addresses_that_cannot_be(tmp_path: Path, arguments: list[str], kind: str) -> None:

@@ -17,7 +17,7 @@ from virtual_clock import run_virtual
 from world import World
 
 HOUR = 3600.0
-SEEDS = range(8)
+SEEDS = [*range(6), 109, 148, 275, 282]
 
 
 async def everything_settles(world: World) -> None:

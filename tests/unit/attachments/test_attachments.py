@@ -39,14 +39,13 @@ MIB = CHUNK_BYTES
 
 
 class Blobs(MemoryBlobs):
-    """A store whose reads can lie, hang or fail, and that counts."""
+    """A store whose reads can lie or hang, and are counted."""
 
     def __init__(self) -> None:
         super().__init__()
         self.lies = False
         self.silent = False
         self.reads = 0
-        self.writes = 0
 
     async def read_chunk(self, hash: str, index: int, headroom: int = 0) -> bytearray:
         self.reads += 1

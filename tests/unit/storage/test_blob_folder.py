@@ -12,12 +12,12 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from test_blob_store_contract import content, describe
 
 from mesh.core.tokens import CHUNK_BYTES, BlobMetadata
 from mesh.errors import BlobNotFound, DataDirUnusable, StorageFull
 from mesh.storage.blob_folder import FolderBlobs
 from mesh.storage.worker import InlineWorker
+from tests.unit.storage.test_blob_store_contract import content, describe
 
 
 @pytest.fixture
@@ -244,7 +244,7 @@ RECEIVER = """
 import asyncio, sys
 from mesh.storage.blob_folder import FolderBlobs
 from mesh.storage.worker import ThreadWorker
-from test_blob_store_contract import content, describe
+from tests.unit.storage.test_blob_store_contract import content, describe
 async def main():
     store = FolderBlobs(sys.argv[1], ThreadWorker("blobs"))
     await store.open()
@@ -261,20 +261,25 @@ asyncio.run(main())
 """
 
 
+def receive_until_killed(folder: Path, chunks: int) -> None:
+    """A process that receives a blob, killed once it has written ``chunks``."""
+    with subprocess.Popen(
+        [sys.executable, "-c", RECEIVER, str(folder)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+    ) as process:
+        assert process.stdout is not None
+        for _ in range(chunks + 1):
+            assert process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+
+
 @pytest.mark.processes
 @pytest.mark.parametrize("kill_after", [1, 9, 24])
 async def test_kill_minus_nine_while_receiving_loses_nothing_that_was_written(
     opened: Callable[[], FolderBlobs], tmp_path: Path, kill_after: int
 ) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", RECEIVER, str(tmp_path / "data")],
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.getcwd()])},
-    ) as process:
-        assert process.stdout is not None
-        for _ in range(kill_after + 1):
-            assert process.stdout.readline()
-        process.send_signal(signal.SIGKILL)
+    receive_until_killed(tmp_path / "data", kill_after)
     store = opened()
     await store.open()
     token, _, chunks = describe(content(24 << 20))
