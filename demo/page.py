@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ from starlette.staticfiles import StaticFiles
 from demo.sensors import COLLECTION
 from mesh import Stream
 from mesh.control.client import ControlClient
+
+log = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 STATIC = Path(__file__).parent / "static"
@@ -147,10 +150,10 @@ async def _events(feed: Feed) -> AsyncIterator[bytes]:
                 kind = b"change"
 
 
-class _Server(uvicorn.Server):
+class PageServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Signals are the demo's to handle."""
+        """Does nothing: signals are the demo's to handle."""
         yield
 
 
@@ -161,6 +164,12 @@ async def serve(home: Path, port: int) -> AsyncIterator[str]:
     If ``port`` is taken, a free one is used.
     """
     feed = Feed()
+
+    def ended(following: asyncio.Task[None]) -> None:
+        feed.close()  # browsers then say that they see nothing new
+        if not following.cancelled() and (error := following.exception()) is not None:
+            log.warning("the page no longer follows the node on %s: %r", home, error)
+
     with listening(port) as sock:
         config = uvicorn.Config(
             application(feed),
@@ -170,16 +179,17 @@ async def serve(home: Path, port: int) -> AsyncIterator[str]:
             access_log=False,
             timeout_graceful_shutdown=2,
         )
-        server = _Server(config)
+        server = PageServer(config)
         serving = asyncio.create_task(server.serve(sockets=[sock]))
         following = asyncio.create_task(follow(home, feed))
-        following.add_done_callback(lambda _: feed.close())  # browsers then say that they see nothing new
+        following.add_done_callback(ended)
         try:
             yield f"http://{HOST}:{sock.getsockname()[1]}/"
         finally:
             server.should_exit = True
             following.cancel()
             await asyncio.wait({following, serving})
+            serving.result()
 
 
 def listening(port: int) -> socket.socket:

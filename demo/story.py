@@ -90,9 +90,7 @@ class Story:
         results = [await self._prove(everybody), await self._prove(some)]
         good = all(results)
         if good:
-            verdict = (
-                f"All copies are identical, b3sum {everybody.token.hash}. Only formation north got the other."
-            )
+            verdict = f"All copies are identical, b3sum {everybody.token.hash}. Only formation north got {some.token.metadata.name}."
         else:
             verdict = "Not everything is as it should be: see the lines marked ✗."
         self._screen.verdict(verdict, good=good)

@@ -49,7 +49,7 @@ class Board:
         """How ``node`` is, in a word, and the style that suits it."""
         transfer = self.transfer(node)
         if node is self.source:
-            return "publisher", "magenta"
+            return "source", "magenta"
         if node.condition != "online":
             return {"killed": "offline", "starting": "starting"}.get(node.condition, node.condition), "red"
         if node not in self.targets and transfer is None:
@@ -177,9 +177,7 @@ class Screen:
                 fraction = transfer.progress_fraction
                 progress = Text.assemble((bar(fraction), style), f" {percent(fraction):>4}")
             speed = "" if rate is None else f"{size(rate)}/s"
-            table.add_row(
-                node.name, node.formation or node.role, Text(f"{state:<12}", style), progress, speed
-            )
+            table.add_row(node.name, node.formation or "–", Text(f"{state:<12}", style), progress, speed)
         return Group(Text(clean(board.title), "bold"), table)
 
 

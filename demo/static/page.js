@@ -1,24 +1,17 @@
 // Draws what one node of the mesh knows. The state comes as server-sent events: a snapshot, then what changed.
 
 const state = new Map(); // parts by key: hub, presence, distributions, node/<id>, document/<id>
-const fresh = new Set(); // documents that have changed since the last drawing
+const changed = new Map(); // when a document last changed, by key, while it is highlighted
+const HIGHLIGHT = 1200; // milliseconds, as in style.css
 const at = (id) => document.getElementById(id);
-
-const events = new EventSource("/events");
-events.addEventListener("snapshot", (event) => {
-  state.clear();
-  take(JSON.parse(event.data));
-  fresh.clear();
-  connected(true);
-});
-events.addEventListener("change", (event) => take(JSON.parse(event.data)));
-events.addEventListener("error", () => connected(false));
 
 function take(parts) {
   for (const [key, value] of Object.entries(parts)) {
     if (value === null) state.delete(key);
     else state.set(key, value);
-    if (key.startsWith("document/")) fresh.add(key);
+    const [kind] = key.split("/");
+    if (kind === "document") changed.set(key, performance.now());
+    for (const draw of DRAWN_BY[kind] ?? []) due.add(draw);
   }
   soon();
 }
@@ -38,16 +31,23 @@ function connected(is) {
   document.body.classList.toggle("stale", !is);
 }
 
+// Only what a change concerns is drawn again, so that text stays selected meanwhile.
+const DRAWN_BY = {
+  hub: [drawNodes],
+  presence: [drawNodes],
+  node: [drawNodes, drawDistributions],
+  distributions: [drawDistributions],
+  document: [drawDocuments],
+};
+const due = new Set();
 let drawing = false;
 function soon() {
   if (drawing) return;
   drawing = true;
   requestAnimationFrame(() => {
     drawing = false;
-    drawNodes();
-    drawDistributions();
-    drawDocuments();
-    fresh.clear();
+    for (const draw of due) draw();
+    due.clear();
   });
 }
 
@@ -140,10 +140,20 @@ function drawDocuments() {
   const fields = [...new Set(documents.flatMap(Object.keys))].filter((name) => name !== "_id").sort();
   const head = h("tr", {}, ["_id", ...fields].map((name) => h("th", { scope: "col" }, name)));
   const rows = documents.map((each) =>
-    h("tr", fresh.has(`document/${each._id}`) ? { class: "fresh" } : {},
+    highlighted(`document/${each._id}`, h("tr", {},
       h("th", { scope: "row" }, each._id),
-      fields.map((name) => h("td", {}, name.endsWith("_at") ? time(each[name]) : plain(each[name])))));
+      fields.map((name) => h("td", {}, name.endsWith("_at") ? time(each[name]) : plain(each[name]))))));
   at("documents").replaceChildren(h("table", {}, h("thead", {}, head), h("tbody", {}, rows)));
+}
+
+/** A row that was drawn again goes on with its highlight where it was. */
+function highlighted(key, row) {
+  const age = performance.now() - (changed.get(key) ?? -HIGHLIGHT);
+  if (age < HIGHLIGHT) {
+    row.className = "fresh";
+    row.style.animationDelay = `-${Math.round(age)}ms`;
+  }
+  return row;
 }
 
 // --- numbers as people read them -----------------------------------------------------------------
@@ -159,3 +169,16 @@ function size(bytes) {
   for (; bytes >= 999.5 && unit < units.length - 1; unit += 1) bytes /= 1000;
   return `${bytes.toFixed(unit && bytes < 9.95 ? 1 : 0)} ${units[unit]}`;
 }
+
+// --- listening, last: everything above is there when the first event comes -----------------------------
+
+const events = new EventSource("/events");
+events.addEventListener("snapshot", (event) => {
+  state.clear();
+  Object.values(DRAWN_BY).flat().forEach((draw) => due.add(draw));
+  take(JSON.parse(event.data));
+  changed.clear();
+  connected(true);
+});
+events.addEventListener("change", (event) => take(JSON.parse(event.data)));
+events.addEventListener("error", () => connected(false));

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from mesh.core.selector import Selector, compile_selector, projected, sort_key
 from mesh.core.values import (
     Registers,
     Writes,
+    check_collection,
     check_id,
     plan_increment,
     plan_merge,
@@ -21,7 +21,7 @@ from mesh.core.values import (
     plan_unset,
     pointer_of,
 )
-from mesh.errors import InvalidCollectionName, InvalidSelector, PermissionDenied
+from mesh.errors import InvalidSelector, PermissionDenied
 from mesh.storage import documents, writes
 from mesh.storage.documents import DocumentStore
 from mesh.storage.rows import Rows
@@ -29,19 +29,6 @@ from mesh.streams import Stream
 
 Fields = Mapping[str, Any]
 Sort = Sequence[str | Mapping[str, str]]
-
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-
-
-def check_name(name: object) -> str:
-    """``name``, if a collection can be called that.
-
-    Raises:
-        InvalidCollectionName: it is not 1 to 128 letters, digits, ``_``, ``-`` or ``.``.
-    """
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise InvalidCollectionName(name, "use 1 to 128 letters, digits, _, - or ., not starting with - or .")
-    return name
 
 
 class Collection:
@@ -61,7 +48,7 @@ class Collection:
         subscriptions: Subscriptions,
         new_id: Callable[[], str],
     ) -> None:
-        self.name = check_name(name)
+        self.name = check_collection(name)
         self._store = store
         self._observers = observers
         self._subscriptions = subscriptions

@@ -7,6 +7,9 @@ from typing import Any
 
 from mesh.core.wire import Change, Version
 
+PAGE_BYTES = 512 * 1024
+"""What one read for a peer brings at most, but for its last document."""
+
 SMALL_DOCUMENT_BYTES = 4096
 """States up to this size are sent unasked when catching up; larger ones are offered, and pulled as a
 difference."""
@@ -41,3 +44,13 @@ class LogEntry:
     change: Change | None
     document: dict[str, Any] | None
     source: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a peer asked for by name. ``gone`` is not held any more; ``done`` counts the requests that this
+    answers, in their order: the rest is to be read next."""
+
+    changes: list[Change]
+    gone: list[tuple[str, str]]
+    done: int

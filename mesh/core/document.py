@@ -211,9 +211,9 @@ def difference(update: bytes, their_state_vector: bytes) -> bytes:
         raise InvalidDocument(f"a malformed state vector: {error}") from error
 
 
-def single_value_state(key: str, value: str) -> bytes:
+def single_value_state(key: str, value: str, client_id: int) -> bytes:
     """The state of a document with one root key, the same bytes for the same arguments everywhere."""
-    doc: pycrdt.Doc[Any] = pycrdt.Doc(client_id=1)
+    doc: pycrdt.Doc[Any] = pycrdt.Doc(client_id=client_id)
     doc.get(ROOT, type=pycrdt.Map)[key] = value
     return doc.get_update()
 

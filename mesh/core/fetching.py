@@ -283,7 +283,7 @@ class FetchPlan:
         if self.complete:
             return actions
         for source in self._sources.values():
-            if not source.silent and source.requested and now - source.heard >= SILENCE:
+            if not source.silent and source.requested and now >= source.heard + SILENCE:
                 source.silent, source.probe_at = True, now + SILENCE
                 for unanswered in source.requested:
                     self._reopen(unanswered)

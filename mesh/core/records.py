@@ -25,6 +25,9 @@ OWNED_COLLECTIONS = frozenset({"nodes", "distributions", "receipts"})
 MAX_RECORD_BYTES = 64 * 1024
 """Largest record, signature included."""
 
+CLIENT_ID = 1
+"""The Yjs client id of every record: equal records have equal bytes."""
+
 _KEY = "record"
 _DOMAIN = b"mesh record 1\0"
 
@@ -82,7 +85,7 @@ def sign(
     encoded = msgspec.json.encode(record).decode()
     if len(encoded) > MAX_RECORD_BYTES:
         raise InvalidDocument(f"a record of {len(encoded)} bytes is over the limit of {MAX_RECORD_BYTES}")
-    update = single_value_state(_KEY, encoded)
+    update = single_value_state(_KEY, encoded, CLIENT_ID)
     vector = join(held.vector, {clock: counter})
     change = Change(collection, document_id, rank, {}, vector, update)
     return change, Merged(DocumentState(rank, update, vector), body)
@@ -104,7 +107,7 @@ def arrive(held: DocumentState, change: Change) -> Merged | None:
     if change.rank == held.rank and covers(held.vector, change.until) and change.update == held.update:
         return None
     record = _open(change)
-    update = single_value_state(_KEY, msgspec.json.encode(record).decode())
+    update = single_value_state(_KEY, msgspec.json.encode(record).decode(), CLIENT_ID)
     if change.rank == held.rank and _digest(update) >= _digest(held.update):
         if covers(held.vector, change.until):
             return None
@@ -147,7 +150,7 @@ def _open(change: Change) -> SignedRecord:
     try:
         body = msgspec.json.decode(record.body, type=dict[str, Any])
         msgspec.json.encode(body)
-    except (msgspec.MsgspecError, RecursionError, OverflowError) as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise InvalidDocument(f"the body of a record is not a JSON object: {error}") from error
     if owner_of(change.collection, change.id, body) != node_id_of(record.public_key):
         raise PermissionDenied(f"{change.collection}/{change.id} is signed by a node that does not own it")

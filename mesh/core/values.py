@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from mesh.errors import InvalidDocument
+from mesh.errors import InvalidCollectionName, InvalidDocument
 
 MAX_SAFE_INTEGER = 2**53 - 1
 """Beyond this, integers lose digits in every JavaScript client (and in pycrdt)."""
@@ -36,6 +36,8 @@ MAX_ID_BYTES = 512
 """Length of an ``_id`` in UTF-8."""
 
 Registers = dict[str, Any]
+
+_COLLECTION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 
 @dataclass(slots=True)
@@ -58,6 +60,17 @@ class Writes:
 
 
 # --- what may be stored -----------------------------------------------------------------------
+
+
+def check_collection(name: object) -> str:
+    """``name``, if a collection can be called that.
+
+    Raises:
+        InvalidCollectionName: it is not 1 to 128 letters, digits, ``_``, ``-`` or ``.``.
+    """
+    if not isinstance(name, str) or not _COLLECTION.fullmatch(name):
+        raise InvalidCollectionName(name, "use 1 to 128 letters, digits, _, - or ., not starting with - or .")
+    return name
 
 
 def check_id(document_id: object) -> str:

@@ -173,6 +173,7 @@ class Node:
         replicator = Replicator(store, peers, node_id=identity.node_id, clock=environment.clock)
         replicator.start()
         stack.push_async_callback(replicator.close)
+        stack.push_async_callback(peers.close)
         subscriptions = Subscriptions(store, replicator)
         await subscriptions.load()
         replicator.want("mesh:distributions", InterestEntry("distributions"))
@@ -218,7 +219,6 @@ class Node:
         peers.on_up(self._links_changed)
         peers.on_down(self._links_changed)
         stack.callback(self._end_presence)
-        stack.push_async_callback(peers.close)
         for url in self._dials:
             peers.keep(url)
         await peers.start(self._listen)

@@ -86,6 +86,7 @@ class DocumentStore:
 
     def _committed(self, rows: Rows) -> None:
         commits = rows.take_commits()
+        self.log_id = rows.log_id
         if commits:
             self.head = commits[-1].seq
             self.documents += sum((c.after is not None) - (c.before is not None) for c in commits)

@@ -8,15 +8,15 @@ from typing import Any
 import msgspec
 
 from mesh.core import document, records
-from mesh.core.commits import SMALL_DOCUMENT_BYTES, LogEntry
+from mesh.core.commits import PAGE_BYTES, SMALL_DOCUMENT_BYTES, Found, LogEntry
 from mesh.core.interest import InterestSet, entry_digest
 from mesh.core.reconcile import KeySet
 from mesh.core.records import OWNED_COLLECTIONS
 from mesh.core.sync_effects import Standing
-from mesh.core.values import check_id
-from mesh.core.versions import covers, decode_vector
+from mesh.core.values import check_collection, check_id
+from mesh.core.versions import check_version, covers, decode_vector
 from mesh.core.wire import Change, Changes, InterestEntry, Version, Want
-from mesh.errors import InvalidDocument, PermissionDenied
+from mesh.errors import InvalidCollectionName, InvalidDocument, PermissionDenied
 from mesh.storage.rows import Row, Rows
 
 _decode_json = msgspec.json.Decoder(dict[str, Any]).decode
@@ -32,11 +32,13 @@ def apply_frame(rows: Rows, peer: str, frame: Changes) -> list[Want]:
     """
     wants: dict[tuple[str, str], Want] = {}
     for change in frame.changes:
-        row = rows.get(change.collection, change.id)
+        key = (change.collection, change.id)
+        row = rows.get(*key)
+        wants.pop(key, None)  # what was lacking may have come since
         try:
             if not _arrive(rows, peer, row, change):
-                wants[change.collection, change.id] = _want(row, change.collection, change.id)
-        except (InvalidDocument, PermissionDenied) as error:
+                wants[key] = _want(row, *key)
+        except (InvalidDocument, InvalidCollectionName, PermissionDenied) as error:
             rows.quarantine(change, peer, str(error))
     for version in frame.offers:
         row = rows.get(version.collection, version.id)
@@ -51,18 +53,28 @@ def apply_frame(rows: Rows, peer: str, frame: Changes) -> list[Want]:
 
 def _arrive(rows: Rows, peer: str, row: Row | None, change: Change) -> bool:
     """Store one change; false if it builds on what is not held here."""
+    check_collection(change.collection)
     check_id(change.id)
+    check_version(change.rank, change.until)
+    rows.met(change.until)
     held = rows.state_of(row)
+    client_id = row.client_id if row is not None else None
     if change.collection in OWNED_COLLECTIONS:
         record = records.arrive(held, change)
         if record is not None:
-            rows.put(change.collection, change.id, row, change, record, source=peer)
+            state = record.state
+            if state.update != held.update:
+                client_id = None  # not written here
+            # What was verified is passed on, not how it came.
+            change = Change(change.collection, change.id, state.rank, {}, state.vector, state.update)
+            rows.put(change.collection, change.id, row, change, record, source=peer, client_id=client_id)
         return True
     outcome = document.arrive(held, change)
     if outcome == "lacking":
         return False
     if outcome != "held":
-        rows.put(change.collection, change.id, row, change, outcome, source=peer)
+        check_version(outcome.state.rank, outcome.state.vector)
+        rows.put(change.collection, change.id, row, change, outcome, source=peer, client_id=client_id)
     return True
 
 
@@ -84,7 +96,8 @@ def read_log(
     rows: Rows, after: int, until: int, limit: int, interest: InterestSet
 ) -> tuple[list[LogEntry], int]:
     """Up to ``limit`` documents of the interest's collections that last changed after position ``after`` and
-    up to ``until``, and the position up to which the log has been read for them."""
+    up to ``until``, and the position up to which the log has been read for them. It may be fewer, so that they
+    have about ``PAGE_BYTES``."""
     where, parameters = _in_collections(interest)
     found = rows.connection.execute(
         "SELECT seq, collection, id, rank_major, rank_minor, vector, json, source, "
@@ -92,7 +105,8 @@ def read_log(
         f"WHERE seq > ? AND seq <= ? AND {where} ORDER BY seq LIMIT ?",
         (after, until, *parameters, limit),
     )
-    entries = []
+    entries: list[LogEntry] = []
+    size = 0
     for seq, collection, document_id, major, minor, encoded, json, source, state in found:
         version = Version(collection, document_id, (major, minor), decode_vector(encoded))
         change = None
@@ -101,28 +115,34 @@ def read_log(
         # Only a selector looks at the fields.
         selective = json is not None and interest.partial(collection)
         entries.append(LogEntry(seq, version, change, _decode_json(json) if selective else None, source))
+        size += len(state or b"") + len(encoded)
+        if size >= PAGE_BYTES:
+            return entries, seq
     return entries, entries[-1].seq if len(entries) == limit else until
 
 
-def read_wanted(
-    rows: Rows, wants: Sequence[Want], positions: Iterable[int]
-) -> tuple[list[Change], list[tuple[str, str]]]:
-    """The changes that answer ``wants`` and those that stand at ``positions`` of the log; what is wanted and
-    not here any more is returned apart."""
+def read_wanted(rows: Rows, wants: Sequence[Want], positions: Sequence[int]) -> Found:
+    """The changes that answer ``wants`` and those that stand at ``positions`` of the log, up to about
+    ``PAGE_BYTES`` of them."""
     changes: list[Change] = []
     gone: list[tuple[str, str]] = []
-    for want in wants:
+    size = 0
+    for done, want in enumerate(wants):
+        if size >= PAGE_BYTES:
+            return Found(changes, gone, done)
         row = rows.get(want.collection, want.id)
         if row is None:
             gone.append((want.collection, want.id))
             continue
         state = row.state
+        since, update = {}, state.update
         if want.rank == state.rank and want.vector and want.collection not in OWNED_COLLECTIONS:
-            update = document.difference(state.update, want.state_vector)
-            changes.append(Change(want.collection, want.id, state.rank, want.vector, state.vector, update))
-        else:
-            changes.append(Change(want.collection, want.id, state.rank, {}, state.vector, state.update))
-    for position in positions:
+            since, update = want.vector, document.difference(state.update, want.state_vector)
+        changes.append(Change(want.collection, want.id, state.rank, since, state.vector, update))
+        size += len(update)
+    for done, position in enumerate(positions):
+        if size >= PAGE_BYTES:
+            return Found(changes, gone, len(wants) + done)
         found = rows.connection.execute(
             "SELECT collection, id, rank_major, rank_minor, vector, state FROM documents WHERE seq = ?",
             (position,),
@@ -131,7 +151,8 @@ def read_wanted(
             collection, document_id, major, minor, encoded, update = found
             vector = decode_vector(encoded)
             changes.append(Change(collection, document_id, (major, minor), {}, vector, update))
-    return changes, gone
+            size += len(update)
+    return Found(changes, gone, len(wants) + len(positions))
 
 
 def key_set(rows: Rows, interest: InterestSet) -> KeySet:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import random
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,15 +29,25 @@ _encode_json = msgspec.json.Encoder().encode
 MAX_CLIENT_ID = (1 << 53) - 1
 """Yjs client ids must be safe integers in JavaScript."""
 
+_Identity = tuple[bytes, bytes, int, int]
+"""Log id, clock identity, last counter, last position of the log."""
+
+MAX_QUARANTINE = 1000
+"""Refused changes that are remembered."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One document as it is stored. ``source`` is the peer that is known to hold this very version."""
+    """One document as it is stored.
+
+    ``source`` is the peer that is known to hold this very version. ``client_id`` is the Yjs client id under
+    which this store has written this copy of the document; ``None`` while it has not.
+    """
 
     seq: int
     state: DocumentState
     json: str | None
-    client_id: int
+    client_id: int | None
     source: str | None
 
     @property
@@ -65,26 +75,44 @@ class Rows:
         self._now = clock
         self.commits: list[Commit] = []
         self._load_identity(host)
-        self._kept = (self._counter, self.seq, 0)
-        self._stored = (self._counter, self.seq)
+        self._stored = self._identity
+        self._kept = (self._stored, 0)
 
     # --- identity ---------------------------------------------------------------------------------
 
     def _load_identity(self, host: str) -> None:
         row = self.connection.execute("SELECT log_id, clock, counter, seq, host FROM store").fetchone()
         if row is not None and row[4] == host:
-            self.log_id, self.clock, self._counter, self.seq = row[:4]
+            self._identity = row[:4]
             return
+        self.seq = row[3] if row is not None else 0
+        self._renew_identity()
+        self.connection.execute(
+            "INSERT OR REPLACE INTO store(id, log_id, clock, counter, seq, host) VALUES (1, ?, ?, ?, ?, ?)",
+            (*self._identity, host),
+        )
+
+    def _renew_identity(self) -> None:
         self.log_id = self._rng.randbytes(16)
         self.clock = self._rng.randbytes(CLOCK_BYTES)
         self._counter = 0
-        self.seq = row[3] if row is not None else 0
-        self.connection.execute(
-            "INSERT OR REPLACE INTO store(id, log_id, clock, counter, seq, host) VALUES (1, ?, ?, ?, ?, ?)",
-            (self.log_id, self.clock, 0, self.seq, host),
-        )
-        # The copied client ids still belong to the store that this one was copied from.
+        # The client ids still belong to the store that this one was copied from.
         self.connection.execute("UPDATE documents SET client_id = NULL")
+
+    @property
+    def _identity(self) -> _Identity:
+        return (self.log_id, self.clock, self._counter, self.seq)
+
+    @_identity.setter
+    def _identity(self, identity: _Identity) -> None:
+        self.log_id, self.clock, self._counter, self.seq = identity
+
+    def met(self, vector: Mapping[bytes, int]) -> None:
+        """A version has arrived. One that knows more of this store's writes than it does itself says that
+        this is a restored backup: it goes on under a new identity, and its log is a new one."""
+        if vector.get(self.clock, 0) > self._counter:
+            _log.warning("this store has been restored from a backup: it goes on under a new identity")
+            self._renew_identity()
 
     def tick(self) -> tuple[bytes, int]:
         """This store's clock identity and its next counter."""
@@ -99,28 +127,30 @@ class Rows:
 
     def keep(self) -> None:
         """See :class:`~mesh.storage.database.Session`."""
-        self._kept = (self._counter, self.seq, len(self.commits))
+        self._kept = (self._identity, len(self.commits))
 
     def undo(self) -> None:
         """See :class:`~mesh.storage.database.Session`."""
-        self._counter, self.seq, commits = self._kept
+        self._identity, commits = self._kept
         del self.commits[commits:]
 
     def finish(self) -> None:
         """See :class:`~mesh.storage.database.Session`."""
-        if self._stored != (self._counter, self.seq):
-            self.connection.execute("UPDATE store SET counter = ?, seq = ?", (self._counter, self.seq))
+        if self._stored != self._identity:
+            self.connection.execute(
+                "UPDATE store SET log_id = ?, clock = ?, counter = ?, seq = ?", self._identity
+            )
 
     def undo_all(self) -> None:
         """See :class:`~mesh.storage.database.Session`."""
-        self._counter, self.seq = self._stored
+        self._identity = self._stored
         self.commits.clear()
-        self._kept = (self._counter, self.seq, 0)
+        self._kept = (self._stored, 0)
 
     def take_commits(self) -> list[Commit]:
         """What has been committed since the last call."""
-        self._stored = (self._counter, self.seq)
-        self._kept = (self._counter, self.seq, 0)
+        self._stored = self._identity
+        self._kept = (self._stored, 0)
         commits, self.commits = self.commits, []
         return commits
 
@@ -140,7 +170,7 @@ class Rows:
             seq,
             DocumentState((major, minor), state, decode_vector(vector)),
             json,
-            client_id or self.new_client_id(),
+            client_id,
             source,
         )
 
@@ -153,13 +183,15 @@ class Rows:
         merged: Merged,
         *,
         source: str | None = None,
-        client_id: int | None = None,
+        client_id: int | None,
     ) -> None:
         """Store a document's new state at the end of the log, and note the commit."""
         self.seq += 1
         state = merged.state
         vector = encode_vector(state.vector)
-        after = None if merged.fields is None else {"_id": document_id, **merged.fields}
+        after = None
+        if merged.fields is not None:  # what else claims to be the _id is not
+            after = {"_id": document_id} | merged.fields | {"_id": document_id}
         # A peer is known to hold this version only if its change was all there is to it.
         whole = state.vector == change.until and state.rank == change.rank
         self.connection.execute(
@@ -176,7 +208,7 @@ class Rows:
                 state.update,
                 key_hash(collection, document_id),
                 version_hash(state.rank, vector),
-                client_id if client_id is not None else (held.client_id if held else None),
+                client_id,
                 source if whole else None,
                 self._now(),
             ),
@@ -194,6 +226,8 @@ class Rows:
         state = held.state
         change = Change(collection, document_id, state.rank, {}, state.vector, state.update)
         self.commits.append(Commit(self.seq, change, held.document, None, None, whole=True, evicted=True))
+        # What was evicted is not held any more up to any position of anybody's log.
+        self.connection.execute("DELETE FROM positions")
         return True
 
     def state_of(self, row: Row | None) -> DocumentState:
@@ -207,5 +241,8 @@ class Rows:
             "INSERT OR REPLACE INTO quarantine(collection, id, version, peer, reason, at) "
             "VALUES (?, ?, ?, ?, ?, ?)",
             (change.collection, change.id, version, peer, reason, self._now()),
+        )
+        self.connection.execute(
+            "DELETE FROM quarantine WHERE rowid <= (SELECT max(rowid) FROM quarantine) - ?", (MAX_QUARANTINE,)
         )
         _log.warning("refused %s/%s from %s: %s", change.collection, change.id, peer[:8], reason)

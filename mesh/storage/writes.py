@@ -7,7 +7,7 @@ from typing import Any
 
 from mesh.core import document, records
 from mesh.core.identity import Identity
-from mesh.core.values import Registers, Writes
+from mesh.core.values import Registers, Writes, identical
 from mesh.core.wire import Change
 from mesh.errors import DocumentExists, DocumentNotFound
 from mesh.storage.rows import Row, Rows
@@ -35,7 +35,7 @@ def edit(rows: Rows, collection: str, document_id: str, plan: Plan, *, exists: b
         raise DocumentNotFound(collection, document_id)
     if exists is False and here:
         raise DocumentExists(collection, document_id)
-    client_id = row.client_id if row is not None and here else rows.new_client_id()
+    client_id = (row.client_id if row is not None and here else None) or rows.new_client_id()
     outcome = document.edit(rows.state_of(row), plan, tick=rows.tick, client_id=client_id)
     if outcome is None:
         return False
@@ -59,7 +59,9 @@ def remove(rows: Rows, collection: str, document_ids: Iterable[str]) -> int:
         if row is None or row.json is None:
             continue
         change, merged = document.remove(row.state, *rows.tick())
-        rows.put(collection, document_id, row, _addressed(change, collection, document_id), merged)
+        rows.put(
+            collection, document_id, row, _addressed(change, collection, document_id), merged, client_id=None
+        )
         removed += 1
     return removed
 
@@ -73,19 +75,19 @@ def write_record(
         PermissionDenied: the document is another node's.
     """
     row = rows.get(collection, document_id)
-    if row is not None and row.document == {"_id": document_id, **body}:
+    if row is not None and identical(row.document, {"_id": document_id, **body}):
         return False
     change, merged = records.sign(
         identity, collection, document_id, body, rows.state_of(row), *rows.tick(), adopted=_adopted(row)
     )
-    rows.put(collection, document_id, row, change, merged)
+    rows.put(collection, document_id, row, change, merged, client_id=records.CLIENT_ID)
     return True
 
 
 def _adopted(row: Row | None) -> bool:
-    """Whether the record held here was met at a peer: then it was written by an earlier life of this node,
+    """Whether the record held here was met at a peer: then it was written by another life of this node,
     which may have written more, and this one goes on in the next epoch."""
-    return row is not None and row.source is not None
+    return row is not None and row.client_id is None
 
 
 def evict(rows: Rows, collection: str, document_ids: Iterable[str]) -> int:
