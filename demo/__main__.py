@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
 import shutil
 import signal
 import sys
@@ -17,7 +16,7 @@ from typing import Any, TypeVar
 from demo.files import NoFile, checked_file, find_file
 from demo.processes import NodeFailed, Supervisor
 from demo.story import Story
-from demo.terminal import Screen
+from demo.terminal import Screen, silence
 from mesh.cli.units import size
 from mesh.errors import MeshError
 
@@ -70,7 +69,7 @@ def main() -> int:
             return asyncio.run(run(given, folder))
     except (NodeFailed, MeshError, OSError, TimeoutError) as error:
         with contextlib.suppress(OSError):  # the terminal may be gone
-            print(f"demo: {error or type(error).__name__}", file=sys.stderr)
+            print(f"demo: {str(error) or type(error).__name__}", file=sys.stderr)
         return 1
 
 
@@ -118,10 +117,8 @@ def stop_on_signals() -> list[signal.Signals]:
     assert task is not None
 
     def stop(number: signal.Signals) -> None:
-        if number is signal.SIGHUP:  # nobody reads any more, and writing to a closed terminal fails
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, 1)
-            os.dup2(nowhere, 2)
+        if number is signal.SIGHUP:  # nobody reads any more
+            silence()
         if not received:  # once: closing the nodes is not to be interrupted
             task.cancel()
         received.append(number)

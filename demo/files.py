@@ -1,4 +1,4 @@
-"""Finds a real file of a good size on this machine to distribute."""
+"""Files: a real one of a good size to distribute, and the copies that are delivered."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from blake3 import blake3
+
+from mesh.core.file_names import safe_file_name, suffixed_file_name
+from mesh.core.tokens import BlobToken
+
 MIN_BYTES = 1_000_000
 MAX_BYTES = 200_000_000
+_READ_BYTES = 1 << 20
 
 
 class NoFile(Exception):
@@ -60,3 +66,21 @@ def find_file() -> Path:
 def _files_below(roots: set[Path]) -> list[Path]:
     outermost = [root for root in roots if not any(other in root.parents for other in roots)]
     return [Path(folder, name) for root in outermost for folder, _, names in os.walk(root) for name in names]
+
+
+def delivered_file(inbox: Path, token: BlobToken, distribution_id: str) -> Path | None:
+    """The file that a distribution has put into ``inbox``; ``None``: there is none."""
+    plain = safe_file_name(token.metadata.name, token.hash)
+    for name in (suffixed_file_name(plain, distribution_id), plain):
+        if (inbox / name).is_file():
+            return inbox / name
+    return None
+
+
+def b3sum(path: Path) -> str:
+    """The BLAKE3 of a file, as ``b3sum`` prints it."""
+    digest = blake3()
+    with path.open("rb") as file:
+        while piece := file.read(_READ_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -8,25 +8,22 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-from blake3 import blake3
-
-from demo.processes import NodeProcess, Supervisor
+from demo.files import b3sum, delivered_file
+from demo.processes import NodeFailed, NodeProcess, Supervisor
 from demo.sensors import write_readings
 from demo.terminal import Board, Copy, Screen, receipt_text, scope_title, seconds_taken
 from mesh import AllNodes, DistributionHandle, DistributionScope, Formation, TransferState
 from mesh.cli.units import percent, size
 from mesh.control.client import ControlClient
 from mesh.control.methods import Listed
-from mesh.core.file_names import safe_file_name, suffixed_file_name
 from mesh.core.scopes import scope_text
 from mesh.core.status import DistributionStatus
 from mesh.core.tokens import BlobToken
 from mesh.errors import NodeNotRunning
 from mesh.node.presence import Presence
 
-STEP_TIMEOUT = 180.0
-"""Seconds that anything may take before the demo calls it failed."""
-_READ_BYTES = 1 << 20
+PATIENCE_SECONDS = 60.0
+"""How long the demo waits without any news before it calls a step failed."""
 
 
 class Story:
@@ -49,8 +46,7 @@ class Story:
         """Start the mesh, and wait until everybody is linked with the hub.
 
         Raises:
-            NodeFailed: a node did not start.
-            TimeoutError: the links did not come up.
+            NodeFailed: a node did not start, or the links did not come up.
         """
         await self._supervisor.start(self.hub)
         dial = ("--peer", self.hub.address)
@@ -89,10 +85,12 @@ class Story:
                     await _until_known(node, some.id)
         results = [await self._prove(everybody), await self._prove(some)]
         good = all(results)
-        if good:
-            verdict = f"All copies are identical, b3sum {everybody.token.hash}. Only formation north got {some.token.metadata.name}."
-        else:
-            verdict = "Not everything is as it should be: see the lines marked ✗."
+        verdict = (
+            f"All copies are identical, b3sum {everybody.token.hash}. "
+            f"Only formation north got {some.token.metadata.name}."
+            if good
+            else "Not everything is as it should be: see the lines marked ✗ (with --dir, logs are kept)."
+        )
         self._screen.verdict(verdict, good=good)
         return good
 
@@ -149,7 +147,7 @@ class Story:
         copies = [Copy(self.publisher.name, "source", "", "", token.hash, None)]
         for node in self._nodes[1:]:
             receipt = board.transfer(node)
-            path = await asyncio.to_thread(_delivered, node.inbox, token, transfer.id)
+            path = await asyncio.to_thread(delivered_file, node.inbox, token, transfer.id)
             checksum = await asyncio.to_thread(b3sum, path) if path is not None else ""
             if node in board.targets:
                 good = transfer.state(node) is TransferState.COMPLETED and checksum == token.hash
@@ -174,7 +172,7 @@ class Story:
     async def _until_linked(self, nodes: list[NodeProcess]) -> None:
         wanted = {node.node_id for node in nodes}
         async with (
-            asyncio.timeout(STEP_TIMEOUT),
+            _patience("not every node could be linked with the hub"),
             self.hub.control() as control,
             control.stream("node.observe_presence") as items,
         ):
@@ -208,7 +206,7 @@ class Transfer:
         await self._stack.aclose()
 
     async def until(self, reached: Callable[[], bool]) -> None:
-        """Wait for it; after ``STEP_TIMEOUT`` go on without, and the final table will tell.
+        """Wait for it; after ``PATIENCE_SECONDS`` without news go on without, and the final table will tell.
 
         Raises:
             NodeNotRunning: the publisher is gone.
@@ -216,14 +214,15 @@ class Transfer:
         if reached() or self._given_up:
             return
         try:
-            async with asyncio.timeout(STEP_TIMEOUT):
+            async with asyncio.timeout(PATIENCE_SECONDS) as limit:
                 async for items in self._statuses:
+                    limit.reschedule(asyncio.get_running_loop().time() + PATIENCE_SECONDS)
                     self._update([Listed.from_dict(item).status for item in items])
                     if reached():
                         return
         except TimeoutError:
             self._given_up = True
-            self._screen.say(f"given up after {STEP_TIMEOUT:g} s", "bold red")
+            self._screen.say(f"given up: no news for {PATIENCE_SECONDS:g} s", "bold red")
             return
         raise NodeNotRunning(str(self.board.source.home))
 
@@ -259,33 +258,25 @@ class Transfer:
         return all(self.is_through(node) for node in self.board.targets)
 
 
+@contextlib.asynccontextmanager
+async def _patience(complaint: str) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            yield
+    except TimeoutError:
+        raise NodeFailed(f"{complaint} in {PATIENCE_SECONDS:g} s") from None
+
+
 async def _until_known(node: NodeProcess, distribution_id: str) -> None:
     """Wait until ``node`` holds the distribution's document, and has so had the chance to act on it."""
     selector = {"_id": distribution_id}
     params = {"collection": "distributions", "selector": selector}
     async with (
-        asyncio.timeout(STEP_TIMEOUT),
+        _patience(f"{node.name} does not learn of distribution {distribution_id}"),
         node.control() as control,
         control.stream("documents.observe", params) as changes,
     ):
         await anext(changes)
-
-
-def _delivered(inbox: Path, token: BlobToken, distribution_id: str) -> Path | None:
-    plain = safe_file_name(token.metadata.name, token.hash)
-    for name in (suffixed_file_name(plain, distribution_id), plain):
-        if (inbox / name).is_file():
-            return inbox / name
-    return None
-
-
-def b3sum(path: Path) -> str:
-    """The BLAKE3 of a file, as ``b3sum`` prints it."""
-    digest = blake3()
-    with path.open("rb") as file:
-        while piece := file.read(_READ_BYTES):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _pid(node: NodeProcess) -> int | None:

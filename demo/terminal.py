@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -81,6 +82,21 @@ class Copy:
     """Whether it is as it should be; ``None``: nothing is to be compared."""
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """The reader of our output is gone: an error like any other, so that the nodes are closed."""
+        silence()
+        raise BrokenPipeError("nobody reads the output any more")
+
+
+def silence() -> None:
+    """Let the rest of the output go nowhere: writing to a closed terminal or pipe fails."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+
+
 class Screen:
     """Prints the story. Times are seconds since it was made."""
 
@@ -89,7 +105,7 @@ class Screen:
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
         width = None if self.is_terminal else _PIPE_WIDTH
-        self._console = Console(highlight=False, markup=False, emoji=False, width=width)
+        self._console = _Console(highlight=False, markup=False, emoji=False, width=width)
         self._shown: dict[str, tuple[str, int]] = {}
 
     def say(self, text: str, style: str = "") -> None:

@@ -15,7 +15,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class DemoProcess:
-    """``python -m demo ARGUMENTS`` with its nodes in ``folder``; a context manager that makes sure it is gone."""
+    """``python -m demo ARGUMENTS`` with its nodes in ``folder``.
+
+    A context manager that makes sure it is gone.
+    """
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         self.folder = folder

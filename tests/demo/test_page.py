@@ -132,11 +132,14 @@ async def test_browsers_that_go_away_leave_nothing_behind(
 
     monkeypatch.setattr(feed._watchers, "discard", left)
     for _ in range(3):
-        async with httpx.AsyncClient(base_url=url) as browser:
-            async with browser.stream("GET", "/events") as one, browser.stream("GET", "/events") as other:
-                await anext(one.aiter_lines())
-                await anext(other.aiter_lines())
-                assert feed.watchers == 2
+        async with (
+            httpx.AsyncClient(base_url=url) as browser,
+            browser.stream("GET", "/events") as one,
+            browser.stream("GET", "/events") as other,
+        ):
+            await anext(one.aiter_lines())
+            await anext(other.aiter_lines())
+            assert feed.watchers == 2
         await asyncio.wait_for(gone.wait(), 5)
         gone.clear()
     assert feed.watchers == 0
