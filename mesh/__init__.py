@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from mesh import errors as _errors
 from mesh.attachments.handles import BlobHandle
 from mesh.attachments.service import Attachments
 from mesh.collections.collection import Collection
@@ -19,40 +18,118 @@ from mesh.core.status import (
 from mesh.core.tokens import BlobMetadata, BlobProgress, BlobToken
 from mesh.distributions.deliveries import Delivery
 from mesh.distributions.protocol import FileDistribution
-from mesh.errors import *  # noqa: F403
+from mesh.errors import (
+    AddressInUse,
+    BlobNotFound,
+    BlobTooLarge,
+    DataDirInUse,
+    DataDirUnusable,
+    DistributionTimeout,
+    DocumentExists,
+    DocumentNotFound,
+    DocumentTooLarge,
+    FetchFailed,
+    FetchTimeout,
+    HandshakeFailed,
+    InvalidAddress,
+    InvalidCollectionName,
+    InvalidDistribution,
+    InvalidDocument,
+    InvalidNode,
+    InvalidScope,
+    InvalidSelector,
+    InvalidToken,
+    LinkClosed,
+    MeshError,
+    NodeNotRunning,
+    NotStarted,
+    PeerUnreachable,
+    PermissionDenied,
+    PlaintextRefused,
+    ProtocolViolation,
+    SettleTimeout,
+    SourceChanged,
+    SourceError,
+    SourceNotAFile,
+    SourceNotFound,
+    SourceUnreadable,
+    StorageFull,
+    StoreCorrupt,
+    StoreTooNew,
+    UnknownDistribution,
+)
 from mesh.node.environment import Environment
 from mesh.node.node import Node
 from mesh.node.presence import Presence, Stats
 from mesh.streams import Stream
-from mesh.version import VERSION as __version__
+from mesh.version import VERSION
+
+__version__ = VERSION
 
 __all__ = [
+    "AddressInUse",
     "AllNodes",
     "Attachments",
     "BlobHandle",
     "BlobMetadata",
+    "BlobNotFound",
     "BlobProgress",
     "BlobToken",
+    "BlobTooLarge",
     "Capabilities",
     "Capable",
     "Change",
     "Collection",
+    "DataDirInUse",
+    "DataDirUnusable",
     "Delivery",
     "DistributionHandle",
     "DistributionScope",
     "DistributionStatus",
+    "DistributionTimeout",
+    "DocumentExists",
+    "DocumentNotFound",
+    "DocumentTooLarge",
     "Environment",
+    "FetchFailed",
+    "FetchTimeout",
     "FileDistribution",
     "Formation",
+    "HandshakeFailed",
+    "InvalidAddress",
+    "InvalidCollectionName",
+    "InvalidDistribution",
+    "InvalidDocument",
+    "InvalidNode",
+    "InvalidScope",
+    "InvalidSelector",
+    "InvalidToken",
+    "LinkClosed",
+    "MeshError",
     "Node",
+    "NodeNotRunning",
     "NodeTransferStatus",
     "Nodes",
+    "NotStarted",
+    "PeerUnreachable",
+    "PermissionDenied",
+    "PlaintextRefused",
     "Presence",
+    "ProtocolViolation",
+    "SettleTimeout",
+    "SourceChanged",
+    "SourceError",
+    "SourceNotAFile",
+    "SourceNotFound",
+    "SourceUnreadable",
     "Stats",
+    "StorageFull",
+    "StoreCorrupt",
+    "StoreTooNew",
     "Stream",
     "Subscription",
     "TransferPriority",
     "TransferState",
+    "UnknownDistribution",
     "__version__",
-    *_errors.__all__,
 ]

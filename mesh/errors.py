@@ -324,10 +324,3 @@ class NodeNotRunning(MeshError):
     def __init__(self, home: str) -> None:
         super().__init__(f"no node is running on {home}: start one with `mesh up --home {home}`")
         self.home = home
-
-
-__all__ = [
-    name
-    for name, value in list(globals().items())
-    if isinstance(value, type) and issubclass(value, MeshError)
-]

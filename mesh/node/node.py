@@ -25,14 +25,13 @@ from mesh.core.wire import InterestEntry
 from mesh.distributions.deliveries import Delivery
 from mesh.distributions.service import MeshFileDistribution
 from mesh.errors import InvalidNode, NotStarted
-from mesh.network.link import Link
 from mesh.network.peers import Peers
 from mesh.node.environment import Environment
 from mesh.node.presence import DialPresence, PeerPresence, Presence, Stats
+from mesh.storage import documents
 from mesh.storage.blob_folder import FolderBlobs
 from mesh.storage.blob_memory import MemoryBlobs
 from mesh.storage.blobs import BlobStore
-from mesh.storage import documents
 from mesh.storage.data_dir import DataDir
 from mesh.storage.documents import DocumentStore
 from mesh.storage.identity import load_or_create_identity

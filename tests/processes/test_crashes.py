@@ -1,4 +1,4 @@
-"""kill -9 of any process at any moment: after a restart the job completes, and nothing delivered is corrupt."""
+"""kill -9 of any process at any moment: after a restart the job completes, and no copy is corrupt."""
 
 from __future__ import annotations
 

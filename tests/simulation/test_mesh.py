@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from mesh import DocumentNotFound, Formation, Node
-from virtual_clock import run_virtual
-from world import World
+from tests.simulation.virtual_clock import run_virtual
+from tests.simulation.world import World
 
 HOUR = 3600.0
 SEEDS = [*range(6), 109, 148, 275, 282]
 
 
 async def everything_settles(world: World) -> None:
-    """Every node finds that its peers lack nothing and hold nothing more, and that for every hop there may be:
-    what travels several hops is not settled while a neighbour is still waiting for it."""
+    """Every node finds that its peers lack nothing and hold nothing more, as often as there may be hops: what
+    travels several of them is not settled while a neighbour is still waiting for it."""
     for _ in range(len(world.nodes)):
         for node in list(world.nodes.values()):
             await node.settled(HOUR)
@@ -87,9 +88,9 @@ def test_any_schedule_ends_with_equal_nodes_and_every_target_served(seed: int, t
                     world.network.partition([rng.sample(alive, len(alive) // 2)], silent=rng.random() < 0.5)
                 case 3:
                     world.network.heal()
-                case 4 if (name := next(joins, None)) is not None:
-                    await world.start(name, [rng.choice(names[:5])], formations=["north"], inbox=True)
-                    await world.nodes[name].collection("things").subscribe()
+                case 4 if (joiner := next(joins, None)) is not None:
+                    await world.start(joiner, [rng.choice(names[:5])], formations=["north"], inbox=True)
+                    await world.nodes[joiner].collection("things").subscribe()
                 case _:
                     await asyncio.sleep(rng.random() * 120)  # lets virtual time pass
         world.network.heal()
