@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
+from mesh.collections.sessions import SyncSession
 from mesh.core.commits import Commit
-from mesh.core.identity import short_id
-from mesh.core.interest import SOFT_STATE_SECONDS, InterestTable
-from mesh.core.sync_effects import (
-    ApplyFrame,
-    Effect,
-    ReadKeys,
-    ReadLog,
-    ReadPositions,
-    ReadWanted,
-    SavePosition,
-    Send,
-)
+from mesh.core.interest import InterestTable
+from mesh.core.sync_effects import Effect
 from mesh.core.sync_following import Following
 from mesh.core.sync_serving import Serving
 from mesh.core.wire import (
-    WITHDRAWN,
     Ack,
     Barrier,
     BarrierReached,
@@ -37,19 +26,10 @@ from mesh.core.wire import (
     Resumed,
     Summaries,
 )
-from mesh.errors import NotStarted, ProtocolViolation, SettleTimeout
+from mesh.errors import SettleTimeout
 from mesh.network.link import Link
 from mesh.network.peers import Peers
-from mesh.storage import replicas
 from mesh.storage.documents import DocumentStore
-
-_log = logging.getLogger("mesh.replication")
-
-MAX_APPLYING = 32
-"""Frames of one link that wait to be applied; beyond them nothing more is read from it."""
-
-POSITION_DELAY_SECONDS = 0.25
-"""Positions are saved with the next frame, or after this time: losing one only costs a repetition."""
 
 
 class Replicator:
@@ -66,7 +46,7 @@ class Replicator:
         self._clock = clock
         self._table = InterestTable(node_id)
         self._wants: dict[str, InterestEntry] = {}
-        self._syncs: dict[str, _LinkSync] = {}
+        self._syncs: dict[str, SyncSession] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._expiry: asyncio.TimerHandle | None = None
         self._announcing = False
@@ -106,7 +86,7 @@ class Replicator:
             await asyncio.wait(self._tasks)
 
     def _handler(
-        self, side: Callable[[_LinkSync], Any], event: Callable[[Any, Any], list[Effect]]
+        self, side: Callable[[SyncSession], Any], event: Callable[[Any, Any], list[Effect]]
     ) -> Callable[[Link, Any], Any]:
         def handle(link: Link, message: Any) -> asyncio.Future[None] | None:
             sync = self._syncs.get(link.node_id)
@@ -146,16 +126,27 @@ class Replicator:
         self._announcing = False
         for sync in list(self._syncs.values()):
             sync.announce(self._table)
+        self.progress.set()
+
+    def wants(self, collection: str) -> bool:
+        """Whether this node itself asks the mesh for documents of ``collection``."""
+        return collection in self._table.own
 
     def _expire(self) -> None:
         self._expiry = None
         if self._table.expire(asyncio.get_running_loop().time()):
             self._announce_soon()
+        self._expire_later()
+
+    def _expire_later(self) -> None:
+        due = self._table.next_expiry
+        if due is not None and self._expiry is None:
+            self._expiry = asyncio.get_running_loop().call_at(due, self._expire)
 
     # --- links ------------------------------------------------------------------------------------
 
     def _link_up(self, link: Link) -> None:
-        sync = _LinkSync(self, self._store, link)
+        sync = SyncSession(self._store, link, spawn=self.spawn, progress=self.progress)
         self._syncs[link.node_id] = sync
         sync.run(sync.serving.wanted(self._table.wanted_by(link.node_id)))
         sync.announce(self._table)
@@ -166,15 +157,16 @@ class Replicator:
         if sync is not None and sync.link is link:
             del self._syncs[link.node_id]
             sync.end()
-            loop = asyncio.get_running_loop()
-            self._table.link_down(link.node_id, loop.time())
-            if self._expiry is None:
-                self._expiry = loop.call_later(SOFT_STATE_SECONDS + 1, self._expire)
+            self._table.link_down(link.node_id, asyncio.get_running_loop().time())
+            self._expire_later()
         self.progress.set()
 
     def _committed(self, commits: list[Commit]) -> None:
+        evicted = {commit.change.collection for commit in commits if commit.evicted}
         for sync in list(self._syncs.values()):
-            sync.run(sync.serving.committed(commits))
+            if evicted:
+                sync.evicted(evicted)
+            sync.committed(commits)
 
     def _on_barrier_reached(self, link: Link, message: BarrierReached) -> None:
         sync = self._syncs.get(link.node_id)
@@ -208,6 +200,8 @@ class Replicator:
                     syncs = list(self._syncs.values())
                     await asyncio.gather(*[sync.barrier() for sync in syncs])
                     open_ends = [f"{url} (not linked)" for url in unlinked()]
+                    if self._announcing:
+                        open_ends.append("what is wanted since this moment")
                     open_ends += [
                         f"sync with {sync.peer}"
                         for sync in self._syncs.values()
@@ -222,175 +216,3 @@ class Replicator:
                 f"sync with {s.link.name or s.link.node_id[:8]}" for s in self._syncs.values()
             ]
             raise SettleTimeout(timeout, open_ends) from None
-
-
-class _LinkSync:
-    """One link's session: carries out its effects, and feeds the results back."""
-
-    def __init__(self, replicator: Replicator, store: DocumentStore, link: Link) -> None:
-        self.link = link
-        self.serving = Serving(link.node_id, store.log_id, store.head)
-        self.following = Following()
-        self._replicator = replicator
-        self._store = store
-        self._announced: dict[str, Interest] = {}
-        self._applying = 0
-        self._room: asyncio.Future[None] | None = None
-        self._positions: dict[tuple[bytes, ...], tuple[bytes, int]] = {}
-        self._saving: asyncio.TimerHandle | None = None
-        self._barriers: dict[int, asyncio.Future[None]] = {}
-        self._next_barrier = 1
-        self._ended = False
-
-    @property
-    def peer(self) -> str:
-        """The peer as people know it."""
-        return self.link.name or short_id(self.link.node_id)
-
-    def announce(self, table: InterestTable) -> None:
-        """Tell the peer what has changed in what is wanted from it."""
-        peer = self.link.node_id
-        current = {interest.origin: interest for interest in table.announcements(peer)}
-        for origin, interest in current.items():
-            if self._announced.get(origin) != interest:
-                self.link.send(interest)
-        for origin in self._announced.keys() - current.keys():
-            self.link.send(Interest(origin, 0, WITHDRAWN, []))
-        self._announced = current
-        self.run(self.following.wanting(table.wanted_from(peer)))
-
-    def end(self) -> None:
-        """The link is down."""
-        self._ended = True
-        self._save_now()
-        for barrier in self._barriers.values():
-            if not barrier.done():
-                barrier.set_result(None)
-
-    def back_pressure(self) -> asyncio.Future[None] | None:
-        """What to wait for before more is read from the link."""
-        if self._applying < MAX_APPLYING:
-            return None
-        self._room = asyncio.get_running_loop().create_future()
-        return self._room
-
-    # --- settled ----------------------------------------------------------------------------------
-
-    @property
-    def settled(self) -> bool:
-        """Whether both sides have everything that they want of each other."""
-        return self.serving.idle and self.following.caught_up and not self._applying
-
-    async def barrier(self) -> None:
-        """Wait until everything that the peer has for this node now is here, or the link is down."""
-        if self._ended:
-            return
-        number = self._next_barrier
-        self._next_barrier += 1
-        self._barriers[number] = asyncio.get_running_loop().create_future()
-        self.link.send(Barrier(number))
-        try:
-            await self._barriers[number]
-        finally:
-            del self._barriers[number]
-
-    def barrier_reached(self, number: int) -> None:
-        """The peer's answer."""
-        barrier = self._barriers.get(number)
-        if barrier is not None and not barrier.done():
-            barrier.set_result(None)
-
-    # --- effects ----------------------------------------------------------------------------------
-
-    def run(self, effects: list[Effect]) -> None:
-        """Carry out effects, in order."""
-        for effect in effects:
-            match effect:
-                case Send(message):
-                    self.link.send(message)
-                case SavePosition(log_id, entries, upto):
-                    self._save_soon(log_id, entries, upto)
-                case ApplyFrame(frame):
-                    self._applying += 1
-                    self._replicator.spawn(self._apply(frame))
-                case _:
-                    self._replicator.spawn(self._read(effect))
-        self._replicator.progress.set()
-
-    async def _read(self, effect: Effect) -> None:
-        peer = self.link.node_id
-        read = self._store.read
-        try:
-            match effect:
-                case ReadLog(after, until, limit, interest):
-                    page = await read(lambda rows: replicas.read_log(rows, after, until, limit, interest))
-                    self.run(self.serving.log_read(*page))
-                case ReadWanted(wants, positions):
-                    found = await read(lambda rows: replicas.read_wanted(rows, wants, positions))
-                    self.run(self.serving.wanted_read(*found))
-                case ReadPositions(entries):
-                    standings = await read(lambda rows: replicas.read_standings(rows, peer, entries))
-                    self.run(self.following.positions_read(standings))
-                case ReadKeys(number, mine, interest):
-                    keys = await read(lambda rows: replicas.key_set(rows, interest))
-                    side = self.following if mine else self.serving
-                    self.run(side.keys_read(number, keys))
-                case _:
-                    raise AssertionError(f"not something to read: {effect}")
-        except Exception as error:
-            self._failed(error)
-
-    async def _apply(self, frame: Changes) -> None:
-        positions, self._positions = self._positions, {}
-
-        def job(rows: Any) -> Any:
-            for entries, (log_id, upto) in positions.items():
-                replicas.save_position(rows, self.link.node_id, log_id, entries, upto)
-            return replicas.apply_frame(rows, self.link.node_id, frame)
-
-        try:
-            wants = await self._store.write(job)
-            self._applying -= 1
-            self.run(self.following.applied(frame, wants))
-        except Exception as error:
-            self._applying -= 1
-            self._failed(error)
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
-
-    def _failed(self, error: Exception) -> None:
-        """The store cannot go on with this link for now: it is closed, and dialled again later."""
-        if isinstance(error, NotStarted):
-            return
-        if not isinstance(error, ProtocolViolation):
-            _log.error("sync with %s failed: %s", self.peer, error, exc_info=error)
-        self.link.close(f"sync failed: {error}")
-
-    # --- positions --------------------------------------------------------------------------------
-
-    def _save_soon(self, log_id: bytes, entries: list[bytes], upto: int) -> None:
-        self._positions[tuple(entries)] = (log_id, upto)
-        if self._ended:
-            self._save_now()
-        elif self._saving is None:
-            loop = asyncio.get_running_loop()
-            self._saving = loop.call_later(POSITION_DELAY_SECONDS, self._save_now)
-
-    def _save_now(self) -> None:
-        if self._saving is not None:
-            self._saving.cancel()
-            self._saving = None
-        if self._positions:
-            self._replicator.spawn(self._save())
-
-    async def _save(self) -> None:
-        positions, self._positions = self._positions, {}
-
-        def job(rows: Any) -> None:
-            for entries, (log_id, upto) in positions.items():
-                replicas.save_position(rows, self.link.node_id, log_id, entries, upto)
-
-        try:
-            await self._store.write(job)
-        except Exception as error:
-            self._failed(error)

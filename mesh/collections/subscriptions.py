@@ -62,9 +62,9 @@ class Subscriptions:
         """Refuse to evict what a subscription would bring straight back.
 
         Raises:
-            PermissionDenied: this node subscribes to documents of ``collection``.
+            PermissionDenied: this node asks the mesh for documents of ``collection``.
         """
-        if any(entry.collection == collection for entry in self._active.values()):
+        if self._replicator.wants(collection):
             raise PermissionDenied(
                 f"{collection} is subscribed to, so what is evicted would come straight back: "
                 "cancel the subscription first, or subscribe to less of it"

@@ -20,10 +20,9 @@ class Commit:
     """A change that is durable now.
 
     ``before`` and ``after`` are the document with its ``_id``, ``None`` where it did not or does not exist.
-    ``source`` is the node_id of the peer it came from, ``None`` for a local write.
-    ``whole``: whoever holds what the change builds on, and then the change, holds all that is held here; not so
-    where it was merged with something else. ``evicted``: the document has only left this node, which is
-    nobody else's business.
+    ``source`` is the node_id of the peer it came from, ``None`` for a local write. ``whole``: whoever holds
+    what the change builds on, and then the change, holds all that is held here; not so where it was merged
+    with something else. ``evicted``: the document has only left this node, which is nobody else's business.
     """
 
     seq: int
@@ -54,3 +53,8 @@ class Found:
     changes: list[Change]
     gone: list[tuple[str, str]]
     done: int
+
+
+def change_size(change: Change) -> int:
+    """What a change takes on the wire, about, in bytes, compression aside."""
+    return len(change.update) + 20 * (len(change.since) + len(change.until)) + 60

@@ -18,6 +18,7 @@ from typing import Any, Literal, ParamSpec, TypeVar
 import msgspec
 import pycrdt
 
+from mesh.core.updates import MAX_STRUCTS, clocks_of, ranges_of
 from mesh.core.values import MAX_SAFE_INTEGER, Registers, Writes, unflatten
 from mesh.core.versions import Rank, VersionVector, covers, join
 from mesh.core.wire import Change
@@ -31,6 +32,8 @@ MAX_DOCUMENT_BYTES = 1 << 20
 
 ROOT = "doc"
 """The root map that holds the fields; Yjs clients find it under this name."""
+
+_ROOT_NAME = ROOT.encode()
 
 EMPTY_UPDATE = b"\x00\x00"
 """A Yjs update that says nothing."""
@@ -125,12 +128,7 @@ def edit(
         for key, value in writes.sets.items():
             root[key] = value
     update = doc.get_update()
-    if len(update) > MAX_DOCUMENT_BYTES:
-        raise DocumentTooLarge(
-            f"would have {len(update)} bytes encoded, over the limit of {MAX_DOCUMENT_BYTES}: "
-            "split it, or move large parts into attachments",
-            MAX_DOCUMENT_BYTES,
-        )
+    _check_size(update)
     clock, counter = tick()
     rank = (held.rank[0] + 1, 0) if fresh else held.rank
     vector = join(held.vector, {clock: counter})
@@ -177,20 +175,28 @@ def arrive(held: DocumentState, change: Change) -> Merged | Literal["held", "lac
         raise InvalidDocument(f"the rank {change.rank} cannot be")
     if change.rank[1]:
         return Merged(DocumentState(change.rank, EMPTY_UPDATE, vector), None)
-    if change.rank > held.rank:
-        if change.since:
-            return "lacking"
-        doc, root = _load(change.update)
-    else:
-        doc, root = _load(held.update)
-        _apply(doc, change.update)
+    if change.rank > held.rank and change.since:
+        return "lacking"
+    brought = ranges_of(change.update, _ROOT_NAME)
+    doc, root = _load(held.update if change.rank == held.rank else EMPTY_UPDATE)
+    _apply(doc, change.update)
+    reached = clocks_of(doc.get_state())
+    if any(reached.get(client, 0) < end for client, (_, end) in brought.items()):
+        # The library would keep it apart until the rest comes, and everything that the client writes later.
+        raise InvalidDocument("an update that builds on what is not in it")
     fields = unflatten(_registers(root))
     update = doc.get_update()
-    if len(update) > MAX_DOCUMENT_BYTES:
-        raise DocumentTooLarge(
-            f"has {len(update)} bytes encoded, over the limit of {MAX_DOCUMENT_BYTES}", MAX_DOCUMENT_BYTES
-        )
+    _check_size(update)
     return Merged(DocumentState(change.rank, update, vector), fields)
+
+
+def check_update(update: bytes) -> None:
+    """Refuse an update that would harm the CRDT library.
+
+    Raises:
+        InvalidDocument: it is malformed, or holds what no document does.
+    """
+    ranges_of(update, _ROOT_NAME)
 
 
 def state_vector(update: bytes) -> bytes:
@@ -205,6 +211,7 @@ def difference(update: bytes, their_state_vector: bytes) -> bytes:
     Raises:
         InvalidDocument: ``their_state_vector`` is malformed.
     """
+    clocks_of(their_state_vector)
     try:
         return pycrdt.get_update(update, their_state_vector)
     except ValueError as error:
@@ -216,6 +223,22 @@ def single_value_state(key: str, value: str, client_id: int) -> bytes:
     doc: pycrdt.Doc[Any] = pycrdt.Doc(client_id=client_id)
     doc.get(ROOT, type=pycrdt.Map)[key] = value
     return doc.get_update()
+
+
+def _check_size(update: bytes) -> None:
+    if len(update) > MAX_DOCUMENT_BYTES:
+        raise DocumentTooLarge(
+            f"{len(update)} bytes encoded are over the limit of {MAX_DOCUMENT_BYTES}: "
+            "split it, or move large parts into attachments",
+            MAX_DOCUMENT_BYTES,
+        )
+    if len(update) > 2 * MAX_STRUCTS:  # no item takes less than two bytes
+        try:
+            ranges_of(update, _ROOT_NAME)
+        except InvalidDocument as error:
+            raise DocumentTooLarge(
+                f"its history is over the limit of {MAX_STRUCTS} items: copy it under a new _id", MAX_STRUCTS
+            ) from error
 
 
 def _load(update: bytes, client_id: int | None = None) -> tuple[pycrdt.Doc[Any], pycrdt.Map[Any]]:

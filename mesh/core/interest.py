@@ -16,7 +16,7 @@ import msgspec
 from blake3 import blake3
 
 from mesh.core.selector import Matcher, compile_selector
-from mesh.core.wire import WITHDRAWN, Interest, InterestEntry
+from mesh.core.wire import Interest, InterestEntry
 from mesh.errors import InvalidSelector, ProtocolViolation
 
 EVERYTHING = InterestEntry("*")
@@ -27,6 +27,9 @@ MAX_HOPS = 16
 
 MAX_ENTRIES = 64
 """Selectors per collection and link; beyond them the whole collection is synced."""
+
+MAX_ORIGINS = 16_384
+"""Origins that one peer speaks for."""
 
 SOFT_STATE_SECONDS = 15 * 60.0
 """How long the interest of a peer outlives its link."""
@@ -94,9 +97,7 @@ class InterestSet:
 
     def covers(self, entry: InterestEntry) -> bool:
         """Whether an entry asks for nothing that this set does not."""
-        return (
-            self.everything or entry.collection in self._whole or entry_digest(entry) in self._by_digest
-        )
+        return self.everything or entry.collection in self._whole or entry_digest(entry) in self._by_digest
 
 
 @dataclass(slots=True)
@@ -132,26 +133,28 @@ class InterestTable:
     def heard(self, peer: str, interest: Interest) -> bool:
         """Take in what ``peer`` says; whether that changes anything.
 
+        It replaces what the peer said of this origin before, whatever the sequence: the peer counts on it.
+
         Raises:
             ProtocolViolation: an entry is malformed.
         """
         origins = self._heard.setdefault(peer, {})
-        if interest.hops == WITHDRAWN:
+        if interest.hops > MAX_HOPS:  # WITHDRAWN is
             return origins.pop(interest.origin, None) is not None
-        if interest.origin == self._node_id or interest.hops > MAX_HOPS:
+        if interest.origin == self._node_id:
             return False
         if (interest.hops == 0) != (interest.origin == peer):
             raise ProtocolViolation(
                 f"{peer} passes on the interest of {interest.origin} as if it were its own"
             )
         known = origins.get(interest.origin)
-        if known is not None and known.sequence > interest.sequence and interest.hops:
-            return False
+        if known is None and len(origins) >= MAX_ORIGINS:
+            raise ProtocolViolation(f"speaks for more than {MAX_ORIGINS} origins")
         try:
-            InterestSet(interest.entries)
+            entries = InterestSet(interest.entries).entries
         except InvalidSelector as error:
             raise ProtocolViolation(f"an interest that cannot be: {error}") from error
-        fresh = _Heard(interest.sequence, interest.hops, interest.entries)
+        fresh = _Heard(interest.sequence, interest.hops, list(entries.values()))
         origins[interest.origin] = fresh
         return known is None or known != fresh
 
@@ -170,6 +173,14 @@ class InterestTable:
             else:
                 del self._heard[peer]
         return sum(map(len, self._heard.values())) != before
+
+    @property
+    def next_expiry(self) -> float | None:
+        """When there is something to :meth:`expire`."""
+        times = [
+            h.expires for origins in self._heard.values() for h in origins.values() if h.expires is not None
+        ]
+        return min(times, default=None)
 
     def wanted_by(self, peer: str) -> InterestSet:
         """What ``peer`` is to be kept up to date with, for itself and for those behind it."""

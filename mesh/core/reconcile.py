@@ -19,6 +19,12 @@ STEP_BITS = 8
 LIST_UP_TO = 64
 """A range with at most so many documents is listed instead of divided."""
 
+MAX_SUMMARIES = 4096
+"""Summaries in one message: the answer, even if it lists every range, fits a message too."""
+
+MAX_PULLED = 100_000
+"""Keys in one message; one with fewer of them is the last of a pull."""
+
 MAX_DEPTH = 4
 """Ranges are never divided beyond 32 bits: what still collides there is listed."""
 
@@ -48,10 +54,17 @@ WHOLE = Range(0, 0)
 
 
 class KeySet:
-    """An immutable set of (key hash, version hash, position in the log), sorted by key."""
+    """An immutable set of (key hash, version hash, position in the log), sorted by key.
 
-    def __init__(self, rows: Iterable[tuple[int, int, int]]) -> None:
+    ``others`` are the key hashes and positions of documents that are held and not in the set: who holds them
+    as they were when they belonged to it finds them out by comparing, and is told what became of them.
+    """
+
+    def __init__(
+        self, rows: Iterable[tuple[int, int, int]], others: Iterable[tuple[int, int]] = ()
+    ) -> None:
         ordered = sorted(rows)
+        self._others = dict(others)
         self._keys = array("q", [row[0] for row in ordered])
         self._versions = array("q", [row[1] for row in ordered])
         self._positions = array("q", [row[2] for row in ordered])
@@ -71,10 +84,10 @@ class KeySet:
         return list(zip(self._keys[start:end], self._versions[start:end], strict=True))
 
     def position(self, key: int) -> int | None:
-        """Where the document with a key hash stood in the log; ``None`` if it is not in the set."""
+        """Where the document with a key hash stood in the log; ``None`` if it is not held."""
         index = bisect_left(self._keys, key)
         found = index < len(self._keys) and self._keys[index] == key
-        return self._positions[index] if found else None
+        return self._positions[index] if found else self._others.get(key)
 
     def count(self, within: Range) -> int:
         """How many pairs are in a range."""
@@ -95,7 +108,7 @@ _MASK = (1 << KEY_BITS) - 1
 
 def _mixed(key: int, version: int) -> int:
     """Ties a version to its key, so that two documents that swap versions do not cancel out."""
-    mixed = (key * 0x9E3779B97F4A7C15 + version) & _MASK
+    mixed = (key * 0x9E3779B97F4A7C15 + version + 0x632BE59BD9B4E019) & _MASK
     mixed = ((mixed ^ (mixed >> 31)) * 0xC2B2AE3D27D4EB4F) & _MASK
     return mixed ^ (mixed >> 29)
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
-from mesh.core.document import DocumentState, Merged, registers_of, single_value_state
+from mesh.core.document import DocumentState, Merged, check_update, registers_of, single_value_state
 from mesh.core.identity import Identity, node_id_of, verify
 from mesh.core.receipts import distribution_id_of
 from mesh.core.versions import Rank, VersionVector, covers, join
@@ -138,6 +138,7 @@ def owner_of(collection: str, document_id: str, body: dict[str, Any]) -> str | N
 
 
 def _open(change: Change) -> SignedRecord:
+    check_update(change.update)
     record = _record(change.update)
     if record.rank != change.rank:
         raise PermissionDenied(f"the record says {record.rank}, its change {change.rank}")

@@ -10,13 +10,13 @@ Decided where dialects differ: a comparison holds only between values of one kin
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
 import msgspec
 
+from mesh.core.patterns import compile_pattern
 from mesh.core.values import identical, normalized
 from mesh.errors import InvalidDocument, InvalidSelector
 
@@ -134,8 +134,8 @@ class _Compiler:
                 test = self.condition(operand, path, depth + 1)
                 return lambda value: isinstance(value, list) and any(map(test, value))
             case "$regex":
-                pattern = _safe_pattern(operand, path)
-                return lambda value: isinstance(value, str) and pattern.search(value) is not None
+                found_in = _pattern(operand, path)
+                return lambda value: isinstance(value, str) and found_in(value)
         raise InvalidSelector(f"unknown operator {operator}", path)
 
 
@@ -176,24 +176,17 @@ def kind_rank(value: Any) -> int:
     return 4 if isinstance(value, list) else 5
 
 
-_NESTED_REPEAT = re.compile(r"[*+}]\s*\)\s*[*+?{]|\)\s*[*+{]|\\[0-9]|\(\?")
-
-
-def _safe_pattern(pattern: Any, path: str) -> re.Pattern[str]:
-    """A regular expression that cannot take exponential time: no repeated groups, no backreferences,
-    no lookaround."""
+def _pattern(pattern: Any, path: str) -> Callable[[str], bool]:
     if not isinstance(pattern, str) or len(pattern) > MAX_PATTERN_CHARS:
         raise InvalidSelector(f"$regex takes a string of at most {MAX_PATTERN_CHARS} characters", path)
-    if _NESTED_REPEAT.search(pattern) or sum(pattern.count(repeat) for repeat in "*+{") > 2:
-        raise InvalidSelector(
-            "$regex allows no repeated groups, no backreferences, no lookaround and at most two repetitions, "
-            "so that no pattern can stall a node",
-            path,
-        )
     try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise InvalidSelector(f"$regex: {error}", path) from error
+        return compile_pattern(pattern)
+    except ValueError as error:
+        raise InvalidSelector(
+            f"$regex: {error}. It takes characters and classes with * + ? {{m,n}}, ^, $ and |, "
+            "but no groups, so that no pattern can stall a node",
+            path,
+        ) from error
 
 
 def split_path(path: str) -> tuple[str, ...]:

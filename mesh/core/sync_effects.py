@@ -33,8 +33,8 @@ class ReadWanted:
 
     wants: list[Want]
     positions: list[int]
-    completes: int | None = None
-    """The pull that ends with this."""
+    pull: int | None = None
+    """The pull that ``positions`` are part of."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mesh.core import reconcile
-from mesh.core.interest import InterestSet, entry_digest
+from mesh.core.interest import EVERYTHING, InterestSet, entry_digest
 from mesh.core.reconcile import KeySet, Range
 from mesh.core.sync_effects import ApplyFrame, Effect, ReadKeys, ReadPositions, SavePosition, Send, Standing
 from mesh.core.wire import (
@@ -29,12 +29,20 @@ class _Catchup:
     """One Resume of ours: the entries it is about, until they are as current as the live ones."""
 
     entries: list[InterestEntry]
+    """Those of them that are still wanted, so that a position is of use."""
+    interest: InterestSet
     upto: int | None = None
-    reconcile: bool = False
     keys: KeySet | None = None
-    summaries_asked: int = 0
+    asked: set[Range] = field(default_factory=set)
+    summaries_open: int = 0
     differing: list[int] = field(default_factory=list)
-    pulled: bool = False
+    pulling: bool = False
+    pulled_after: int | None = None
+    """The last frame before the one message that says that everything was sent."""
+
+
+MAX_LACKING = 50_000
+"""Documents asked for and not here yet; whoever offers so much more than it sends is not well."""
 
 
 class Following:
@@ -42,7 +50,8 @@ class Following:
 
     Invariants:
       1. Nothing is acknowledged before it is durable.
-      2. A position is saved only when nothing before it is outstanding.
+      2. A position is saved only when nothing before it is outstanding: no frame that is not durable yet (or
+         that could not be made so), nothing that was asked for.
     """
 
     def __init__(self) -> None:
@@ -53,12 +62,18 @@ class Following:
         self._next_resume = 1
         self._their_log = b""
         self._lacking: set[tuple[str, str]] = set()
-        self._marks: dict[int, int] = {}
+        self._reading_positions = 0
+        self._last_frame = 0
+        self._applying: set[int] = set()
+        # What frames say has been reached, while an earlier one is applied: frame -> (scan, position) ...
+        self._marks: dict[int, tuple[int, int]] = {}
+        # ... and then, while something is lacking: scan -> position.
+        self._reached: dict[int, int] = {}
 
     @property
     def caught_up(self) -> bool:
         """Whether everything that the peer held when we asked is here."""
-        return not self._catchups and not self._lacking
+        return not (self._catchups or self._lacking or self._applying or self._reading_positions)
 
     def wanting(self, interest: InterestSet) -> list[Effect]:
         """What this node wants from the peer is now ``interest``."""
@@ -67,18 +82,35 @@ class Following:
         if added:
             self._allowed = InterestSet([*self._allowed.entries.values(), *added])
         self._current &= self._asked_for.keys()
-        return [ReadPositions(added)] if added else []
+        for catchup in self._catchups.values():
+            catchup.entries = [e for e in catchup.entries if entry_digest(e) in self._asked_for]
+        if not added:
+            return []
+        self._reading_positions += 1
+        return [ReadPositions(added)]
+
+    def evicted(self, collections: set[str]) -> None:
+        """Documents of ``collections`` were dropped here: no position says any more that they are held."""
+
+        def stands(entry: InterestEntry) -> bool:
+            return entry != EVERYTHING and entry.collection not in collections
+
+        self._current = {digest for digest in self._current if stands(self._asked_for[digest])}
+        for catchup in self._catchups.values():
+            catchup.entries = [entry for entry in catchup.entries if stands(entry)]
 
     def positions_read(self, standings: Sequence[Standing]) -> list[Effect]:
         """Result of :class:`ReadPositions`: the entries, grouped by where this node stands with them."""
+        self._reading_positions -= 1
         effects: list[Effect] = []
         for standing in standings:
-            number = self._next_resume
-            self._next_resume += 1
-            self._catchups[number] = _Catchup(standing.entries)
-            effects.append(
-                Send(Resume(number, standing.log_id, standing.after, standing.empty, standing.entries))
-            )
+            # What has been withdrawn meanwhile must not be asked for any more.
+            entries = [entry for entry in standing.entries if entry_digest(entry) in self._asked_for]
+            if entries:
+                number = self._next_resume
+                self._next_resume += 1
+                self._catchups[number] = _Catchup(entries, InterestSet(entries))
+                effects.append(Send(Resume(number, standing.log_id, standing.after, standing.empty, entries)))
         return effects
 
     def on_changes(self, frame: Changes) -> list[Effect]:
@@ -87,10 +119,16 @@ class Following:
         Raises:
             ProtocolViolation: it holds documents that were not asked for.
         """
+        if frame.number <= self._last_frame:
+            raise ProtocolViolation(f"frame {frame.number} after frame {self._last_frame}")
         sent = {change.collection for change in frame.changes}
         sent |= {version.collection for version in (*frame.offers, *frame.notices)}
         if not all(map(self._allowed.__contains__, sent)):
             raise ProtocolViolation(f"sent documents of {sorted(sent)}, not all of which were asked for")
+        if len(self._lacking) > MAX_LACKING:
+            raise ProtocolViolation(f"{len(self._lacking)} documents are asked for and do not come")
+        self._last_frame = frame.number
+        self._applying.add(frame.number)
         return [ApplyFrame(frame)]
 
     def applied(self, frame: Changes, wants: Sequence[Want]) -> list[Effect]:
@@ -100,50 +138,68 @@ class Following:
         for key in frame.gone:
             self._lacking.discard(key)
         self._lacking.update((want.collection, want.id) for want in wants)
+        self._applying.discard(frame.number)
         if frame.scan or frame.upto:
-            self._marks[frame.scan] = max(frame.upto, self._marks.get(frame.scan, 0))
+            self._marks[frame.number] = (frame.scan, frame.upto)
         effects: list[Effect] = [Send(Ack(frame.number, list(wants)))]
         return effects + self._save_positions()
 
     def on_resumed(self, message: Resumed) -> list[Effect]:
+        """The peer says how it brings this node up to date."""
         catchup = self._catchup(message.number)
+        if catchup.upto is not None:
+            raise ProtocolViolation(f"catch-up {message.number} was answered before")
         self._their_log = message.log_id
         catchup.upto = message.upto
-        catchup.reconcile = message.reconcile
-        if not message.reconcile:
-            return []
-        return [ReadKeys(message.number, True, InterestSet(catchup.entries))]
+        return [ReadKeys(message.number, True, catchup.interest)] if message.reconcile else []
 
     def keys_read(self, number: int, keys: KeySet) -> list[Effect]:
         """Result of :class:`ReadKeys`."""
         catchup = self._catchups[number]
         catchup.keys = keys
-        catchup.summaries_asked += 1
-        return [self._summaries(number, keys, [reconcile.WHOLE])]
+        return self._summaries(number, catchup, keys, [reconcile.WHOLE])
 
     def on_differences(self, message: Differences) -> list[Effect]:
+        """The peer has compared our digests with its own."""
         catchup = self._catchup(message.number)
-        if catchup.keys is None or not catchup.summaries_asked:
+        if catchup.keys is None or not catchup.summaries_open:
             raise ProtocolViolation("differences that no summary asked for")
-        catchup.summaries_asked -= 1
+        catchup.summaries_open -= 1
         listings = [(Range(depth, prefix), pairs) for depth, prefix, pairs in message.listings]
+        divide = [Range(*pair) for pair in message.divide]
+        for within in (*divide, *(within for within, _ in listings)):
+            if within not in catchup.asked:
+                raise ProtocolViolation("a difference in a range that was not asked about")
+            catchup.asked.discard(within)
+        if any(within.depth >= reconcile.MAX_DEPTH for within in divide):
+            raise ProtocolViolation("a range that cannot be divided")
         catchup.differing += reconcile.differing_keys(catchup.keys, listings)
-        if message.divide:
-            ranges = [Range(*pair) for pair in message.divide]
-            if any(not 0 < r.depth < reconcile.MAX_DEPTH for r in ranges):
-                raise ProtocolViolation("a range that cannot be divided")
-            catchup.summaries_asked += 1
-            return [self._summaries(message.number, catchup.keys, ranges)]
-        return [] if catchup.summaries_asked else [Send(PullKeys(message.number, catchup.differing))]
+        effects = self._summaries(message.number, catchup, catchup.keys, divide)
+        if not catchup.summaries_open:
+            catchup.pulling = True
+            keys, catchup.differing = catchup.differing, []
+            for start in range(0, len(keys) + 1, reconcile.MAX_PULLED):
+                some = keys[start : start + reconcile.MAX_PULLED]
+                effects.append(Send(PullKeys(message.number, some)))
+        return effects
 
     def on_pulled(self, message: Pulled) -> list[Effect]:
         """Everything that differed has been sent."""
-        self._catchup(message.number).pulled = True
+        catchup = self._catchup(message.number)
+        if not catchup.pulling:
+            raise ProtocolViolation("pulled what was not asked for")
+        catchup.pulled_after = self._last_frame
         return self._save_positions()
 
-    def _summaries(self, number: int, keys: KeySet, ranges: list[Range]) -> Send:
+    def _summaries(self, number: int, catchup: _Catchup, keys: KeySet, ranges: list[Range]) -> list[Effect]:
         divided = reconcile.summaries(keys, ranges)
-        return Send(Summaries(number, [(r.depth, r.prefix, digest) for r, digest in divided]))
+        catchup.asked.update(within for within, _ in divided)
+        effects: list[Effect] = []
+        for start in range(0, len(divided), reconcile.MAX_SUMMARIES):
+            some = divided[start : start + reconcile.MAX_SUMMARIES]
+            effects.append(Send(Summaries(number, [(r.depth, r.prefix, digest) for r, digest in some])))
+        catchup.summaries_open += len(effects)
+        return effects
 
     def _catchup(self, number: int) -> _Catchup:
         catchup = self._catchups.get(number)
@@ -152,22 +208,28 @@ class Following:
         return catchup
 
     def _save_positions(self) -> list[Effect]:
-        """Save the positions that nothing outstanding stands before (invariant 6)."""
+        """Save the positions that nothing outstanding stands before (invariant 2)."""
+        oldest = min(self._applying, default=self._last_frame + 1)
+        for frame in [frame for frame in self._marks if frame < oldest]:
+            scan, upto = self._marks.pop(frame)
+            self._reached[scan] = max(upto, self._reached.get(scan, 0))
         if self._lacking:
             return []
         effects: list[Effect] = []
         for number, catchup in list(self._catchups.items()):
-            upto = catchup.upto if catchup.pulled else self._marks.get(number)
-            if upto is None or catchup.upto is None:
+            pulled = catchup.pulled_after is not None and catchup.pulled_after < oldest
+            reached = catchup.upto if pulled else self._reached.get(number)
+            if reached is None or catchup.upto is None:
                 continue
+            upto = reached
             digests = [entry_digest(entry) for entry in catchup.entries]
             self._save(effects, digests, upto)
             if upto >= catchup.upto:
                 del self._catchups[number]
                 self._current.update(digest for digest in digests if digest in self._asked_for)
-        if 0 in self._marks:
-            self._save(effects, sorted(self._current), self._marks[0])
-        self._marks.clear()
+        if 0 in self._reached:
+            self._save(effects, sorted(self._current), self._reached[0])
+        self._reached.clear()
         return effects
 
     def _save(self, effects: list[Effect], entries: list[bytes], upto: int) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mesh.core import reconcile
-from mesh.core.commits import Commit, LogEntry
-from mesh.core.document import NEVER
+from mesh.core.commits import PAGE_BYTES, Commit, Found, LogEntry, change_size
+from mesh.core.document import MAX_DOCUMENT_BYTES
 from mesh.core.interest import InterestSet
 from mesh.core.reconcile import KeySet, Range
 from mesh.core.sync_effects import Effect, ReadKeys, ReadLog, ReadWanted, Send
@@ -37,13 +37,19 @@ FRAME_BYTES = 192 * 1024
 
 WINDOW_FRAMES = 16
 WINDOW_BYTES = 4 * 1024 * 1024
-"""Unacknowledged frames and bytes after which nothing more is sent: what a slow peer costs at most."""
+"""Frames and bytes that may be unacknowledged: what a slow peer costs at most."""
+
+PAGE_FRAMES = 5
+"""Frames that one read of the store fills at most."""
+
+MAX_CATCHUPS = 4096
+"""Catch-ups, and barriers, that a peer may have open at once."""
 
 SILENT_LAG = 256
 """Log positions that may pass without news for the peer before it is told that it is up to date."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Scan:
     """A walk over our own log on behalf of the peer."""
 
@@ -51,6 +57,25 @@ class _Scan:
     cursor: int
     end: int
     interest: InterestSet
+
+
+@dataclass(slots=True)
+class _Barrier:
+    """``position`` is where our log ended when it was asked for; ``frame`` the last one sent by the time that
+    everything up to there had been, once that is so."""
+
+    number: int
+    position: int
+    frame: int | None = None
+
+
+@dataclass(slots=True)
+class _Pull:
+    """Positions that the peer pulls; ``last``: they end the reconciliation."""
+
+    number: int
+    positions: list[int]
+    last: bool
 
 
 class Serving:
@@ -61,6 +86,7 @@ class Serving:
       2. A position is told only after everything before it that the peer wants has been sent.
       3. Unacknowledged frames stay within the window; a slow peer only falls behind in the log.
       4. A barrier is answered only when everything before it is acknowledged.
+      5. What is sent of a document makes the peer hold it as it is held here, or ask for what is missing.
     """
 
     def __init__(self, peer: str, log_id: bytes, head: int) -> None:
@@ -79,49 +105,46 @@ class Serving:
         self._told = head
         self._reading: tuple[_Scan, InterestSet] | ReadWanted | None = None
         self._owed_wants: deque[Want] = deque()
-        self._owed_pulls: deque[tuple[int, list[int]]] = deque()
+        self._owed_pulls: deque[_Pull] = deque()
         self._reconciling: dict[int, InterestSet] = {}
         self._keys: dict[int, KeySet] = {}
         self._waiting_summaries: dict[int, list[Summaries]] = {}
         self._next_frame = 1
-        self._in_flight: dict[int, int] = {}
-        self._barriers: list[tuple[int, int]] = []
+        self._in_flight: dict[int, tuple[int, int]] = {}  # frame -> bytes, documents
+        self._bytes_in_flight = 0
+        self._barriers: list[_Barrier] = []
 
     @property
     def idle(self) -> bool:
         """Whether the peer has acknowledged everything that it wants and we hold."""
-        return self._drained_to(self._head)
+        return self._sent_up_to(self._head) and not self._in_flight
 
     def wanted(self, interest: InterestSet) -> list[Effect]:
         """What the peer wants is now ``interest``."""
-        self._wanted = interest
-        if self._live is not None:
-            self._live.interest = interest
+        if interest.entries.keys() != self._wanted.entries.keys():
+            self._wanted = interest
+            if self._live is not None:
+                self._live.interest = interest
         return []
 
     def committed(self, commits: Sequence[Commit]) -> list[Effect]:
         """The local store has committed these changes."""
         live = self._live
-        current = live is not None and not self._reading and live.cursor == self._head and self._room()
+        current = live is not None and not self._reading and live.cursor == self._head
         self._head = commits[-1].seq
         if live is None or not current:
             return self._evaluate()
-        wanted: list[Change] = []
-        for commit in commits:
-            if not self._matches(commit):
-                continue
-            change = commit.change
-            if not commit.whole and (self._scans or self._reconciling):
-                # The peer may still lack what this was merged with, and the place where that stood in the log
-                # has just been left: it gets the document as it is now.
-                self._owed_wants.append(Want(change.collection, change.id, NEVER, {}, b"\0"))
-            elif commit.source != self._peer:
-                wanted.append(change)
+        matching = [commit for commit in commits if self._matches(commit)]
+        wanted = [commit.change for commit in matching if commit.source != self._peer]
+        *full, last = _batches(wanted) or [[]]
+        if not (
+            all(commit.whole or self._was_sent(commit) for commit in matching)
+            and self._room(len(full) + 1, sum(map(change_size, wanted)))
+        ):
+            return self._evaluate()  # the documents are read from the log, whole, when there is room
         live.cursor = self._head
-        effects: list[Effect] = []
+        effects: list[Effect] = [self._frame(0, 0, batch) for batch in full]
         if wanted or self._head - self._told >= SILENT_LAG:
-            *full, last = _batches(wanted) or [[]]
-            effects += [self._frame(0, 0, batch) for batch in full]
             effects.append(self._frame(0, self._head, last))  # the position is told with the last frame
         return effects + self._evaluate()
 
@@ -130,6 +153,9 @@ class Serving:
         # What a peer asks for, it also has to have announced as interest.
         if not all(map(self._wanted.covers, message.entries)):
             raise ProtocolViolation("asked to resume what no interest was announced for")
+        open_ones = {*self._reconciling, *(scan.number for scan in self._scans)}
+        if message.number < 1 or message.number in open_ones or len(open_ones) >= MAX_CATCHUPS:
+            raise ProtocolViolation(f"a catch-up {message.number} too many")
         if self._live is None:
             self._live = _Scan(0, self._head, 0, self._wanted)
             self._told = self._head
@@ -145,15 +171,22 @@ class Serving:
 
     def on_ack(self, message: Ack) -> list[Effect]:
         """The peer holds a frame, but for what it now asks for."""
-        if self._in_flight.pop(message.number, None) is None:
-            raise ProtocolViolation(f"an acknowledgement of frame {message.number}, which is not in flight")
-        self._owed_wants.extend(message.wants)
+        size, documents = self._in_flight.pop(message.number, (0, -1))
+        if len(message.wants) > documents:
+            raise ProtocolViolation(f"an acknowledgement that does not fit frame {message.number}")
+        self._bytes_in_flight -= size
+        if message.wants:
+            self._owed_wants.extend(message.wants)
+            for barrier in self._barriers:
+                barrier.frame = None
         return self._evaluate()
 
     def on_summaries(self, message: Summaries) -> list[Effect]:
         """The peer's digests, to be compared with ours."""
         interest = self._interest_of(message.number)
         keys = self._keys.get(message.number)
+        if len(message.summaries) > reconcile.MAX_SUMMARIES:
+            raise ProtocolViolation(f"more than {reconcile.MAX_SUMMARIES} summaries at once")
         if keys is None:
             waiting = self._waiting_summaries.setdefault(message.number, [])
             waiting.append(message)
@@ -193,7 +226,7 @@ class Serving:
                     offers.append(version)
                     continue
                 changes.append(entry.change)
-                size += len(entry.change.update)
+                size += change_size(entry.change)
                 if size >= FRAME_BYTES:
                     effects.append(self._frame(scan.number, entry.seq, changes, offers, notices))
                     changes, offers, notices, size = [], [], [], 0
@@ -206,18 +239,32 @@ class Serving:
             self._scans.remove(scan)
         return effects + self._evaluate()
 
-    def wanted_read(self, changes: Sequence[Change], gone: Sequence[tuple[str, str]]) -> list[Effect]:
+    def wanted_read(self, found: Found) -> list[Effect]:
         """Result of :class:`ReadWanted`."""
         reading, self._reading = self._reading, None
         assert isinstance(reading, ReadWanted)
-        effects: list[Effect] = [self._frame(0, 0, batch) for batch in _batches(changes)]
-        if gone:
-            effects.append(self._frame(0, 0, [], gone=list(gone)))
-        if reading.completes is not None:
-            del self._reconciling[reading.completes]
-            self._keys.pop(reading.completes, None)
-            effects.append(Send(Pulled(reading.completes)))
+        effects: list[Effect] = [self._frame(0, 0, batch) for batch in _batches(found.changes)]
+        if found.gone:
+            effects.append(self._frame(0, 0, [], gone=found.gone))
+        self._owed_wants.extendleft(reversed(reading.wants[found.done :]))
+        if reading.pull is not None:
+            rest = reading.positions[max(0, found.done - len(reading.wants)) :]
+            if rest:
+                self._owed_pulls[0].positions[:0] = rest
+            effects += self._pulled()
         return effects + self._evaluate()
+
+    def _pulled(self) -> list[Effect]:
+        """Say so if the first pull is done."""
+        pull = self._owed_pulls[0]
+        if pull.positions:
+            return []
+        self._owed_pulls.popleft()
+        if not pull.last:
+            return []
+        del self._reconciling[pull.number]
+        self._keys.pop(pull.number, None)
+        return [Send(Pulled(pull.number))]
 
     def keys_read(self, number: int, keys: KeySet) -> list[Effect]:
         """Result of :class:`ReadKeys`."""
@@ -233,14 +280,17 @@ class Serving:
         keys = self._keys.get(message.number)
         if keys is None:
             raise ProtocolViolation("pulled before anything was compared")
-        # What is not in the set, or has moved on in the log since, comes with the live changes.
-        found = [position for key in message.keys if (position := keys.position(key)) is not None]
-        self._owed_pulls.append((message.number, found))
+        # What has moved on in the log since comes with the live changes.
+        found = {position for key in message.keys if (position := keys.position(key)) is not None}
+        last = len(message.keys) < reconcile.MAX_PULLED
+        self._owed_pulls.append(_Pull(message.number, sorted(found), last))
         return self._evaluate()
 
     def on_barrier(self, message: Barrier) -> list[Effect]:
         """The peer wants to know when it has everything that is here now."""
-        self._barriers.append((message.number, self._head))
+        if len(self._barriers) >= MAX_CATCHUPS:
+            raise ProtocolViolation("too many barriers")
+        self._barriers.append(_Barrier(message.number, self._head))
         return self._evaluate()
 
     def _interest_of(self, number: int) -> InterestSet:
@@ -260,7 +310,9 @@ class Serving:
     ) -> Effect:
         number = self._next_frame
         self._next_frame += 1
-        self._in_flight[number] = sum(len(change.update) for change in changes) + 1
+        size = sum(map(change_size, changes))
+        self._in_flight[number] = (size, len(changes) + len(offers) + len(notices))
+        self._bytes_in_flight += size
         if scan == 0 and upto:
             self._told = upto
         return Send(Changes(number, scan, upto, list(changes), list(offers), list(notices), list(gone)))
@@ -271,10 +323,20 @@ class Serving:
             return False
         if self._wanted.matches(collection, commit.after):
             return True
+        if commit.source == self._peer and not commit.whole:
+            return True  # the peer holds the document, and has to know what became of it here
         return commit.before is not None and self._wanted.matches(collection, commit.before)
 
-    def _room(self) -> bool:
-        return len(self._in_flight) < WINDOW_FRAMES and sum(self._in_flight.values()) < WINDOW_BYTES
+    def _was_sent(self, commit: Commit) -> bool:
+        """Whether the peer has been sent the document as it was before a commit. It may not have been while
+        it is catching up (the place where the document stood in the log has just been left), nor if it
+        did not want it as it was."""
+        if self._scans or self._reconciling:
+            return False
+        return commit.before is None or self._wanted.matches(commit.change.collection, commit.before)
+
+    def _room(self, frames: int, size: int) -> bool:
+        return len(self._in_flight) + frames <= WINDOW_FRAMES and self._bytes_in_flight + size <= WINDOW_BYTES
 
     def _current_scan(self) -> _Scan | None:
         """What to read next: what happens now comes before what happened long ago."""
@@ -285,7 +347,9 @@ class Serving:
     def _evaluate(self) -> list[Effect]:
         """The one step after every event: send what may be sent, read what must be read."""
         effects: list[Effect] = []
-        if self._reading is None and self._room():
+        while self._owed_pulls and not self._owed_pulls[0].positions and not self._reading:
+            effects += self._pulled()
+        if self._reading is None and self._room(PAGE_FRAMES, PAGE_BYTES + MAX_DOCUMENT_BYTES):
             if self._owed_wants or self._owed_pulls:
                 self._reading = self._owed()
                 effects.append(self._reading)
@@ -293,30 +357,39 @@ class Serving:
                 self._reading = (scan, scan.interest)
                 end = self._head if scan is self._live else scan.end
                 effects.append(ReadLog(scan.cursor, end, PAGE, scan.interest))
-        while self._barriers and self._drained_to(self._barriers[0][1]):
-            number, _ = self._barriers.pop(0)
-            if self._live is not None and self._told < self._live.cursor:
+        return effects + self._answer_barriers()
+
+    def _answer_barriers(self) -> list[Effect]:
+        effects: list[Effect] = []
+        oldest = next(iter(self._in_flight), self._next_frame)
+        for barrier in list(self._barriers):
+            if self._scans or self._reconciling:
+                barrier.position = self._head  # what the peer catches up with moves up there when it changes
+            if barrier.frame is None and self._sent_up_to(barrier.position):
+                barrier.frame = self._next_frame - 1
+            if barrier.frame is None or oldest <= barrier.frame:
+                continue
+            self._barriers.remove(barrier)
+            if self._live is not None and self._told < self._live.cursor and self._room(1, 0):
                 effects.append(self._frame(0, self._live.cursor, []))
-            effects.append(Send(BarrierReached(number)))
+            effects.append(Send(BarrierReached(barrier.number)))
         return effects
 
     def _owed(self) -> ReadWanted:
         if self._owed_wants:
             wants = [self._owed_wants.popleft() for _ in range(min(PAGE, len(self._owed_wants)))]
             return ReadWanted(wants, [])
-        number, positions = self._owed_pulls[0]
-        if len(positions) > PAGE:
-            self._owed_pulls[0] = (number, positions[PAGE:])
-            return ReadWanted([], positions[:PAGE])
-        self._owed_pulls.popleft()
-        return ReadWanted([], positions, completes=number)
+        pull = self._owed_pulls[0]
+        positions, pull.positions = pull.positions[:PAGE], pull.positions[PAGE:]
+        return ReadWanted([], positions, pull=pull.number)
 
-    def _drained_to(self, position: int) -> bool:
+    def _sent_up_to(self, position: int) -> bool:
+        """Whether everything that the peer wants, up to a position of our log, has been sent."""
         return (
             self._live is not None
             and self._live.cursor >= position
             and self._reading is None
-            and not (self._scans or self._in_flight)
+            and not self._scans
             and not (self._owed_wants or self._owed_pulls or self._reconciling)
         )
 
@@ -330,5 +403,5 @@ def _batches(changes: Sequence[Change]) -> list[list[Change]]:
             batches.append([])
             size = 0
         batches[-1].append(change)
-        size += len(change.update)
+        size += change_size(change)
     return batches

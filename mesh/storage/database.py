@@ -7,13 +7,15 @@ share one ``fsync``. Each job is atomic by itself: one that raises is rolled bac
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import sqlite_utils
 
-from mesh.errors import MeshError, NotStarted, StorageFull, StoreCorrupt
+from mesh.errors import DataDirUnusable, MeshError, NotStarted, StorageFull, StoreCorrupt
 from mesh.storage.schema import migrate
 from mesh.storage.worker import Worker
 
@@ -39,6 +41,9 @@ T = TypeVar("T", bound=Session)
 
 IN_MEMORY = ":memory:"
 
+PAGE_BYTES = 4096
+"""What the file grows by at least."""
+
 
 class Database(Generic[T]):
     """Runs jobs against one connection.
@@ -63,6 +68,7 @@ class Database(Generic[T]):
         self._committed = committed
         self._connection: sqlite3.Connection | None = None
         self._session: T | None = None
+        self._open_for_jobs = False
         self._jobs: list[tuple[Callable[[T], Any], asyncio.Future[Any]]] = []
         self._drain: asyncio.Task[None] | None = None
 
@@ -70,13 +76,14 @@ class Database(Generic[T]):
         """Open the file, creating or migrating it.
 
         Raises:
-            StoreTooNew, StoreCorrupt, StorageFull: see there. Nothing stays open.
+            StoreTooNew, StoreCorrupt, StorageFull, DataDirUnusable: see there. Nothing stays open.
         """
         try:
             await self._worker.run(self._open)
         except BaseException:
             await self._worker.run(self._close)
             raise
+        self._open_for_jobs = True
 
     def _open(self) -> None:
         with self._naming_errors():
@@ -97,8 +104,7 @@ class Database(Generic[T]):
             StorageFull: the disk is full; nothing of the job was kept.
             Exception: whatever the job raised; nothing of it was kept.
         """
-        if self._connection is None:
-            raise NotStarted("the store is not open")
+        self._check_open()
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._jobs.append((job, future))
         if self._drain is None:
@@ -111,9 +117,12 @@ class Database(Generic[T]):
         Raises:
             NotStarted: the store is not open.
         """
-        if self._connection is None:
-            raise NotStarted("the store is not open")
+        self._check_open()
         return await self._worker.run(self._read, job)
+
+    def _check_open(self) -> None:
+        if not self._open_for_jobs:
+            raise NotStarted("the store is not open")
 
     def _read(self, job: Callable[[T], R]) -> R:
         with self._naming_errors():
@@ -121,6 +130,7 @@ class Database(Generic[T]):
 
     async def close(self) -> None:
         """Commit what was asked for, then close the file. May be repeated."""
+        self._open_for_jobs = False
         if self._drain is not None:
             await self._drain
         await self._worker.run(self._close)
@@ -143,7 +153,6 @@ class Database(Generic[T]):
                 batch, self._jobs = self._jobs, []
                 try:
                     outcomes = await self._worker.run(self._commit, [job for job, _ in batch])
-                    self._committed(self._opened())
                 except BaseException as error:
                     for _, future in batch:
                         if not future.done():
@@ -151,6 +160,7 @@ class Database(Generic[T]):
                     if not isinstance(error, Exception):
                         raise
                     continue
+                self._committed(self._opened())
                 for (_, future), (result, problem) in zip(batch, outcomes, strict=True):
                     if future.done():
                         continue  # its caller was cancelled; the write stands
@@ -172,7 +182,8 @@ class Database(Generic[T]):
                 for job in jobs:
                     connection.execute("SAVEPOINT job")
                     try:
-                        result = job(session)
+                        with self._naming_errors():
+                            result = job(session)
                     except Exception as error:
                         if not connection.in_transaction:  # SQLite itself gave up, e.g. on a full disk
                             raise
@@ -210,7 +221,10 @@ class _NamedErrors:
             return
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_FULL:
-            raise StorageFull(self._path, 0, 0) from error
+            folder = Path(self._path).parent
+            raise StorageFull(self._path, PAGE_BYTES, shutil.disk_usage(folder).free) from error
+        if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
+            raise DataDirUnusable(self._path, str(error)) from error
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             raise StoreCorrupt(self._path, str(error)) from error
         raise MeshError(f"the store {self._path}: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 from collections.abc import Callable, Mapping
@@ -14,6 +15,8 @@ from mesh.core.commits import Commit
 from mesh.storage.database import IN_MEMORY, Database
 from mesh.storage.rows import Rows
 from mesh.storage.worker import Worker
+
+_log = logging.getLogger("mesh.storage")
 
 R = TypeVar("R")
 
@@ -57,7 +60,7 @@ class DocumentStore:
         """Open or create the file.
 
         Raises:
-            StoreTooNew, StoreCorrupt, StorageFull: see there.
+            StoreTooNew, StoreCorrupt, StorageFull, DataDirUnusable: see there.
         """
         try:
             await self._database.open()
@@ -91,7 +94,11 @@ class DocumentStore:
             self.head = commits[-1].seq
             self.documents += sum((c.after is not None) - (c.before is not None) for c in commits)
             for follower in self._followers:
-                follower(commits)
+                try:
+                    follower(commits)
+                except Exception:  # noqa: BLE001 - whatever it is, it is logged
+                    # The commit stands: neither its writer nor the other followers may suffer.
+                    _log.exception("a follower of the store failed")
 
 
 def _host_of(path: Path) -> str:

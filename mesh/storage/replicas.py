@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from mesh.core import document, records
-from mesh.core.commits import PAGE_BYTES, SMALL_DOCUMENT_BYTES, Found, LogEntry
+from mesh.core.commits import PAGE_BYTES, SMALL_DOCUMENT_BYTES, Found, LogEntry, change_size
 from mesh.core.interest import InterestSet, entry_digest
 from mesh.core.reconcile import KeySet
 from mesh.core.records import OWNED_COLLECTIONS
@@ -96,8 +96,8 @@ def read_log(
     rows: Rows, after: int, until: int, limit: int, interest: InterestSet
 ) -> tuple[list[LogEntry], int]:
     """Up to ``limit`` documents of the interest's collections that last changed after position ``after`` and
-    up to ``until``, and the position up to which the log has been read for them. It may be fewer, so that they
-    have about ``PAGE_BYTES``."""
+    up to ``until``, and the position up to which the log has been read for them. It may be fewer, so that
+    they have about ``PAGE_BYTES``."""
     where, parameters = _in_collections(interest)
     found = rows.connection.execute(
         "SELECT seq, collection, id, rank_major, rank_minor, vector, json, source, "
@@ -139,7 +139,7 @@ def read_wanted(rows: Rows, wants: Sequence[Want], positions: Sequence[int]) -> 
         if want.rank == state.rank and want.vector and want.collection not in OWNED_COLLECTIONS:
             since, update = want.vector, document.difference(state.update, want.state_vector)
         changes.append(Change(want.collection, want.id, state.rank, since, state.vector, update))
-        size += len(update)
+        size += change_size(changes[-1])
     for done, position in enumerate(positions):
         if size >= PAGE_BYTES:
             return Found(changes, gone, len(wants) + done)
@@ -151,14 +151,14 @@ def read_wanted(rows: Rows, wants: Sequence[Want], positions: Sequence[int]) -> 
             collection, document_id, major, minor, encoded, update = found
             vector = decode_vector(encoded)
             changes.append(Change(collection, document_id, (major, minor), {}, vector, update))
-            size += len(update)
+            size += change_size(changes[-1])
     return Found(changes, gone, len(wants) + len(positions))
 
 
 def key_set(rows: Rows, interest: InterestSet) -> KeySet:
     """Everything held of ``interest``, ready for comparison."""
-
     where, parameters = _in_collections(interest)
+    others: list[tuple[int, int]] = []
 
     def pairs() -> Iterable[tuple[int, int, int]]:
         for key, version, seq, collection, json in rows.connection.execute(
@@ -168,8 +168,11 @@ def key_set(rows: Rows, interest: InterestSet) -> KeySet:
                 collection, None if json is None else _decode_json(json)
             ):
                 yield key, version, seq
+            else:
+                others.append((key, seq))
 
-    return KeySet(pairs())
+    ordered = sorted(pairs())
+    return KeySet(ordered, others)
 
 
 def _in_collections(interest: InterestSet) -> tuple[str, list[str]]:

@@ -1,0 +1,246 @@
+"""Owned documents: only the owner can change one, and of two states the later one stands."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import msgspec
+import pycrdt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mesh.core import records
+from mesh.core.document import ABSENT, EMPTY_UPDATE, ROOT, DocumentState, Merged, registers_of
+from mesh.core.identity import Identity
+from mesh.core.receipts import distribution_id_of, receipt_id_of
+from mesh.core.wire import Change
+from mesh.errors import InvalidDocument, PermissionDenied
+
+ME = Identity(b"1" * 32)
+OTHER = Identity(b"2" * 32)
+CLOCK = b"clock--1"
+
+
+def signed(
+    body: dict[str, Any],
+    held: DocumentState = ABSENT,
+    *,
+    identity: Identity = ME,
+    counter: int = 1,
+    clock: bytes = CLOCK,
+    adopted: bool = False,
+) -> tuple[Change, Merged]:
+    return records.sign(identity, "nodes", identity.node_id, body, held, clock, counter, adopted=adopted)
+
+
+def record_in(change: Change) -> dict[str, Any]:
+    record: dict[str, Any] = msgspec.json.decode(registers_of(change.update)["record"])
+    return record
+
+
+def with_record(change: Change, **changes: Any) -> Change:
+    """``change`` with parts of its record replaced, and nothing signed anew."""
+    text = msgspec.json.encode(record_in(change) | changes).decode()
+    return msgspec.structs.replace(change, update=in_a_document({"record": text}))
+
+
+def in_a_document(root: dict[str, Any], client_id: int = 9) -> bytes:
+    doc: pycrdt.Doc[Any] = pycrdt.Doc(client_id=client_id)
+    doc.get(ROOT, type=pycrdt.Map).update(root)
+    return doc.get_update()
+
+
+def chain(length: int) -> list[tuple[Change, Merged]]:
+    """What one owner writes, one after the other."""
+    found: list[tuple[Change, Merged]] = []
+    held = ABSENT
+    for counter in range(1, length + 1):
+        found.append(signed({"n": counter}, held, counter=counter))
+        held = found[-1][1].state
+    return found
+
+
+def taken(held: DocumentState, change: Change) -> DocumentState:
+    outcome = records.arrive(held, change)
+    return held if outcome is None else outcome.state
+
+
+def test_what_is_signed_arrives() -> None:
+    change, mine = signed({"name": "me", "tags": ["a"], "half": 0.5})
+    theirs = records.arrive(ABSENT, change)
+    assert theirs == mine
+    assert theirs is not None
+    assert theirs.fields == {"name": "me", "tags": ["a"], "half": 0.5}
+    assert records.body_of(theirs.state.update) == theirs.fields
+    assert records.arrive(theirs.state, change) is None
+
+
+@given(st.permutations(range(5)), st.lists(st.integers(0, 4)))
+def test_the_latest_stands_in_whatever_order_they_come(order: list[int], again: list[int]) -> None:
+    changes = chain(5)
+    held = ABSENT
+    for i in [*order, *again]:
+        before = held.rank
+        held = taken(held, changes[i][0])
+        assert held.rank >= before
+    assert held == changes[-1][1].state
+
+
+def test_a_record_that_is_older_is_not_taken_back() -> None:
+    (first, _), (_, second) = chain(2)
+    assert records.arrive(second.state, first) is None
+    late = msgspec.structs.replace(first, until={CLOCK: 1, b"unheard-": 5})
+    outcome = records.arrive(second.state, late)
+    assert outcome is not None
+    assert outcome.state.update == second.state.update
+    assert outcome.state.vector == {CLOCK: 2, b"unheard-": 5}, "versions join all the same"
+
+
+@pytest.mark.parametrize(
+    "tampered",
+    [
+        {"body": '{"n":"forged"}'},
+        {"epoch": 9},
+        {"sequence": 9},
+        {"signature": "AAAA"},
+        {"signature": "A" * 88},
+        {"public_key": "AAAA"},
+        {"public_key": msgspec.json.decode(msgspec.json.encode(OTHER.public_key))},
+    ],
+)
+def test_a_forgery_is_refused(tampered: dict[str, Any]) -> None:
+    change, mine = signed({"n": 1})
+    forged = with_record(change, **tampered)
+    rank = (tampered.get("epoch", change.rank[0]), tampered.get("sequence", change.rank[1]))
+    for candidate in (forged, msgspec.structs.replace(forged, rank=rank)):
+        for held in (ABSENT, mine.state):
+            with pytest.raises((PermissionDenied, InvalidDocument)):
+                records.arrive(held, candidate)
+
+
+def test_a_rank_that_the_record_does_not_have_is_refused() -> None:
+    change, mine = signed({"n": 1})
+    with pytest.raises(PermissionDenied, match="the record says"):
+        records.arrive(mine.state, msgspec.structs.replace(change, rank=(5, 1)))
+
+
+def test_a_record_replayed_under_another_id_or_collection_is_refused() -> None:
+    change, _ = signed({"n": 1})
+    for moved in (
+        msgspec.structs.replace(change, id=OTHER.node_id),
+        msgspec.structs.replace(change, collection="receipts"),
+        msgspec.structs.replace(change, collection="distributions"),
+    ):
+        with pytest.raises(PermissionDenied):
+            records.arrive(ABSENT, moved)
+
+
+def test_nobody_signs_for_somebody_else() -> None:
+    with pytest.raises(PermissionDenied):
+        records.sign(OTHER, "nodes", ME.node_id, {"n": 1}, ABSENT, CLOCK, 1, adopted=False)
+    # Nor by a client that leaves out the check.
+    theirs = Identity(b"2" * 32)
+    theirs.node_id = ME.node_id
+    change, _ = records.sign(theirs, "nodes", ME.node_id, {"n": 1}, ABSENT, CLOCK, 1, adopted=False)
+    with pytest.raises(PermissionDenied, match="does not own"):
+        records.arrive(ABSENT, change)
+
+
+def test_who_owns_what() -> None:
+    me = ME.node_id
+    distribution = distribution_id_of(me, "nonce")
+    assert records.owner_of("nodes", me, {}) == me
+    assert records.owner_of("distributions", distribution, {"publisher": me, "nonce": "nonce"}) == me
+    assert records.owner_of("distributions", distribution, {"publisher": OTHER.node_id, "nonce": "nonce"}) is None
+    assert records.owner_of("distributions", distribution, {"publisher": me, "nonce": "other"}) is None
+    assert records.owner_of("distributions", distribution, {"publisher": 5}) is None
+    receipt = receipt_id_of("d", me)
+    assert records.owner_of("receipts", receipt, {"distribution_id": "d", "node_id": me}) == me
+    assert records.owner_of("receipts", receipt, {"distribution_id": "e", "node_id": me}) is None
+    assert records.owner_of("receipts", receipt, {"distribution_id": "d", "node_id": OTHER.node_id}) is None
+    assert records.owner_of("receipts", "d", {"distribution_id": "d", "node_id": me}) is None
+
+
+def test_of_two_contents_under_one_rank_the_same_one_stands_everywhere() -> None:
+    clones = [signed({"n": n}, clock=bytes([n]) * 8)[0] for n in range(1, 5)]
+    assert len({clone.rank for clone in clones}) == 1
+    ends = set()
+    for order in itertools.permutations(clones):
+        held = ABSENT
+        for change in (*order, order[0]):
+            held = taken(held, change)
+        ends.add((held.rank, held.update, tuple(sorted(held.vector.items()))))
+    assert len(ends) == 1
+
+
+def test_how_a_record_is_wrapped_decides_nothing() -> None:
+    change, mine = signed({"n": 1})
+    text = registers_of(change.update)["record"]
+    spaced = msgspec.json.format(text.encode(), indent=2).decode()
+    for client_id in range(1, 30):
+        for root in ({"record": text}, {"record": spaced}, {"record": text, "rider": "x"}):
+            wrapped = msgspec.structs.replace(change, update=in_a_document(root, client_id))
+            assert records.arrive(mine.state, wrapped) is None
+            arrived = records.arrive(ABSENT, wrapped)
+            assert arrived is not None
+            assert arrived.state == mine.state, "nothing else rides along"
+
+
+def test_an_adopted_record_goes_on_in_the_next_epoch() -> None:
+    (old, met), *_ = chain(1)
+    for _ in range(5):
+        old, met = signed({"n": 1}, met.state)
+    assert met.state.rank == (0, 6)
+    change, mine = signed({"n": 2}, met.state, clock=b"clock--2", adopted=True)
+    assert change.rank == (1, 1)
+    assert taken(met.state, change) == mine.state
+    # Whatever the other life writes now is stale.
+    stale, _ = signed({"n": 9}, met.state, counter=99)
+    assert taken(mine.state, stale).update == mine.state.update
+    assert signed({"n": 3}, mine.state, adopted=False)[0].rank == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        EMPTY_UPDATE,
+        b"junk",
+        in_a_document({"record": 5}),
+        in_a_document({"record": "not json"}),
+        in_a_document({"record": "{}"}),
+        in_a_document({"record": "[" * 5000}),
+        in_a_document({"record": "x" * (records.MAX_RECORD_BYTES + 1)}),
+        in_a_document({"other": "x"}),
+        b"\1\1\1\0\x28\1\3doc\6record\1" + b"\x75\1" * 200_000 + b"\x7e\0",
+    ],
+)
+def test_what_is_no_record_is_refused(update: bytes) -> None:
+    change, mine = signed({"n": 1})
+    for held in (ABSENT, mine.state):
+        with pytest.raises(InvalidDocument):
+            records.arrive(held, msgspec.structs.replace(change, update=update))
+
+
+def signed_text(body: str) -> Change:
+    """A record with any text as its body, correctly signed."""
+    rank = (0, 1)
+    message = b"mesh record 1\0" + msgspec.json.encode(["nodes", ME.node_id, *rank, body])
+    record = records.SignedRecord(ME.public_key, *rank, body, ME.sign(message))
+    update = in_a_document({"record": msgspec.json.encode(record).decode()})
+    return Change("nodes", ME.node_id, rank, {}, {CLOCK: 1}, update)
+
+
+def test_the_helper_signs_as_the_mesh_does() -> None:
+    assert records.arrive(ABSENT, signed_text('{"n":1}')) is not None
+
+
+@pytest.mark.parametrize("body", ["[]", "5", "", "{", '{"a":' * 5000 + "1" + "}" * 5000, '{"a":1e999}'])
+def test_a_signed_body_that_is_no_object_is_refused(body: str) -> None:
+    with pytest.raises(InvalidDocument):
+        records.arrive(ABSENT, signed_text(body))
+
+
+def test_a_record_has_a_size() -> None:
+    with pytest.raises(InvalidDocument, match="over the limit"):
+        signed({"x": "y" * records.MAX_RECORD_BYTES})
