@@ -130,7 +130,7 @@ class ProtocolViolation(MeshError):
     """A peer sent something that the protocol does not allow; its link is closed."""
 
 
-class SettleTimeout(MeshError):
+class SettleTimeout(MeshError, TimeoutError):
     """``settled()`` ran out of time; ``waiting_for`` names what is still open."""
 
     def __init__(self, timeout: float, waiting_for: list[str]) -> None:
@@ -269,7 +269,7 @@ class FetchFailed(MeshError):
         self.reason = reason
 
 
-class FetchTimeout(MeshError):
+class FetchTimeout(MeshError, TimeoutError):
     """``fetch(timeout=...)`` ran out of time. What arrived is kept, and a later fetch goes on from there."""
 
     def __init__(self, hash: str, timeout: float, downloaded: int, total: int, state: str) -> None:
@@ -302,7 +302,7 @@ class UnknownDistribution(MeshError):
         self.distribution_id = distribution_id
 
 
-class DistributionTimeout(MeshError):
+class DistributionTimeout(MeshError, TimeoutError):
     """``wait_for_completion`` ran out of time; ``status`` is the last one known."""
 
     def __init__(self, distribution_id: str, timeout: float, status: Any) -> None:

@@ -67,15 +67,20 @@ class Stream(Generic[T]):
     async def aclose(self) -> None:
         """Stop listening; unread items are dropped. May be repeated."""
         self._items.clear()
+        self._start = None
         self.finish()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> T:
-        if self._start is not None:
+        if self._start is not None and not self._finished:
             start, self._start = self._start, None
-            await start()
+            try:
+                await start()
+            except BaseException:
+                self._start = start  # the next attempt starts over
+                raise
         while not self._items:
             if self._finished:
                 error, self._error = self._error, None

@@ -21,7 +21,7 @@ from mesh.core.values import (
     plan_unset,
     pointer_of,
 )
-from mesh.errors import InvalidSelector, PermissionDenied
+from mesh.errors import InvalidDocument, InvalidSelector, PermissionDenied
 from mesh.storage import documents, writes
 from mesh.storage.documents import DocumentStore
 from mesh.storage.rows import Rows
@@ -93,7 +93,9 @@ class Collection:
             DocumentNotFound: it is not.
             InvalidDocument: a field cannot be stored; nothing was written.
         """
-        await self._write({**fields, "_id": _id}, lambda held: plan_merge(held, fields), exists=True)
+        if isinstance(fields, Mapping) and fields.get("_id", _id) != _id:
+            raise InvalidDocument("the _id of a document never changes", "/_id")
+        await self._write({"_id": _id}, lambda held: plan_merge(held, fields), exists=True)
 
     async def unset(self, _id: str, *fields: str) -> None:
         """Remove fields, named by dotted paths or JSON Pointers; what is not there stays not there.
@@ -188,7 +190,12 @@ class Collection:
     # --- reading ----------------------------------------------------------------------------------
 
     async def get(self, _id: str) -> dict[str, Any] | None:
-        """The document with this ``_id``, or ``None``."""
+        """The document with this ``_id``, or ``None``.
+
+        Raises:
+            InvalidDocument: nothing can have this ``_id``.
+        """
+        check_id(_id)
         return await self._store.read(lambda rows: documents.get(rows, self.name, _id))
 
     async def find(
@@ -214,6 +221,8 @@ class Collection:
         """
         matches = compile_selector(selector)
         order = sort_key(sort)
+        if skip < 0 or (limit is not None and limit < 0):
+            raise InvalidSelector(f"skip and limit cannot be negative: {skip}, {limit}")
 
         def job(rows: Rows) -> list[dict[str, Any]]:
             found = documents.scan(rows, self.name, matches if selector else None)

@@ -17,7 +17,8 @@ from mesh.streams import Stream
 class _Observed:
     """One observed query: its result, and what changes it.
 
-    What is committed while the snapshot is read is kept, and applied to it where it is newer.
+    What is committed while the snapshot is read is kept, and applied to it where it is newer. Before that,
+    nothing is: a stream that nobody reads costs nothing.
     """
 
     def __init__(
@@ -33,7 +34,13 @@ class _Observed:
         self._limit = limit
         self._all: dict[str, Document] = {}
         self._shown: dict[str, Document] = {}
-        self._waiting: list[Commit] | None = []
+        self._waiting: list[Commit] | None = None
+        self._live = False
+
+    def begin(self) -> None:
+        """The snapshot is about to be read."""
+        self._live = True
+        self._waiting = []
 
     def start(self, found: list[Document], head: int) -> Change:
         """The snapshot, as of position ``head`` of the log, and what has been committed since."""
@@ -48,6 +55,8 @@ class _Observed:
 
     def commit(self, commits: Sequence[Commit]) -> Change | None:
         """How the result has changed; ``None`` if it has not."""
+        if not self._live:
+            return None
         if self._waiting is not None:
             self._waiting.extend(commits)
             return None
@@ -108,6 +117,7 @@ class Observers:
             def job(rows: Rows) -> tuple[list[Document], int]:
                 return documents.scan(rows, collection, observed.matches), rows.seq
 
+            observed.begin()
             stream.push(observed.start(*await self._store.read(job)))
 
         stream: Stream[Change] = Stream(start=start, merge=merge_changes, source=observed)

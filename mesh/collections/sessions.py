@@ -17,6 +17,7 @@ from mesh.core.sync_effects import (
     ReadLog,
     ReadPositions,
     ReadWanted,
+    Renew,
     SavePosition,
     Send,
 )
@@ -35,6 +36,10 @@ MAX_APPLYING = 32
 
 POSITION_DELAY_SECONDS = 0.25
 """Positions are saved with the next frame, or after this time: losing one only costs a repetition."""
+
+
+Positions = dict[tuple[bytes, ...], tuple[bytes, int]]
+"""Entries -> log, and how far they are held."""
 
 
 class SyncSession:
@@ -65,7 +70,7 @@ class SyncSession:
         self._announced: dict[str, Interest] = {}
         self._applying = 0
         self._room: asyncio.Future[None] | None = None
-        self._positions: dict[tuple[bytes, ...], tuple[bytes, int]] = {}
+        self._positions: Positions = {}
         self._saving: asyncio.TimerHandle | None = None
         self._barriers: dict[int, asyncio.Future[None]] = {}
         self._next_barrier = 1
@@ -154,6 +159,8 @@ class SyncSession:
                     self.link.send(message)
                 case SavePosition(log_id, entries, upto):
                     self._save_soon(log_id, entries, upto)
+                case Renew():
+                    self._spawn(self._renew())
                 case ApplyFrame(frame):
                     self._applying += 1
                     self._spawn(self._apply(frame))
@@ -184,12 +191,25 @@ class SyncSession:
         except Exception as error:  # noqa: BLE001 - whatever it is, it ends the link
             self._failed(error)
 
+    async def _renew(self) -> None:
+        """Every link is closed when that is done, this one among them (see :meth:`committed`)."""
+        log_id = self._log_id
+
+        def job(rows: Any) -> None:
+            if rows.log_id == log_id:  # several peers may find out
+                rows.renew()
+
+        try:
+            await self._store.write(job)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it ends the link
+            self._failed(error)
+
     async def _apply(self, frame: Changes) -> None:
         positions, self._positions = self._positions, {}
+        era = self._store.positions_era
 
         def job(rows: Any) -> Any:
-            for entries, (log_id, upto) in positions.items():
-                replicas.save_position(rows, self.link.node_id, log_id, entries, upto)
+            self._save_positions(rows, positions, era)
             return replicas.apply_frame(rows, self.link.node_id, frame)
 
         try:
@@ -227,12 +247,18 @@ class SyncSession:
         if self._positions:
             self._spawn(self._save())
 
-    async def _save(self) -> None:
-        positions, self._positions = self._positions, {}
-
-        def job(rows: Any) -> None:
+    def _save_positions(self, rows: Any, positions: Positions, era: int) -> None:
+        # Else something was evicted since, or this store has turned out to be a restored backup.
+        if rows.positions_era == era and rows.log_id == self._log_id:
             for entries, (log_id, upto) in positions.items():
                 replicas.save_position(rows, self.link.node_id, log_id, entries, upto)
+
+    async def _save(self) -> None:
+        positions, self._positions = self._positions, {}
+        era = self._store.positions_era
+
+        def job(rows: Any) -> None:
+            self._save_positions(rows, positions, era)
 
         try:
             await self._store.write(job)

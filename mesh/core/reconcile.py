@@ -60,9 +60,7 @@ class KeySet:
     as they were when they belonged to it finds them out by comparing, and is told what became of them.
     """
 
-    def __init__(
-        self, rows: Iterable[tuple[int, int, int]], others: Iterable[tuple[int, int]] = ()
-    ) -> None:
+    def __init__(self, rows: Iterable[tuple[int, int, int]], others: Iterable[tuple[int, int]] = ()) -> None:
         ordered = sorted(rows)
         self._others = dict(others)
         self._keys = array("q", [row[0] for row in ordered])

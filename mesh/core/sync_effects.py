@@ -79,4 +79,9 @@ class SavePosition:
     upto: int
 
 
-Effect = Send | ReadLog | ReadWanted | ReadPositions | ReadKeys | ApplyFrame | SavePosition
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """This store has been restored from a backup: give it a new identity, and start over with everybody."""
+
+
+Effect = Send | ReadLog | ReadWanted | ReadPositions | ReadKeys | ApplyFrame | SavePosition | Renew

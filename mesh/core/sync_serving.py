@@ -11,7 +11,7 @@ from mesh.core.commits import PAGE_BYTES, Commit, Found, LogEntry, change_size
 from mesh.core.document import MAX_DOCUMENT_BYTES
 from mesh.core.interest import InterestSet
 from mesh.core.reconcile import KeySet, Range
-from mesh.core.sync_effects import Effect, ReadKeys, ReadLog, ReadWanted, Send
+from mesh.core.sync_effects import Effect, ReadKeys, ReadLog, ReadWanted, Renew, Send
 from mesh.core.wire import (
     Ack,
     Barrier,
@@ -156,6 +156,8 @@ class Serving:
         open_ones = {*self._reconciling, *(scan.number for scan in self._scans)}
         if message.number < 1 or message.number in open_ones or len(open_ones) >= MAX_CATCHUPS:
             raise ProtocolViolation(f"a catch-up {message.number} too many")
+        if message.log_id == self._log_id and message.after > self._head:
+            return [Renew()]  # the peer has read more of our log than there is
         if self._live is None:
             self._live = _Scan(0, self._head, 0, self._wanted)
             self._told = self._head

@@ -305,9 +305,7 @@ def plan_replace(held: Mapping[str, Any], fields: Mapping[str, Any]) -> Writes:
 def _plan_registers(held: Mapping[str, Any], wanted: Registers, *, keep_objects: bool) -> Writes:
     writes = Writes()
     counters = _counters(held)
-    fields = [key for key in held if key.startswith("/")]
-    fields += [pointer for pointer, incarnations in counters.items() if any(incarnations[max(incarnations)])]
-    parents = {above for key in fields if key.count("/") > 1 for above in _ancestors(key)}
+    parents = {above for key in _shown(held, counters) if key.count("/") > 1 for above in _ancestors(key)}
     for pointer, value in wanted.items():
         if keep_objects and pointer in parents and isinstance(value, dict):
             continue  # merging an empty object into an object changes nothing
@@ -324,6 +322,12 @@ def _plan_registers(held: Mapping[str, Any], wanted: Registers, *, keep_objects:
         if ended or pointer not in held or not identical(held[pointer], value):
             writes.set(pointer, value)
     return writes
+
+
+def _shown(held: Mapping[str, Any], counters: Mapping[str, dict[int, dict[str, Any]]]) -> list[str]:
+    """The pointers at which there is a register, or a counter that has not ended."""
+    pointers = [key for key in held if key.startswith("/")]
+    return pointers + [at for at, incarnations in counters.items() if any(incarnations[max(incarnations)])]
 
 
 def _current_value(held: Mapping[str, Any], pointer: str, value: Any) -> bool:
@@ -372,10 +376,11 @@ def plan_increment(held: Mapping[str, Any], pointer: str, by: float, clock: str)
     if pointer == "/_id" or pointer.startswith("/_id/"):
         raise InvalidDocument("the _id of a document never changes", pointer)
     shown = held.get(pointer, 0)
-    if not _is_number(shown) or any(key.startswith(pointer + "/") for key in held):
+    counters = _counters(held)
+    if not _is_number(shown) or any(key.startswith(pointer + "/") for key in _shown(held, counters)):
         raise InvalidDocument("holds something other than a number, so it cannot be incremented", pointer)
     writes = Writes()
-    incarnations = _counters(held).get(pointer, {})
+    incarnations = counters.get(pointer, {})
     newest = max(incarnations, default=0)
     mine: Any = incarnations.get(newest, {}).get(clock)
     if amount == 0 and (pointer in held or _is_number(mine)):

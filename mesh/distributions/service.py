@@ -33,6 +33,7 @@ from mesh.errors import (
     InvalidDistribution,
     InvalidDocument,
     InvalidScope,
+    InvalidToken,
     NotStarted,
     PermissionDenied,
     UnknownDistribution,
@@ -146,6 +147,8 @@ class MeshFileDistribution:
         """See :meth:`FileDistribution.distribute`."""
         self._require_started()
         scope = check_scope(scope)
+        if not isinstance(blob_token, BlobToken):
+            raise InvalidToken(f"a BlobToken is needed, as attachments.add() gives it, not {blob_token!r}")
         blob_token.check()
         if expires_in is not None and not 0 < expires_in < math.inf:
             raise InvalidDistribution(f"expires_in is a number of seconds above 0, not {expires_in!r}")

@@ -186,11 +186,8 @@ class WebSocketTransport:
     def check(self, url: str) -> None:
         """See :class:`mesh.network.transport.Transport`."""
         host = parse_url(url).host
-        try:
-            ipaddress.ip_address(host)
-        except ValueError:
-            return  # a name: what it stands for is known, and checked, when it is dialled
-        if not self._allow_off_loopback and not is_loopback(host):
+        # What a name stands for is known, and checked, when it is dialled.
+        if _is_ip_address(host) and not self._allow_off_loopback and not is_loopback(host):
             raise PlaintextRefused(url)
 
     async def dial(self, url: str) -> WebSocketConnection:
@@ -232,12 +229,23 @@ class WebSocketTransport:
 
     async def _resolve(self, address: str, endpoint: Endpoint, flags: int = 0) -> list[str]:
         """The IP addresses of a host. What is checked is what is used: a name may change its meaning."""
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=flags)
-        hosts = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
+        if _is_ip_address(endpoint.host):
+            hosts = [endpoint.host]
+        else:
+            loop = asyncio.get_running_loop()
+            found = await loop.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=flags)
+            hosts = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
         if not self._allow_off_loopback and not all(map(is_loopback, hosts)):
             raise PlaintextRefused(address)
         return hosts
+
+
+def _is_ip_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _remote(socket: ClientConnection | ServerConnection) -> str:

@@ -67,7 +67,7 @@ class Node:
 
     Args:
         data_dir: keeps documents, blobs and identity; ``None``: in memory, gone at :meth:`close`.
-        name: for people; the identity is ``node_id``.
+        name: for people; the identity is ``node_id``. ``None``: that of the data directory.
         listen: ``host:port`` (port 0: any free one); ``None``: this node only dials.
         peers: addresses (``ws://host:port``) that are dialled for ever.
         formations: named groups that this node says it belongs to.
@@ -109,6 +109,8 @@ class Node:
         self._listen = listen
         self._dials = [peers] if isinstance(peers, str) else list(peers)
         self._formations = [formations] if isinstance(formations, str) else list(formations)
+        if capabilities is not None and not isinstance(capabilities, Capabilities):
+            raise InvalidNode(f"capabilities are Capabilities(...), not {capabilities!r}")
         self._declared = capabilities
         self._receive: ReceiveMode = receive
         self._inbox = None if inbox is None else Path(inbox)
@@ -153,7 +155,10 @@ class Node:
             identity = load_or_create_identity(directory.identity)
         else:
             identity = Identity(environment.random.randbytes(PRIVATE_KEY_BYTES))
-        self.name = self._wanted_name or short_id(identity.node_id)
+        folder = "" if directory is None else directory.path.name[:MAX_NAME_CHARS]
+        self.name = (
+            self._wanted_name or (folder if folder.isprintable() else "") or short_id(identity.node_id)
+        )
 
         store = DocumentStore(
             None if directory is None else directory.store,
@@ -198,6 +203,10 @@ class Node:
 
         capabilities = self._declared or environment.probe(None if directory is None else directory.path)
         facts = NodeFacts(self._formations, capabilities)
+        if self._inbox is not None and self._inbox.exists() and not self._inbox.is_dir():
+            raise InvalidNode(
+                f"the inbox {self._inbox} is not a directory: name one, or a path where one can be"
+            )
         inbox_worker = InlineWorker() if directory is None else environment.worker("mesh-inbox")
         stack.push_async_callback(inbox_worker.close)
         distributions = MeshFileDistribution(
@@ -420,13 +429,12 @@ class Node:
         """Totals since the start."""
         parts = self._started
         links = parts.peers.links.values()
-        store = parts.store.path
         return Stats(
             links=len(links),
             documents=parts.store.documents,
             blobs=parts.attachments.count,
             blob_disk_bytes=parts.attachments.held_bytes,
-            document_disk_bytes=0 if store is None else store.stat().st_size,
+            document_disk_bytes=parts.store.disk_bytes(),
             document_bytes_in=parts.peers.bytes_in,
             document_bytes_out=parts.peers.bytes_out,
             blob_bytes_in=parts.attachments.received_bytes,

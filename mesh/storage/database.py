@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import sqlite_utils
 
 from mesh.errors import DataDirUnusable, MeshError, NotStarted, StorageFull, StoreCorrupt
-from mesh.storage.schema import migrate
+from mesh.storage.schema import migrate, refuse_newer
 from mesh.storage.worker import Worker
 
 
@@ -89,11 +89,13 @@ class Database(Generic[T]):
         with self._naming_errors():
             connection = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
             self._connection = connection
+            connection.execute("PRAGMA busy_timeout=5000")
+            tables = sqlite_utils.Database(connection, execute_plugins=False)
+            refuse_newer(tables, self._path)
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
-            connection.execute("PRAGMA busy_timeout=5000")
             connection.execute("PRAGMA cache_size=-8000")
-            migrate(sqlite_utils.Database(connection, execute_plugins=False), self._path)
+            migrate(tables)
             self._session = self._begin(connection)
 
     async def write(self, job: Callable[[T], R]) -> R:
@@ -133,7 +135,8 @@ class Database(Generic[T]):
         self._open_for_jobs = False
         if self._drain is not None:
             await self._drain
-        await self._worker.run(self._close)
+        if self._connection is not None:
+            await self._worker.run(self._close)
 
     def _close(self) -> None:
         connection, self._connection, self._session = self._connection, None, None

@@ -48,12 +48,14 @@ class DocumentStore:
         )
         self._followers: list[Callable[[list[Commit]], None]] = []
         self.log_id = b""
+        self.positions_era = 0
         self.head = 0
         self.documents = 0
         """How many documents are held, removed ones not counted."""
 
     def follow(self, follower: Callable[[list[Commit]], None]) -> None:
-        """Call ``follower``, on the event loop, with everything that is committed from now on."""
+        """Call ``follower``, on the event loop, with everything that is committed from now on, and with
+        nothing when ``log_id`` has changed."""
         self._followers.append(follower)
 
     async def open(self) -> None:
@@ -67,14 +69,21 @@ class DocumentStore:
         except BaseException:
             await self._worker.close()
             raise
-        self.log_id, self.head, self.documents = await self._database.read(
-            lambda rows: (rows.log_id, rows.seq, sum(collections(rows).values()))
+        self.log_id, self.positions_era, self.head, self.documents = await self._database.read(
+            lambda rows: (rows.log_id, rows.positions_era, rows.seq, sum(collections(rows).values()))
         )
 
     async def close(self) -> None:
         """Finish what was asked for and close the file. May be repeated."""
         await self._database.close()
         await self._worker.close()
+
+    def disk_bytes(self) -> int:
+        """What the file and its write-ahead log take on the disk; 0 in memory."""
+        if self.path is None:
+            return 0
+        log = self.path.with_name(self.path.name + "-wal")
+        return sum(path.stat().st_size for path in (self.path, log) if path.exists())
 
     async def write(self, job: Callable[[Rows], R]) -> R:
         """The result of ``job``, durable when this returns; atomic by itself."""
@@ -89,9 +98,11 @@ class DocumentStore:
 
     def _committed(self, rows: Rows) -> None:
         commits = rows.take_commits()
+        renewed = self.log_id != rows.log_id
         self.log_id = rows.log_id
-        if commits:
-            self.head = commits[-1].seq
+        self.positions_era = rows.positions_era
+        if commits or renewed:
+            self.head = rows.seq
             self.documents += sum((c.after is not None) - (c.before is not None) for c in commits)
             for follower in self._followers:
                 try:

@@ -74,6 +74,7 @@ class Rows:
         self._rng = rng
         self._now = clock
         self.commits: list[Commit] = []
+        self.positions_era = 0
         self._load_identity(host)
         self._stored = self._identity
         self._kept = (self._stored, 0)
@@ -98,6 +99,8 @@ class Rows:
         self._counter = 0
         # The client ids still belong to the store that this one was copied from.
         self.connection.execute("UPDATE documents SET client_id = NULL")
+        # Peers do not send what came from here: past the positions in their logs it would stay lost.
+        self.forget_positions()
 
     @property
     def _identity(self) -> _Identity:
@@ -111,8 +114,12 @@ class Rows:
         """A version has arrived. One that knows more of this store's writes than it does itself says that
         this is a restored backup: it goes on under a new identity, and its log is a new one."""
         if vector.get(self.clock, 0) > self._counter:
-            _log.warning("this store has been restored from a backup: it goes on under a new identity")
-            self._renew_identity()
+            self.renew()
+
+    def renew(self) -> None:
+        """This store turns out to be a restored backup: what it wrote since is held by others only."""
+        _log.warning("this store has been restored from a backup: it goes on under a new identity")
+        self._renew_identity()
 
     def tick(self) -> tuple[bytes, int]:
         """This store's clock identity and its next counter."""
@@ -227,8 +234,13 @@ class Rows:
         change = Change(collection, document_id, state.rank, {}, state.vector, state.update)
         self.commits.append(Commit(self.seq, change, held.document, None, None, whole=True, evicted=True))
         # What was evicted is not held any more up to any position of anybody's log.
-        self.connection.execute("DELETE FROM positions")
+        self.forget_positions()
         return True
+
+    def forget_positions(self) -> None:
+        """Start over with everybody's log; positions reached before ``positions_era`` changed are void."""
+        self.connection.execute("DELETE FROM positions")
+        self.positions_era += 1
 
     def state_of(self, row: Row | None) -> DocumentState:
         """The state in a row, or that of a document which does not exist."""

@@ -50,8 +50,8 @@ def m002_store(db: Database) -> None:
     )
 
 
-def migrate(db: Database, path: str) -> None:
-    """Bring the tables up to date.
+def refuse_newer(db: Database, path: str) -> None:
+    """Make sure that no newer version has written the store.
 
     Raises:
         StoreTooNew: a newer version of the mesh has been here. Nothing was changed.
@@ -61,4 +61,8 @@ def migrate(db: Database, path: str) -> None:
     unknown = applied - known - {name for name in globals() if name.startswith("m0")}
     if unknown:
         raise StoreTooNew(path, sorted(unknown))
+
+
+def migrate(db: Database) -> None:
+    """Bring the tables up to date."""
     migrations.apply(db)

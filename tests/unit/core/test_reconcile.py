@@ -7,6 +7,7 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mesh.core import reconcile
 from mesh.core.reconcile import KEY_BITS, WHOLE, KeySet, Range, Summary, answer, differing_keys, summaries
 from mesh.core.versions import encode_vector, key_hash, version_hash

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mesh.core.patterns import MAX_TEXT_CHARS, compile_pattern
 from mesh.core.selector import (
     MAX_PATTERN_CHARS,
@@ -170,12 +171,34 @@ def test_an_error_says_where() -> None:
 # --- patterns -----------------------------------------------------------------------------------
 
 _pieces = st.sampled_from(
-    ["a", "b", ".", "[ab]", "[^a]", "[a-c]", r"\d", r"\.", "a?", "b*", "a+", "[ab]{1,2}", "a{2}", "b{0,2}", "a{1,}", ".*"]
+    [
+        "a",
+        "b",
+        ".",
+        "[ab]",
+        "[^a]",
+        "[a-c]",
+        r"\d",
+        r"\.",
+        "a?",
+        "b*",
+        "a+",
+        "[ab]{1,2}",
+        "a{2}",
+        "b{0,2}",
+        "a{1,}",
+        ".*",
+    ]
 )
-_alternatives = st.tuples(st.sampled_from(["", "^"]), st.lists(_pieces, max_size=6).map("".join), st.sampled_from(["", "$"]))
+_alternatives = st.tuples(
+    st.sampled_from(["", "^"]), st.lists(_pieces, max_size=6).map("".join), st.sampled_from(["", "$"])
+)
 
 
-@given(st.lists(_alternatives.map("".join), min_size=1, max_size=3).map("|".join), st.text("abc1.\n", max_size=10))
+@given(
+    st.lists(_alternatives.map("".join), min_size=1, max_size=3).map("|".join),
+    st.text("abc1.\n", max_size=10),
+)
 def test_patterns_find_what_regular_expressions_find(pattern: str, text: str) -> None:
     expected = re.search(pattern.replace("$", r"\Z"), text) is not None
     assert compile_pattern(pattern)(text) is expected
@@ -183,8 +206,8 @@ def test_patterns_find_what_regular_expressions_find(pattern: str, text: str) ->
 
 @pytest.mark.parametrize(
     "pattern",
-    ["(a+)+$", "(a|b)", "a**", "a*?", "*a", r"(a)\1", "(?=a)", "(?i)a", r"\bx", "[a", "a]", "a{2,1}", "a{999}", "a^", "$a",
-     "[[a]]", "[a--b]", "a\\"],
+    ["(a+)+$", "(a|b)", "a**", "a*?", "*a", r"(a)\1", "(?=a)", "(?i)a", r"\bx", "[a", "a]", "a{2,1}",
+     "a{999}", "a^", "$a", "[[a]]", "[a--b]", "a\\"],
 )  # fmt: skip
 def test_patterns_beyond_the_subset_are_refused(pattern: str) -> None:
     with pytest.raises(ValueError):
@@ -199,7 +222,16 @@ def test_escapes_stand_for_themselves() -> None:
 
 @pytest.mark.parametrize(
     "pattern",
-    ["a?" * 40 + "a" * 40, "a*a*a*a*a*b", ".*.*.*.*x", "[ab]*a[ab]{100}c", "a{0,200}b", "(a+)+$", "(a|a)*$", "(.*)*x"],
+    [
+        "a?" * 40 + "a" * 40,
+        "a*a*a*a*a*b",
+        ".*.*.*.*x",
+        "[ab]*a[ab]{100}c",
+        "a{0,200}b",
+        "(a+)+$",
+        "(a|a)*$",
+        "(.*)*x",
+    ],
 )
 def test_no_pattern_stalls(pattern: str) -> None:
     rng = random.Random(1)
@@ -226,7 +258,10 @@ def test_only_the_beginning_of_a_long_text_is_looked_at() -> None:
 
 
 def test_kinds_sort_apart_and_ids_decide_in_the_end() -> None:
-    found = [{"_id": str(i), "v": v} for i, v in enumerate([[2], "b", 2, True, None, {"a": 1}, "a", 1.5, False, [1]])]
+    found = [
+        {"_id": str(i), "v": v}
+        for i, v in enumerate([[2], "b", 2, True, None, {"a": 1}, "a", 1.5, False, [1]])
+    ]
     found.append({"_id": "x"})
     sort_key(["v"])(found)
     kinds = [document.get("v", "missing") for document in found]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from mesh.core.values import (
     MAX_DEPTH,
     MAX_SAFE_INTEGER,
@@ -32,7 +33,9 @@ keys = st.text(st.characters(codec="utf-8"), max_size=4) | st.sampled_from(["a",
 numbers = st.integers(-MAX_SAFE_INTEGER, MAX_SAFE_INTEGER) | st.floats(allow_nan=False, allow_infinity=False)
 scalars = st.none() | st.booleans() | numbers | st.text(st.characters(codec="utf-8"), max_size=8)
 values = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3), max_leaves=12
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
+    max_leaves=12,
 )
 documents = st.dictionaries(keys.filter(lambda key: key != "_id"), values, max_size=5)
 
@@ -130,7 +133,7 @@ def test_descendants_beat_a_register_above_them() -> None:
 
 
 class Replica:
-    """Registers under the rule that of concurrent writes to a key the later stamp wins, as in any CRDT map."""
+    """Registers under the rule that of concurrent writes to a key the later stamp wins, as in a CRDT map."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -159,7 +162,9 @@ _GONE = object()
 
 small = st.dictionaries(
     st.sampled_from("ab"),
-    st.recursive(st.sampled_from([1, 2.5, "x", [1]]), lambda i: st.dictionaries(st.sampled_from("ab"), i), max_leaves=4),
+    st.recursive(
+        st.sampled_from([1, 2.5, "x", [1]]), lambda i: st.dictionaries(st.sampled_from("ab"), i), max_leaves=4
+    ),
 )
 operations = st.one_of(
     st.tuples(st.just("merge"), small),
@@ -186,7 +191,10 @@ def operate(replica: Replica, operation: tuple[str, Any]) -> None:
 
 
 @given(
-    st.lists(operations, max_size=4), st.lists(operations, max_size=4), st.lists(operations, max_size=4), documents
+    st.lists(operations, max_size=4),
+    st.lists(operations, max_size=4),
+    st.lists(operations, max_size=4),
+    documents,
 )
 def test_concurrent_writes_read_the_same_in_either_order(
     first: list[Any], left: list[Any], right: list[Any], last: dict[str, Any]
@@ -225,7 +233,10 @@ def test_a_merge_into_whatever_replicas_made_is_a_merge_of_what_is_read(
 # --- counters -----------------------------------------------------------------------------------
 
 
-@given(st.lists(st.integers(-1000, 1000) | st.floats(-1e6, 1e6), max_size=6), st.lists(st.integers(-9, 9), max_size=6))
+@given(
+    st.lists(st.integers(-1000, 1000) | st.floats(-1e6, 1e6), max_size=6),
+    st.lists(st.integers(-9, 9), max_size=6),
+)
 def test_concurrent_increments_add_up(left: list[float], right: list[int]) -> None:
     a, b = Replica("aa"), Replica("bb")
     a.write(plan_merge({}, {"n": 10}))
@@ -288,7 +299,18 @@ def test_what_overflows_is_the_largest_number_in_every_order() -> None:
 
 @pytest.mark.parametrize(
     "key",
-    [f"+{'9' * 5000}.aa/n", "+01.aa/n", "+\u0663.aa/n", "+-1.aa/n", "+1aa/n", "+1.aa", "+.aa/n", "+1 .aa/n", "", "x"],
+    [
+        f"+{'9' * 5000}.aa/n",
+        "+01.aa/n",
+        "+\u0663.aa/n",
+        "+-1.aa/n",
+        "+1aa/n",
+        "+1.aa",
+        "+.aa/n",
+        "+1 .aa/n",
+        "",
+        "x",
+    ],
 )
 def test_a_key_that_is_no_counter_is_no_counter(key: str) -> None:
     registers = {"+1.aa/n": 2, key: 100}
@@ -398,7 +420,9 @@ def test_pointers_and_dotted_paths() -> None:
     assert pointer_of("/a.b") == "/a.b"
 
 
-@pytest.mark.parametrize(("a", "b"), [(1, True), (0, False), (1, "1"), (None, False), ([1], [True]), ({"a": 1}, {"a": True})])
+@pytest.mark.parametrize(
+    ("a", "b"), [(1, True), (0, False), (1, "1"), (None, False), ([1], [True]), ({"a": 1}, {"a": True})]
+)
 def test_equality_tells_kinds_apart(a: Any, b: Any) -> None:
     assert not identical(a, b)
     assert plan_merge(flatten({"x": a}), {"x": b})

@@ -1,0 +1,267 @@
+"""The node as a whole: its life, what it refuses, and what it leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mesh
+from mesh import (
+    AddressInUse,
+    Capabilities,
+    DataDirInUse,
+    DataDirUnusable,
+    InvalidAddress,
+    InvalidScope,
+    InvalidToken,
+    MeshError,
+    Node,
+    Nodes,
+    NotStarted,
+    PeerUnreachable,
+    PermissionDenied,
+    PlaintextRefused,
+    SettleTimeout,
+    StoreTooNew,
+)
+
+
+def what_is_open() -> tuple[int, set[str]]:
+    return len(os.listdir("/proc/self/fd")), {thread.name for thread in threading.enumerate()}
+
+
+def test_everything_that_is_public_is_exported() -> None:
+    for name in mesh.__all__:
+        assert hasattr(mesh, name)
+    for name in dir(mesh.errors):
+        value = getattr(mesh.errors, name)
+        if isinstance(value, type) and issubclass(value, MeshError):
+            assert name in mesh.__all__
+
+
+async def test_two_nodes_sync_a_document_and_a_file(tmp_path: Path) -> None:
+    async with (
+        Node(tmp_path / "hq") as hq,
+        Node(tmp_path / "van", peers=[hq.address or ""], inbox=tmp_path / "inbox") as van,
+    ):
+        assert (hq.name, van.name) == ("hq", "van")
+        await van.collection("cars").subscribe()
+        await hq.collection("cars").insert({"_id": "c1", "color": "red"})
+        token = await hq.attachments.add(b"a map", name="map.bin")
+        handle = await hq.distributions.distribute(token)
+        status = await hq.distributions.wait_for_completion(handle, timeout=20)
+        assert status.is_success
+        await van.settled(20)
+        assert await van.collection("cars").get("c1") == {"_id": "c1", "color": "red"}
+        assert (tmp_path / "inbox" / "map.bin").read_bytes() == b"a map"
+        assert {member["_id"] for member in await hq.members()} == {hq.node_id, van.node_id}
+        stats = van.stats()
+        assert (stats.links, stats.blobs, stats.blob_bytes_in) == (1, 1, 5)
+        [peer] = van.presence().peers
+        assert (peer.node_id, peer.name, peer.url) == (hq.node_id, "hq", hq.address)
+
+
+async def test_closing_leaves_nothing_behind(tmp_path: Path) -> None:
+    async with Node(tmp_path / "warm-up"):
+        pass
+    before = what_is_open()
+    tasks = asyncio.all_tasks()
+    for _ in range(5):
+        async with Node(tmp_path / "a") as a, Node(peers=[a.address or ""]) as b:
+            await b.settled(20)
+            stream = a.collection("cars").observe()
+            await anext(stream)
+            presence = a.observe_presence()
+            await anext(presence)
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
+    assert asyncio.all_tasks() == tasks
+    assert what_is_open() == before
+
+
+async def test_identity_and_documents_outlive_a_restart(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    async with node:
+        node_id = node.node_id
+        await node.collection("cars").insert({"_id": "c1"})
+        token = await node.attachments.add(b"bytes")
+    async with node:
+        assert node.node_id == node_id
+        assert await node.collection("cars").count() == 1
+        assert await node.attachments.exists(token.hash)
+
+
+def test_nothing_happens_before_start(tmp_path: Path) -> None:
+    node = Node(tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+    for use in (
+        lambda: node.node_id,
+        lambda: node.attachments,
+        lambda: node.collection("cars"),
+        node.presence,
+        node.stats,
+    ):
+        with pytest.raises(NotStarted, match="start"):
+            use()
+
+
+async def test_nothing_works_after_close(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    async with node:
+        cars = node.collection("cars")
+        attachments = node.attachments
+        distributions = node.distributions
+    await node.close()
+    for use in (
+        cars.insert({}),
+        cars.find(),
+        attachments.add(b""),
+        distributions.handles(),
+        node.settled(1),
+        node.connect("ws://127.0.0.1:1"),
+    ):
+        with pytest.raises(NotStarted):
+            await use
+
+
+async def test_a_failed_start_releases_everything_and_can_be_repeated(tmp_path: Path) -> None:
+    before = what_is_open()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        node = Node(tmp_path, listen=f"127.0.0.1:{taken.getsockname()[1]}")
+        with pytest.raises(AddressInUse):
+            await node.start()
+    assert what_is_open() == before
+    async with node:
+        assert node.address
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"listen": "0.0.0.0:0"}, PlaintextRefused),
+        ({"listen": "nonsense"}, InvalidAddress),
+        ({"peers": ["http://127.0.0.1:1"]}, InvalidAddress),
+        ({"peers": ["ws://192.0.2.1:7700"]}, PlaintextRefused),
+        ({"inbox": "/dev/null"}, MeshError),
+    ],
+)
+async def test_what_cannot_work_fails_at_start(
+    tmp_path: Path, options: dict[str, Any], error: type[MeshError]
+) -> None:
+    before = what_is_open()
+    with pytest.raises(error):
+        await Node(tmp_path, **options).start()
+    assert what_is_open() == before
+    async with Node(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(
+    "options", [{"receive": "sometimes"}, {"name": ""}, {"name": "a\nb"}, {"capabilities": {"gpu_gb": 1}}]
+)
+def test_what_no_node_can_be_is_refused_at_once(options: dict[str, Any]) -> None:
+    with pytest.raises(MeshError):
+        Node(**options)
+
+
+async def test_a_data_directory_has_one_node(tmp_path: Path) -> None:
+    async with Node(tmp_path) as node:
+        with pytest.raises(DataDirInUse, match=str(tmp_path)):
+            await Node(tmp_path).start()
+        assert await node.collection("cars").count() == 0
+
+
+async def test_a_data_directory_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(DataDirUnusable):
+        await Node(tmp_path / "file").start()
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+async def test_a_store_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+    async with Node(tmp_path):
+        pass
+    with sqlite3.connect(tmp_path / "store.sqlite") as connection:
+        connection.execute(
+            "INSERT INTO _sqlite_migrations(migration_set, name, applied_at) "
+            "VALUES ('docmesh', 'm999_future', '')"
+        )
+    connection.close()
+    before = (tmp_path / "store.sqlite").read_bytes()
+    with pytest.raises(StoreTooNew, match="m999_future"):
+        await Node(tmp_path).start()
+    assert (tmp_path / "store.sqlite").read_bytes() == before
+
+
+async def test_an_unreachable_peer() -> None:
+    async with Node(listen=None) as node:
+        assert node.address is None
+        with pytest.raises(PeerUnreachable):
+            await node.connect("ws://127.0.0.1:1")
+    async with Node(peers=["ws://127.0.0.1:1"]) as node:
+        with pytest.raises(SettleTimeout, match=r"127\.0\.0\.1:1"):
+            await node.settled(0.2)
+        [dial] = node.presence().dials
+        assert dial.state != "connected"
+
+
+async def test_pause_is_offline_and_resume_catches_up(tmp_path: Path) -> None:
+    async with Node() as hub, Node(tmp_path, peers=[hub.address or ""]) as edge:
+        for node in (hub, edge):
+            await node.collection("cars").subscribe()
+        await edge.settled(20)
+        await edge.pause()
+        assert not edge.presence().online
+        assert edge.address is None
+        await edge.collection("cars").insert({"_id": "edge"})
+        await hub.collection("cars").insert({"_id": "hub"})
+        await edge.resume()
+        await edge.settled(20)
+        assert await edge.collection("cars").count() == 2
+        assert await hub.collection("cars").count() == 2
+
+
+async def test_a_disconnected_peer_stays_so_until_connect() -> None:
+    async with Node() as a, Node(peers=[a.address or ""]) as b:
+        await b.settled(20)
+        await a.disconnect(b.node_id)
+        async with a.observe_presence() as changes:
+            async for presence in changes:
+                if not presence.peers:
+                    break
+        assert await a.connect(b.address or "") == b.node_id
+        await a.settled(20)
+
+
+@pytest.mark.parametrize("collection", ["nodes", "distributions", "receipts"])
+async def test_the_documents_of_the_mesh_are_read_only(collection: str) -> None:
+    async with Node() as node:
+        documents = node.collection(collection)
+        await documents.find()
+        for write in (
+            documents.insert({}),
+            documents.upsert({"_id": "x"}),
+            documents.remove({}, all=True),
+            documents.evict("x"),
+        ):
+            with pytest.raises(PermissionDenied):
+                await write
+
+
+async def test_wrong_arguments_are_named(tmp_path: Path) -> None:
+    async with Node(tmp_path, capabilities=Capabilities(tags=("camera",))) as node:
+        with pytest.raises(InvalidToken):
+            await node.distributions.distribute("x")  # type: ignore[arg-type]
+        with pytest.raises(InvalidScope):
+            Nodes("abc")
+        with pytest.raises(MeshError):
+            await node.attachments.add(tmp_path)
