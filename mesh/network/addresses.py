@@ -40,6 +40,8 @@ def parse_url(url: str) -> Endpoint:
         InvalidAddress: ``url`` is something else.
     """
     form = "write ws://host:port, such as ws://127.0.0.1:7700"
+    if not isinstance(url, str):
+        raise InvalidAddress(repr(url), form)
     scheme = url.partition("://")[0].lower()
     if scheme == "wss":
         raise InvalidAddress(url, "wss:// needs credentials, which this version does not have; use ws://")

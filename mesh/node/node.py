@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -26,8 +27,9 @@ from mesh.distributions.deliveries import Delivery
 from mesh.distributions.service import MeshFileDistribution
 from mesh.errors import InvalidNode, NotStarted
 from mesh.network.peers import Peers
+from mesh.node.checks import MAX_NAME_CHARS, check_facts, check_inbox, check_name
 from mesh.node.environment import Environment
-from mesh.node.presence import DialPresence, PeerPresence, Presence, Stats
+from mesh.node.presence import Presence, Stats, presence_of, stats_of
 from mesh.storage import documents
 from mesh.storage.blob_folder import FolderBlobs
 from mesh.storage.blob_memory import MemoryBlobs
@@ -38,8 +40,6 @@ from mesh.storage.identity import load_or_create_identity
 from mesh.storage.worker import InlineWorker
 from mesh.streams import Stream
 from mesh.version import VERSION
-
-MAX_NAME_CHARS = 256
 
 ReceiveMode = Literal["auto", "manual", "off"]
 
@@ -102,15 +102,13 @@ class Node:
     ) -> None:
         if receive not in ("auto", "manual", "off"):
             raise InvalidNode(f'receive must be "auto", "manual" or "off", not {receive!r}')
-        if name is not None and not (0 < len(name) <= MAX_NAME_CHARS and name.isprintable()):
-            raise InvalidNode(f"a name must have 1 to {MAX_NAME_CHARS} printable characters: {name[:40]!r}")
+        check_name(name)
         self._data_dir = None if data_dir is None else DataDir(data_dir)
         self._wanted_name = name
         self._listen = listen
         self._dials = [peers] if isinstance(peers, str) else list(peers)
         self._formations = [formations] if isinstance(formations, str) else list(formations)
-        if capabilities is not None and not isinstance(capabilities, Capabilities):
-            raise InvalidNode(f"capabilities are Capabilities(...), not {capabilities!r}")
+        check_facts(self._formations, capabilities)
         self._declared = capabilities
         self._receive: ReceiveMode = receive
         self._inbox = None if inbox is None else Path(inbox)
@@ -118,6 +116,8 @@ class Node:
         self._environment = environment or Environment()
         self._parts: _Parts | None = None
         self._stack: AsyncExitStack | None = None
+        self._node_id: str | None = None
+        self._turn = asyncio.Lock()  # start, close, pause and resume take turns
         self._online = False
         self._presence_streams: WeakSet[Stream[Presence]] = WeakSet()
         self.name = name or ""
@@ -137,13 +137,14 @@ class Node:
             AddressInUse, InvalidAddress, PlaintextRefused: it cannot listen or dial there.
             In each case nothing stays open, and :meth:`start` may be called again.
         """
-        if self._stack is not None:
-            return
-        async with AsyncExitStack() as stack:
-            parts = await self._open(stack)
-            self._stack = stack.pop_all()
-        self._parts = parts
-        self._online = True
+        async with self._turn:
+            if self._stack is not None:
+                return
+            async with AsyncExitStack() as stack:
+                parts = await self._open(stack)
+                self._stack = stack.pop_all()
+            self._parts = parts
+            self._online = True
 
     async def _open(self, stack: AsyncExitStack) -> _Parts:
         """Build and start every part, lowest first; ``stack`` takes them down in the opposite order."""
@@ -155,6 +156,7 @@ class Node:
             identity = load_or_create_identity(directory.identity)
         else:
             identity = Identity(environment.random.randbytes(PRIVATE_KEY_BYTES))
+        self._node_id = identity.node_id
         folder = "" if directory is None else directory.path.name[:MAX_NAME_CHARS]
         self.name = (
             self._wanted_name or (folder if folder.isprintable() else "") or short_id(identity.node_id)
@@ -203,10 +205,8 @@ class Node:
 
         capabilities = self._declared or environment.probe(None if directory is None else directory.path)
         facts = NodeFacts(self._formations, capabilities)
-        if self._inbox is not None and self._inbox.exists() and not self._inbox.is_dir():
-            raise InvalidNode(
-                f"the inbox {self._inbox} is not a directory: name one, or a path where one can be"
-            )
+        if self._inbox is not None:
+            check_inbox(self._inbox, directory)
         inbox_worker = InlineWorker() if directory is None else environment.worker("mesh-inbox")
         stack.push_async_callback(inbox_worker.close)
         distributions = MeshFileDistribution(
@@ -261,13 +261,12 @@ class Node:
 
     async def close(self) -> None:
         """Leave the mesh and release everything; what was written is kept. May be repeated."""
-        stack, self._stack = self._stack, None
-        self._online = False
-        if stack is not None:
-            try:
+        async with self._turn:
+            stack, self._stack = self._stack, None
+            self._parts = None
+            self._online = False
+            if stack is not None:
                 await stack.aclose()
-            finally:
-                self._parts = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -291,8 +290,8 @@ class Node:
 
     @property
     def node_id(self) -> str:
-        """Who this node is, for its peers and in documents."""
-        return self._started.identity.node_id
+        """Who this node is, for its peers and in documents; known from the first :meth:`start` on."""
+        return self._node_id or self._started.identity.node_id
 
     @property
     def address(self) -> str | None:
@@ -350,11 +349,12 @@ class Node:
 
     async def pause(self) -> None:
         """Go offline: no links, no listening. The store stays open and can be written."""
-        parts = self._started
-        if self._online:
-            self._online = False
-            await parts.peers.pause()
-            self._links_changed()
+        async with self._turn:
+            parts = self._started
+            if self._online:
+                self._online = False
+                await parts.peers.pause()
+                self._links_changed()
 
     async def resume(self) -> None:
         """Come back online after :meth:`pause`.
@@ -362,12 +362,13 @@ class Node:
         Raises:
             AddressInUse: somebody else listens there now.
         """
-        parts = self._started
-        if not self._online:
-            await parts.peers.resume()
-            self._online = True
-            await self._introduce(parts)
-            self._links_changed()
+        async with self._turn:
+            parts = self._started
+            if not self._online:
+                await parts.peers.resume()
+                self._online = True
+                await self._introduce(parts)
+                self._links_changed()
 
     async def settled(self, timeout: float) -> None:
         """Wait until no known peer holds documents that this node lacks, or lacks any that it holds.
@@ -383,7 +384,11 @@ class Node:
         parts = self._started
 
         def unlinked() -> list[str]:
-            return [target.url for target in parts.peers.dialer.targets if target.state != "connected"]
+            return [
+                target.url
+                for target in parts.peers.dialer.targets
+                if target.state != "connected" and target.url != self.address
+            ]
 
         await parts.replicator.settled(timeout, unlinked)
 
@@ -391,23 +396,7 @@ class Node:
 
     def presence(self) -> Presence:
         """The links of this moment."""
-        parts = self._started
-        return Presence(
-            node_id=parts.identity.node_id,
-            name=self.name,
-            address=parts.peers.address,
-            online=self._online,
-            peers=[
-                PeerPresence(
-                    link.node_id, link.name, link.url, link.since, link.rtt, link.bytes_in, link.bytes_out
-                )
-                for link in parts.peers.links.values()
-            ],
-            dials=[
-                DialPresence(t.url, t.node_id, t.state, None if t.error is None else str(t.error))
-                for t in parts.peers.dialer.targets
-            ],
-        )
+        return presence_of(self._started.peers, self.node_id, self.name, online=self._online)
 
     def observe_presence(self) -> Stream[Presence]:
         """The links of this moment, then again whenever one comes up or goes down."""
@@ -428,15 +417,4 @@ class Node:
     def stats(self) -> Stats:
         """Totals since the start."""
         parts = self._started
-        links = parts.peers.links.values()
-        return Stats(
-            links=len(links),
-            documents=parts.store.documents,
-            blobs=parts.attachments.count,
-            blob_disk_bytes=parts.attachments.held_bytes,
-            document_disk_bytes=parts.store.disk_bytes(),
-            document_bytes_in=parts.peers.bytes_in,
-            document_bytes_out=parts.peers.bytes_out,
-            blob_bytes_in=parts.attachments.received_bytes,
-            blob_bytes_out=parts.attachments.served_bytes,
-        )
+        return stats_of(parts.peers, parts.store, parts.attachments)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from mesh.attachments.service import Attachments
 from mesh.core.structs import Struct
+from mesh.network.peers import Peers
+from mesh.storage.documents import DocumentStore
 
 
 class PeerPresence(Struct, frozen=True):
@@ -60,3 +63,38 @@ class Stats(Struct, frozen=True):
     document_bytes_out: int
     blob_bytes_in: int
     blob_bytes_out: int
+
+
+def presence_of(peers: Peers, node_id: str, name: str, *, online: bool) -> Presence:
+    """The links of this moment."""
+    return Presence(
+        node_id,
+        name,
+        peers.address,
+        online,
+        peers=[
+            PeerPresence(
+                link.node_id, link.name, link.url, link.since, link.rtt, link.bytes_in, link.bytes_out
+            )
+            for link in peers.links.values()
+        ],
+        dials=[
+            DialPresence(t.url, t.node_id, t.state, None if t.error is None else str(t.error))
+            for t in peers.dialer.targets
+        ],
+    )
+
+
+def stats_of(peers: Peers, store: DocumentStore, attachments: Attachments) -> Stats:
+    """The totals of this moment."""
+    return Stats(
+        links=len(peers.links),
+        documents=store.documents,
+        blobs=attachments.count,
+        blob_disk_bytes=attachments.held_bytes,
+        document_disk_bytes=store.disk_bytes(),
+        document_bytes_in=peers.bytes_in,
+        document_bytes_out=peers.bytes_out,
+        blob_bytes_in=attachments.received_bytes,
+        blob_bytes_out=attachments.served_bytes,
+    )

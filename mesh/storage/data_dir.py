@@ -32,8 +32,8 @@ class DataDir:
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise DataDirUnusable(str(self.path), error.strerror or str(error)) from error
+        except (OSError, ValueError) as error:  # ValueError: the path has a NUL in it
+            raise DataDirUnusable(str(self.path), str(error)) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -1,0 +1,56 @@
+"""What no node can be, refused before anything is opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from mesh.core.scopes import Capabilities, NodeFacts
+from mesh.errors import InvalidNode
+from mesh.storage.data_dir import DataDir
+
+MAX_NAME_CHARS = 256
+"""Length of a node's name; peers refuse longer ones."""
+
+
+def check_name(name: str | None) -> None:
+    """Refuse a name that peers would not accept.
+
+    Raises:
+        InvalidNode: it is empty, too long or not printable.
+    """
+    if name is not None and not (0 < len(name) <= MAX_NAME_CHARS and name.isprintable()):
+        raise InvalidNode(f"a name must have 1 to {MAX_NAME_CHARS} printable characters: {name[:40]!r}")
+
+
+def check_facts(formations: list[str], capabilities: Capabilities | None) -> None:
+    """Refuse what no node document can say, and what would therefore count nowhere.
+
+    Raises:
+        InvalidNode: a formation or a capability is not what it must be.
+    """
+    if capabilities is not None and not isinstance(capabilities, Capabilities):
+        raise InvalidNode(f"capabilities are Capabilities(...), not {capabilities!r}")
+    facts = {"formations": formations, "capabilities": capabilities or Capabilities()}
+    try:
+        msgspec.convert(msgspec.json.decode(msgspec.json.encode(facts)), NodeFacts)
+    except (msgspec.MsgspecError, UnicodeEncodeError, TypeError) as error:
+        raise InvalidNode(f"not what a node can say of itself: {error}") from error
+
+
+def check_inbox(inbox: Path, directory: DataDir | None) -> None:
+    """Refuse an inbox that is no directory, or where files from others would lie among the node's own.
+
+    Raises:
+        InvalidNode: it is one of these.
+    """
+    if inbox.exists() and not inbox.is_dir():
+        raise InvalidNode(f"the inbox {inbox} is not a directory: name one, or a path where one can be made")
+    if directory is None:
+        return
+    inbox, home, blobs = inbox.resolve(), directory.path.resolve(), directory.blobs.resolve()
+    if home.is_relative_to(inbox) or inbox.is_relative_to(blobs):
+        raise InvalidNode(
+            f"the inbox {inbox} would lie among the node's own files: use another, such as {home / 'inbox'}"
+        )
