@@ -1,0 +1,73 @@
+"""The README tells the truth: its programs run as they stand, and its commands are those that CI runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.processes.mesh_process import ROOT
+from tests.processes.test_crashes import free_port
+
+pytestmark = pytest.mark.processes
+
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_programs_distribute_a_file_between_them(tmp_path: Path) -> None:
+    port = str(free_port())
+    publisher, subscriber = (block.replace("7700", port) for block in blocks("python"))
+    (tmp_path / "publisher.py").write_text(publisher)
+    (tmp_path / "subscriber.py").write_text(subscriber)
+    (tmp_path / "map.mbtiles").write_bytes(os.urandom(3_000_000))
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+
+    def run(*arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, *arguments], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+        )
+
+    with run("subscriber.py") as receiving:
+        with run("publisher.py", "map.mbtiles") as publishing:
+            assert publishing.stdout is not None
+            lines = publishing.stdout.read().splitlines()
+            assert publishing.wait(60) == 0
+        receiving.send_signal(signal.SIGTERM)
+        receiving.wait(20)
+    assert lines[-1] == "1 of 1, 100%"
+    delivered = tmp_path / "inbox" / "map.mbtiles"
+    assert delivered.read_bytes() == (tmp_path / "map.mbtiles").read_bytes()
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    [command] = [line for block in blocks("sh") for line in block.splitlines() if "pytest" in line]
+    assert command in (ROOT / ".ci" / "run").read_text()
+
+
+def test_every_command_that_it_shows_exists() -> None:
+    shown = {
+        word
+        for block in blocks("sh")
+        for line in block.splitlines()
+        if line.startswith("mesh ")
+        for word in re.sub(r"--home \S+", "", line).split()[1:2]
+    }
+    assert {"up", "distribute", "query", "peers"} <= shown
+    for name in sorted(shown):
+        done = subprocess.run(
+            [sys.executable, "-m", "mesh", name, "--help"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
