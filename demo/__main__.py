@@ -103,7 +103,7 @@ async def run(given: argparse.Namespace, folder: Path) -> int:
                 screen.say(f"watch it at {url}", "bold cyan")
             status = 0 if await unless(supervisor.died, story.run()) else 1
             if not given.once:
-                screen.say(f"the mesh stays up, see {url}; Ctrl-C ends it")
+                screen.say(f"the mesh stays up until Ctrl-C; watch it at {url}", "bold cyan")
                 await supervisor.died
     except asyncio.CancelledError:
         if not signals:

@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 STATIC = Path(__file__).parent / "static"
+SNAPSHOT = "{}"
+"""Where the state goes in the page."""
 SAMPLE_SECONDS = 2.0
 """How often round-trip times and byte counts are told anew; everything else is told when it changes."""
 KEEPALIVE_SECONDS = 15.0
@@ -119,10 +121,14 @@ async def follow(home: Path, feed: Feed) -> None:
 
 
 def application(feed: Feed) -> Starlette:
-    """The page, its files, and ``/events``: a `snapshot` event, then `change` events, as JSON objects."""
+    """The page, its files, and ``/events``: a `snapshot` event, then `change` events, as JSON objects.
+
+    The page holds the state of the moment, so that there is something to see before the first event.
+    """
+    before, after = (STATIC / "index.html").read_text().split(SNAPSHOT)
 
     async def index(request: Request) -> Response:
-        return FileResponse(STATIC / "index.html", headers=_HEADERS)
+        return HTMLResponse(before + _in_html(feed.state) + after, headers=_HEADERS)
 
     async def events(request: Request) -> Response:
         return StreamingResponse(_events(feed), media_type="text/event-stream", headers=_HEADERS)
@@ -131,6 +137,11 @@ def application(feed: Feed) -> Starlette:
         routes=[Route("/", index), Route("/events", events), Mount("/static", StaticFiles(directory=STATIC))],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])],
     )
+
+
+def _in_html(state: State) -> str:
+    """``state`` as JSON that cannot end the script element that it stands in."""
+    return msgspec.json.encode(state).decode().replace("<", "\\u003c")
 
 
 async def _events(feed: Feed) -> AsyncIterator[bytes]:

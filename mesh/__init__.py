@@ -20,6 +20,7 @@ from mesh.distributions.deliveries import Delivery
 from mesh.distributions.protocol import FileDistribution
 from mesh.errors import (
     AddressInUse,
+    BlobCorrupt,
     BlobNotFound,
     BlobTooLarge,
     DataDirInUse,
@@ -35,6 +36,7 @@ from mesh.errors import (
     InvalidCollectionName,
     InvalidDistribution,
     InvalidDocument,
+    InvalidMetadata,
     InvalidNode,
     InvalidScope,
     InvalidSelector,
@@ -70,6 +72,7 @@ __all__ = [
     "AddressInUse",
     "AllNodes",
     "Attachments",
+    "BlobCorrupt",
     "BlobHandle",
     "BlobMetadata",
     "BlobNotFound",
@@ -100,6 +103,7 @@ __all__ = [
     "InvalidCollectionName",
     "InvalidDistribution",
     "InvalidDocument",
+    "InvalidMetadata",
     "InvalidNode",
     "InvalidScope",
     "InvalidSelector",

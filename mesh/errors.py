@@ -228,6 +228,10 @@ class SourceChanged(SourceError):
     """The file changed, shrank or vanished while it was being added."""
 
 
+class InvalidMetadata(SourceError, TypeError):
+    """The name, content type or custom metadata of an attachment are not text."""
+
+
 class InvalidToken(MeshError):
     """A blob token is malformed or contradicts itself."""
 
@@ -237,6 +241,16 @@ class BlobNotFound(MeshError):
 
     def __init__(self, hash: str) -> None:
         super().__init__(f"no blob {hash} is held here: fetch() gets it from the mesh")
+        self.hash = hash
+
+
+class BlobCorrupt(BlobNotFound):
+    """What was held of the blob was damaged on disk, and was dropped: it can be fetched again."""
+
+    def __init__(self, hash: str) -> None:
+        MeshError.__init__(
+            self, f"blob {hash} was damaged on this disk and was dropped: fetch() gets it from the mesh"
+        )
         self.hash = hash
 
 

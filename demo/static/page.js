@@ -44,11 +44,13 @@ let drawing = false;
 function soon() {
   if (drawing) return;
   drawing = true;
-  requestAnimationFrame(() => {
-    drawing = false;
-    for (const draw of due) draw();
-    due.clear();
-  });
+  requestAnimationFrame(drawDue);
+}
+
+function drawDue() {
+  drawing = false;
+  for (const draw of due) draw();
+  due.clear();
 }
 
 // --- drawing -------------------------------------------------------------------------------------
@@ -104,17 +106,18 @@ function drawDistributions() {
   at("distributions").replaceChildren(...(cards.length ? cards : [h("p", { class: "empty" }, "None yet.")]));
 }
 
-function distributionCard({ status, name, size_bytes }) {
+function distributionCard({ status, name, size_bytes, publisher }) {
   const targets = Object.values(status.node_statuses).sort((a, b) => nameOf(a.node_id).localeCompare(nameOf(b.node_id)));
   const done = status.total_targets > 0 && status.completed === status.total_targets;
-  const others = members().filter((node) => !status.node_statuses[node._id]).map((node) => node.name);
+  const others = members().filter((node) => node._id !== publisher && !status.node_statuses[node._id]);
+  const outside = others.length ? ` Outside the scope, so nothing for: ${others.map((node) => node.name).join(", ")}.` : "";
   return h("article", { class: "panel distribution" },
     h("h3", {}, h("span", { class: "file" }, name ?? status.handle.blob_hash.slice(0, 12)),
       h("span", { class: "tag" }, scope(status.handle.scope)),
       h("span", { class: `pill ${done ? "good" : "busy"}` }, `${status.completed} of ${status.total_targets} completed`)),
     h("p", { class: "hash" }, `${size(size_bytes ?? 0)} · b3sum ${status.handle.blob_hash}`),
     h("ul", { class: "receipts" }, targets.map(receipt)),
-    others.length ? h("p", { class: "outside" }, `Outside the scope, so nothing for: ${others.join(", ")}.`) : null);
+    h("p", { class: "outside" }, `${publisher ? `Source: ${nameOf(publisher)}.` : ""}${outside}`));
 }
 
 function receipt(target) {
@@ -144,7 +147,14 @@ function drawDocuments() {
       h("th", { scope: "row" }, each._id),
       fields.map((name) => h("td", {}, name.endsWith("_at") ? time(each[name]) : plain(each[name]))))));
   at("documents").replaceChildren(h("table", {}, h("thead", {}, head), h("tbody", {}, rows)));
+  hintAtMore();
 }
+
+function hintAtMore() {
+  const box = at("documents");
+  at("documents-more").hidden = box.scrollWidth <= box.clientWidth;
+}
+addEventListener("resize", hintAtMore);
 
 /** A row that was drawn again goes on with its highlight where it was. */
 function highlighted(key, row) {
@@ -171,6 +181,10 @@ function size(bytes) {
 }
 
 // --- listening, last: everything above is there when the first event comes -----------------------------
+
+take(JSON.parse(at("snapshot").textContent)); // what was known when the page was made
+changed.clear();
+drawDue();
 
 const events = new EventSource("/events");
 events.addEventListener("snapshot", (event) => {

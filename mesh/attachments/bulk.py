@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from mesh.attachments.lanes import Lane
-from mesh.attachments.serving import Server
+from mesh.attachments.serving import Server, Stopped
 from mesh.core.wire import (
     BulkDial,
     ChunkList,
@@ -66,12 +66,14 @@ class Bulk:
 
     def drop(self, peer: str) -> Coroutine[Any, Any, None]:
         """The link with a peer ended: so does everything else with it. What is left to be awaited."""
-        return self._drop(self._lanes.pop(peer, None), self.server.drop(peer))
+        return self._drop(self._lanes.pop(peer, None), self.server.stop(peer))
 
-    async def _drop(self, lane: Lane | None, served: Coroutine[Any, Any, None]) -> None:
-        if lane is not None:
-            await lane.close()
-        await served
+    async def _drop(self, lane: Lane | None, served: Stopped) -> None:
+        try:
+            if lane is not None:
+                await lane.close()
+        finally:
+            await self.server.end(served)
 
     async def close(self) -> None:
         """End everything."""

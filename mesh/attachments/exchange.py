@@ -15,8 +15,8 @@ from mesh.attachments.lanes import Lane
 from mesh.attachments.serving import hash_bytes
 from mesh.attachments.transfers import Transfer, Waiter
 from mesh.core.chunks import ChunkMap
-from mesh.core.demand import MAX_HOPS, Demands, Send
-from mesh.core.tokens import MAX_BLOB_BYTES, BlobToken
+from mesh.core.demand import MAX_HOPS, Demands, Identity, Send
+from mesh.core.tokens import MAX_BLOB_BYTES, BlobProgress, BlobToken
 from mesh.core.wire import (
     BlobAsk,
     BlobForget,
@@ -33,6 +33,10 @@ TICK_SECONDS = 5.0
 
 RELAY_PAUSE_SECONDS = 60.0
 """After a failure here, a blob is not fetched for others for so long."""
+
+TURN_SECONDS = 2.0
+MAX_TURN_SECONDS = 600.0
+"""Tokens of one blob that contradict each other are tried in turn; the turns double with every round."""
 
 MAX_ORIGIN_LENGTH = 128
 
@@ -70,9 +74,13 @@ class Exchange:
         self._on_whole = on_whole
         self._demands = Demands(node_id)
         self._transfers: dict[str, Transfer] = {}
+        self._rivals: dict[str, dict[Identity, tuple[BlobToken, list[Waiter]]]] = {}  # not their turn
+        self._turns: dict[str, asyncio.TimerHandle] = {}  # the end of the turn of what is tried now
+        self._turn_counts: dict[str, int] = {}
         self._stopping: dict[str, asyncio.Task[None]] = {}
         self._announcer = Announcer(self._tell)
-        self._no_relay_until: dict[str, float] = {}
+        self._no_relay_until: dict[tuple[str, Identity], float] = {}
+        self._last_sequence = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticking: asyncio.TimerHandle | None = None
         self._running = False
@@ -99,12 +107,19 @@ class Exchange:
         self._running = False
         if self._ticking is not None:
             self._ticking.cancel()
+        for turn in self._turns.values():
+            turn.cancel()
+        self._turns.clear()
         self._announcer.close()
         transfers, self._transfers = list(self._transfers.values()), {}
+        rivals, self._rivals = list(self._rivals.values()), {}
+        closed = NotStarted("the node was closed while it fetched a blob")
+        for waiters in [
+            *(transfer.waiters for transfer in transfers),
+            *(waiters for contest in rivals for _, waiters in contest.values()),
+        ]:
+            _end(waiters, closed)
         for transfer in transfers:
-            for waiter in transfer.waiters:
-                if not waiter.done.done():
-                    waiter.done.set_exception(NotStarted("the node was closed while it fetched a blob"))
             await transfer.stop()
         await self.bulk.close()
         while self._tasks:
@@ -115,34 +130,46 @@ class Exchange:
     # --- what happens here ------------------------------------------------------------------------------
 
     def join(self, token: BlobToken, waiter: Waiter) -> None:
-        """``waiter`` wants the blob.
-
-        Raises:
-            InvalidToken: it is being fetched under a token that contradicts this one.
-        """
+        """``waiter`` wants the blob. Where another token of it is tried already, this one waits its turn."""
         transfer = self._transfers.get(token.hash)
         if transfer is not None and _identity(transfer.token) != _identity(token):
             if transfer.waiters:
-                raise InvalidToken(f"{token.hash} is being fetched with another size or chunks_hash")
+                rivals = self._rivals.setdefault(token.hash, {})
+                rivals.setdefault(_identity(token), (token, []))[1].append(waiter)
+                waiter.tell(BlobProgress("waiting", 0, token.size_bytes, [], "another token of it is tried"))
+                self._sync(bytes.fromhex(token.hash))
+                return
             self._stop(transfer)  # what somebody else asked for gives way to what this node wants
             transfer = None
         if transfer is None:
             transfer = self._start(token)
         transfer.name(token)
         transfer.waiters.append(waiter)
-        if len(transfer.waiters) == 1 and token.size_bytes:
-            now, hash = self._now(), bytes.fromhex(token.hash)
-            chunks_hash = bytes.fromhex(token.chunks_hash)
+        if len(transfer.waiters) == 1:
+            self._want(transfer)
+        transfer.refresh()
+
+    def _want(self, transfer: Transfer) -> None:
+        token = transfer.token
+        if token.size_bytes:
+            hash, (size_bytes, chunks_hash) = bytes.fromhex(token.hash), _identity(token)
             self._send(
                 self._demands.want(
-                    hash, token.size_bytes, chunks_hash, transfer.priority, self._sequence(), now
+                    hash, size_bytes, chunks_hash, transfer.priority, self._sequence(), self._now()
                 )
             )
             self._sync(hash)
-        transfer.refresh()
 
     def leave(self, token: BlobToken, waiter: Waiter) -> None:
         """``waiter`` wants the blob no more; the last one stops the transfer."""
+        rivals = self._rivals.get(token.hash, {})
+        _, waiting = rivals.get(_identity(token), (token, []))
+        if waiter in waiting:
+            waiting.remove(waiter)
+            if not waiting:
+                self._forget_rival(token)
+                self._unwant_if_nobody_waits(token.hash)
+            return
         transfer = self._transfers.get(token.hash)
         if transfer is None or waiter not in transfer.waiters:
             return
@@ -150,17 +177,26 @@ class Exchange:
         if not transfer.waiters:
             hash = bytes.fromhex(token.hash)
             self._send(self._demands.unwant(hash))
-            if not transfer.relay_priority and not self._demands.relayed(hash):
+            if _identity(transfer.token) not in self._demands.relayed(hash):
                 self._stop(transfer)
-            self._sync(hash)
+            self._next_turn(hash)
+
+    def _unwant_if_nobody_waits(self, hash: str) -> None:
+        transfer = self._transfers.get(hash)
+        if hash not in self._rivals and (transfer is None or not transfer.waiters):
+            self._send(self._demands.unwant(bytes.fromhex(hash)))
+        self._sync(bytes.fromhex(hash))
 
     def became_whole(self, token: BlobToken) -> None:
         """A blob is here whole now, however it came."""
+        hash = bytes.fromhex(token.hash)
         transfer = self._transfers.get(token.hash)
         if transfer is not None:  # it was added while it was being fetched
             self._stop(transfer)
-            self._settle(transfer, None)
-        hash = bytes.fromhex(token.hash)
+            self._settle(transfer, None if _identity(transfer.token) == _identity(token) else refuted(token))
+        for identity, (_, waiters) in self._rivals.pop(token.hash, {}).items():
+            _end(waiters, None if identity == _identity(token) else refuted(token))
+        self._unwant_if_nobody_waits(token.hash)
         self._send(self._demands.set_whole(hash, True))
         self._announcer.tell_all(hash)
         self._sync(hash)
@@ -174,10 +210,13 @@ class Exchange:
         self._sync(key)
 
     def fail(self, hash: str, error: MeshError) -> None:
-        """End the transfer of a blob, if there is one."""
+        """End the transfer of a blob, if there is one, whatever its token."""
+        for _, waiters in self._rivals.pop(hash, {}).values():
+            _end(waiters, error)
         transfer = self._transfers.get(hash)
         if transfer is not None:
             transfer.fail(error)
+            self._unwant_if_nobody_waits(hash)
 
     async def discard(self, hash: str) -> None:
         """Drop what has arrived of a blob that is neither whole nor under way."""
@@ -219,10 +258,71 @@ class Exchange:
             self.became_whole(transfer.token)
             return
         log.log(logging.INFO if transfer.waiters else logging.WARNING, "fetch ended: %s", error)
-        self._no_relay_until[transfer.token.hash] = self._now() + RELAY_PAUSE_SECONDS
+        pause = self._now() + RELAY_PAUSE_SECONDS
+        self._no_relay_until[transfer.token.hash, _identity(transfer.token)] = pause
         self._stop(transfer)
         self._settle(transfer, error)
-        self._sync(bytes.fromhex(transfer.token.hash))
+        self._next_turn(bytes.fromhex(transfer.token.hash))
+
+    # --- tokens of one blob that contradict each other --------------------------------------------------
+
+    def _candidates(self, hash: bytes) -> dict[Identity, tuple[BlobToken, list[Waiter]]]:
+        """What could be tried instead of what is tried now."""
+        found = dict(self._rivals.get(hash.hex(), {}))
+        for identity in self._demands.relayed(hash):
+            if self._no_relay_until.get((hash.hex(), identity), 0.0) <= self._now():
+                size_bytes, chunks_hash = identity
+                found.setdefault(identity, (BlobToken(hash.hex(), size_bytes, chunks_hash.hex()), []))
+        transfer = self._transfers.get(hash.hex())
+        if transfer is not None:
+            found.pop(_identity(transfer.token), None)
+        return found
+
+    def _forget_rival(self, token: BlobToken) -> None:
+        rivals = self._rivals.get(token.hash, {})
+        rivals.pop(_identity(token), None)
+        if not rivals:
+            self._rivals.pop(token.hash, None)
+
+    def _next_turn(self, hash: bytes) -> None:
+        """Try the next token, in the order of their identities; the one tried now gets another turn later."""
+        transfer = self._transfers.get(hash.hex())
+        if candidates := self._candidates(hash):
+            now = _identity(transfer.token) if transfer is not None else (-1, b"")
+            identity = min(candidates, key=lambda other: (other < now, other))
+            token, waiters = candidates[identity]
+            self._forget_rival(token)
+            if transfer is not None:
+                self._stop(transfer)
+                if transfer.waiters:
+                    rivals = self._rivals.setdefault(hash.hex(), {})
+                    rivals[_identity(transfer.token)] = (transfer.token, transfer.waiters)
+            following = self._start(token)
+            following.waiters = waiters
+            following.relay_priority = self._demands.relayed(hash).get(identity, 0)
+            for peer in transfer.whole_sources if transfer is not None else ():
+                following.holder(peer, None)
+            if waiters:
+                self._want(following)
+        self._sync(hash)
+
+    def _time_turns(self, hash: bytes) -> None:
+        """While there is more than one token, each gets its turn."""
+        contested = hash.hex() in self._transfers and bool(self._candidates(hash))
+        turn = self._turns.get(hash.hex())
+        if contested and turn is None:
+            count = self._turn_counts[hash.hex()] = self._turn_counts.get(hash.hex(), 0) + 1
+            seconds = min(MAX_TURN_SECONDS, TURN_SECONDS * 2 ** min((count - 1) // 2, 16))
+            self._turns[hash.hex()] = asyncio.get_running_loop().call_later(seconds, self._end_turn, hash)
+        elif not contested:
+            self._turn_counts.pop(hash.hex(), None)
+            if turn is not None:
+                turn.cancel()
+                del self._turns[hash.hex()]
+
+    def _end_turn(self, hash: bytes) -> None:
+        del self._turns[hash.hex()]
+        self._next_turn(hash)
 
     # --- transfers --------------------------------------------------------------------------------------
 
@@ -244,13 +344,7 @@ class Exchange:
         task.add_done_callback(stopped)
 
     def _settle(self, transfer: Transfer, error: MeshError | None) -> None:
-        for waiter in transfer.waiters:
-            if waiter.done.done():
-                continue
-            if error is None:
-                waiter.done.set_result(None)
-            else:
-                waiter.done.set_exception(error)
+        _end(transfer.waiters, error)
         if transfer.waiters:
             self._send(self._demands.unwant(bytes.fromhex(transfer.token.hash)))
 
@@ -260,13 +354,15 @@ class Exchange:
         transfer = self._transfers.get(hash.hex())
         if transfer is not None:
             relayed = self._demands.relayed(hash)
-            transfer.relay_priority = relayed[2] if relayed is not None else 0
-            if not transfer.waiters and relayed is None:
+            transfer.relay_priority = relayed.get(_identity(transfer.token), 0)
+            if not transfer.waiters and not transfer.relay_priority:
                 self._stop(transfer)
+                self._next_turn(hash)
                 return
             for peer in set(transfer.sources) - self._demands.asked_of(hash):
                 transfer.gone(peer)
             transfer.refresh()
+        self._time_turns(hash)
         self._watch()
 
     # --- what is held here -----------------------------------------------------------------------------
@@ -334,17 +430,23 @@ class Exchange:
             transfer = self._start_relay(message.hash)
         if transfer is not None:
             count = transfer.token.chunk_count
-            have = ChunkMap.from_bytes(count, message.chunks) if message.chunks is not None else None
+            try:
+                have = ChunkMap.from_bytes(count, message.chunks) if message.chunks is not None else None
+            except ProtocolViolation as error:  # as it should be, if it speaks of another token of the blob
+                log.info("%s is no source of blob %s: %s", link, hash, error)
+                have = ChunkMap(count)
             transfer.holder(link.node_id, have)
 
     def _start_relay(self, hash: bytes) -> Transfer | None:
         """Somebody holds what others asked this node for: fetch it, if that is what is wanted."""
-        relayed = self._demands.relayed(hash)
-        if relayed is None or self._no_relay_until.get(hash.hex(), 0.0) > self._now():
+        candidates = self._candidates(hash)
+        if not candidates:
             return None
-        size_bytes, chunks_hash, priority = relayed
-        transfer = self._start(BlobToken(hash.hex(), size_bytes, chunks_hash.hex()))
-        transfer.relay_priority = priority
+        relayed = self._demands.relayed(hash)
+        identity = max(candidates, key=lambda other: relayed.get(other, 0))
+        transfer = self._start(candidates[identity][0])
+        transfer.relay_priority = relayed[identity]
+        self._time_turns(hash)
         return transfer
 
     # --- time -------------------------------------------------------------------------------------------
@@ -356,7 +458,7 @@ class Exchange:
     def _tick(self) -> None:
         self._ticking = None
         now = self._now()
-        self._no_relay_until = {hash: until for hash, until in self._no_relay_until.items() if until > now}
+        self._no_relay_until = {key: until for key, until in self._no_relay_until.items() if until > now}
         before = self._demands.blobs
         sends, due = self._demands.expire(now)
         for hash in due:
@@ -373,8 +475,9 @@ class Exchange:
         return asyncio.get_running_loop().time()
 
     def _sequence(self) -> int:
-        """Grows over restarts too."""
-        return int(self._clock() * 1000)
+        """Grows, over restarts too."""
+        self._last_sequence = max(self._last_sequence + 1, int(self._clock() * 1000))
+        return self._last_sequence
 
     def _send(self, sends: list[Send]) -> None:
         for send in sends:
@@ -389,5 +492,23 @@ class Exchange:
         return task
 
 
-def _identity(token: BlobToken) -> tuple[int, str]:
-    return token.size_bytes, token.chunks_hash
+def refuted(held: BlobToken) -> InvalidToken:
+    """What a token gets that contradicts ``held``, whose bytes are here."""
+    return InvalidToken(
+        f"{held.hash} is here with {held.size_bytes} bytes, and the token says otherwise "
+        "or has another chunks_hash: its maker must make it again"
+    )
+
+
+def _identity(token: BlobToken) -> Identity:
+    return token.size_bytes, bytes.fromhex(token.chunks_hash)
+
+
+def _end(waiters: list[Waiter], error: MeshError | None) -> None:
+    for waiter in waiters:
+        if waiter.done.done():
+            continue
+        if error is None:
+            waiter.done.set_result(None)
+        else:
+            waiter.done.set_exception(error)

@@ -6,9 +6,8 @@ import asyncio
 import heapq
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from mesh.core.chunks import CHUNK_HEAD_BYTES, HASH_BYTES, Buffer, pack_head
 from mesh.core.tokens import CHUNK_BYTES
@@ -108,6 +107,9 @@ class _Queue:
         self._wanted.discard((job.request.hash, job.index))
 
 
+Stopped = tuple[list[asyncio.Task[None]], list[Connection]]
+"""Writers and connections that are about to end."""
+
 Sink = Callable[[_Job, bytearray | Message], Awaitable[None]]
 
 
@@ -180,16 +182,16 @@ class Server:
             )
         self._on_links[link][0].add(request)
 
-    def drop(self, peer: str) -> Coroutine[Any, Any, None]:
-        """The link with ``peer`` ended: so do its bulk connections. What is left to be awaited."""
+    def stop(self, peer: str) -> Stopped:
+        """The link with ``peer`` ended: so does what is served to it; to be followed by :meth:`end`."""
         writers = [self._on_links.pop(link)[1] for link in list(self._on_links) if link.node_id == peer]
-        return self._end(
-            writers, [connection for connection, other in self._connections.items() if other == peer]
-        )
-
-    async def _end(self, writers: list[asyncio.Task[None]], connections: list[Connection]) -> None:
         for writer in writers:
             writer.cancel()
+        return writers, [connection for connection, other in self._connections.items() if other == peer]
+
+    async def end(self, stopped: Stopped) -> None:
+        """Wait for the end of what was stopped, and close its connections."""
+        writers, connections = stopped
         if writers:
             await asyncio.wait(writers)
         for connection in connections:
@@ -198,7 +200,7 @@ class Server:
     async def close(self) -> None:
         """Stop serving."""
         for peer in {*self._connections.values(), *(link.node_id for link in self._on_links)}:
-            await self.drop(peer)
+            await self.end(self.stop(peer))
         self._piece_of = None
 
     async def _write(self, queue: _Queue, sink: Sink, headroom: int) -> None:

@@ -101,6 +101,11 @@ class Transfer:
         return list(self._known)
 
     @property
+    def whole_sources(self) -> list[str]:
+        """The peers that said they hold all of it."""
+        return [peer for peer, have in self._known.items() if have is None]
+
+    @property
     def priority(self) -> int:
         """The highest priority of anybody who wants it."""
         return max((waiter.priority for waiter in self.waiters), default=self.relay_priority)
@@ -170,7 +175,7 @@ class Transfer:
         try:
             await self.partial.write(index, data)
         except CorruptChunk as error:
-            log.warning("%s sent wrong bytes and is not asked for this blob again: %s", peer, error)
+            log.warning("%s sent wrong bytes and is not asked for this blob for a while: %s", peer, error)
             self._act(self._plan.corrupt(peer, index, self._loop.time()))
         except (MeshError, OSError) as error:
             self.fail(self._failure(error))
@@ -184,7 +189,9 @@ class Transfer:
         try:
             await self.partial.set_hashes(hashes)
         except CorruptChunk as error:
-            log.warning("%s sent a wrong chunk list and is not asked for this blob again: %s", peer, error)
+            log.warning(
+                "%s sent a wrong chunk list and is not asked for this blob for a while: %s", peer, error
+            )
             self._act(self._plan.corrupt(peer, LIST, self._loop.time()))
         except (MeshError, OSError) as error:
             self.fail(self._failure(error))

@@ -39,9 +39,14 @@ async def deliveries(control: Control) -> None:
 @click.argument("id")
 @controlled
 async def accept(control: Control, id: str) -> None:
-    """Take what distribution ID delivers."""
-    whole = await control.call("deliveries.accept", {"id": id})
-    control.output.result({"distribution_id": whole}, f"accepted {whole}")
+    """Take what distribution ID delivers.
+
+    Prints where the file is.
+    """
+    accepted = await control.call("deliveries.accept", {"id": id})
+    path = accepted["path"]
+    where = "" if path is None else f": {clean(path)}"
+    control.output.result(accepted, f"accepted {accepted['distribution_id']}{where}")
 
 
 @click.command()

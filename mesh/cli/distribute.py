@@ -10,12 +10,12 @@ from typing import Any
 import click
 
 from mesh.cli.output import Output
-from mesh.cli.parsing import parse_duration, parsed
+from mesh.cli.parsing import parse_duration, parse_scope, parsed
 from mesh.cli.progress import counts, summary, view_for
 from mesh.cli.settings import Control, common_options, controlled
 from mesh.cli.units import clean, short, size
 from mesh.control.methods import Listed
-from mesh.core.scopes import DistributionScope, parse_scope_text, scope_text
+from mesh.core.scopes import DistributionScope, scope_text
 from mesh.core.status import DistributionHandle, DistributionStatus, TransferPriority
 from mesh.core.tokens import BlobToken
 from mesh.errors import DistributionTimeout, NodeNotRunning
@@ -32,8 +32,8 @@ PRIORITIES = [priority.name.lower() for priority in TransferPriority]
     default="all",
     show_default=True,
     metavar="SCOPE",
-    callback=parsed(parse_scope_text),
-    help="all | formation:NAME | nodes:ID,ID | capable:min_gpu_gb=4,cpu_arch=x86_64",
+    callback=parsed(parse_scope),
+    help="all | formation:NAME | nodes:NAME,ID | capable:min_gpu_gb=4,cpu_arch=x86_64",
 )
 @click.option("--priority", type=click.Choice(PRIORITIES), default="normal", show_default=True)
 @click.option(
@@ -85,6 +85,9 @@ async def _distribute(
 ) -> int | None:
     made = await control.call("distributions.create", params)
     handle = DistributionHandle.from_dict(made["handle"])
+    if not made["nodes_in_scope"]:
+        nobody = f"no node that is known here is in {clean(scope_text(handle.scope))} now: it waits for one"
+        click.echo(f"mesh: {nobody}", err=True)
     if wait:
         return await follow(control, handle.distribution_id, timeout=timeout, stream_json=False)
     token = BlobToken.from_dict(made["token"])

@@ -40,9 +40,11 @@ async def blobs(control: Control) -> None:
 @common_options
 @click.argument("hash")
 @click.argument("path", type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True, help="Replace PATH if it exists.")
 @controlled
-async def export(control: Control, hash: str, path: Path) -> None:
+async def export(control: Control, hash: str, path: Path, force: bool) -> None:
     """Copy the blob HASH to the file PATH."""
-    plain = await control.call("attachments.export", {"hash": hash, "path": str(path.absolute())})
+    params = {"hash": hash, "path": str(path.absolute()), "force": force}
+    plain = await control.call("attachments.export", params)
     token = BlobToken.from_dict(plain)
     control.output.result(plain, f"{path}  {size(token.size_bytes)}")

@@ -13,7 +13,7 @@ from mesh.cli.distribute import distribute
 from mesh.cli.output import Output, print_json
 from mesh.cli.settings import Settings, common_options
 from mesh.cli.up import up
-from mesh.errors import DistributionTimeout, MeshError
+from mesh.errors import BlobNotFound, DistributionTimeout, MeshError
 from mesh.version import VERSION
 
 FAILED = 1
@@ -46,7 +46,7 @@ class MeshCommand(click.Group):
             _report(error.format_message(), type(error).__name__, as_json="--json" in arguments)
         except MeshError as error:
             status = FAILED if isinstance(error, DistributionTimeout) else UNUSABLE
-            _report(str(error), type(error).__name__, as_json="--json" in arguments)
+            _report(_in_commands(error), type(error).__name__, as_json="--json" in arguments)
         except click.Abort:
             status = INTERRUPTED
         sys.exit(status or 0)
@@ -58,6 +58,16 @@ class MeshCommand(click.Group):
                 formatter.write_dl(
                     [(command.name or "", command.get_short_help_str(70)) for command in commands]
                 )
+
+
+def _in_commands(error: MeshError) -> str:
+    """What the error says, with commands where it speaks of Python's methods."""
+    if isinstance(error, BlobNotFound):
+        return (
+            f"no blob {error.hash} is held here: `mesh blobs` lists what is, "
+            "and a node that holds it can send it with `mesh distribute`"
+        )
+    return str(error)
 
 
 def _report(message: str, kind: str, *, as_json: bool) -> None:

@@ -22,14 +22,15 @@ async def status(control: Control) -> None:
     presence = Presence.from_dict(await control.call("node.presence"))
     stats = Stats.from_dict(await control.call("node.stats"))
     vain = sum(dial.state != "connected" for dial in presence.dials)
+    listens = info["address"] or "nowhere, it only dials"
     lines = {
         "node": info["node_id"],
         "name": clean(info["name"]),
         "version": info["version"],
         "home": str(control.home),
         "process": str(info["pid"]),
-        "listens": info["address"] or "nowhere, it only dials",
-        "online": "yes" if presence.online else "no, until `mesh resume`",
+        "listens": listens if presence.online else "nowhere while it is offline (paused)",
+        "online": "yes" if presence.online else "no, paused until `mesh resume`",
         "peers": f"{len(presence.peers)} connected" + (f", {vain} dialled in vain" if vain else ""),
         "documents": f"{stats.documents} ({size(stats.document_disk_bytes)} on disk, "
         f"{size(stats.document_bytes_in)} received, {size(stats.document_bytes_out)} sent)",
@@ -118,7 +119,7 @@ async def connect(control: Control, url: str) -> None:
 @click.argument("id")
 @controlled
 async def disconnect(control: Control, id: str) -> None:
-    """Disconnect from the peer ID.
+    """Disconnect from the peer ID (or NAME).
 
     It stays so until `mesh connect` or a restart.
     """

@@ -1,4 +1,4 @@
-"""What people type on the command line, as values: durations, JSON, sort orders."""
+"""What people type on the command line, as values: durations, scopes, JSON, sort orders."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import click
 import msgspec
 
 from mesh.cli.units import shorten
-from mesh.errors import InvalidDocument, InvalidSelector
+from mesh.core.scopes import DistributionScope, parse_scope_text
+from mesh.errors import InvalidDocument, InvalidScope, InvalidSelector
 
 T = TypeVar("T")
 
@@ -42,6 +43,31 @@ def parse_duration(text: str) -> float:
     if match is None or (seconds := float(match[1]) * _UNITS[match[2]]) <= 0:
         raise ValueError(f"{shorten(text)} is not a duration: use seconds, or 15m, 1h, 7d")
     return seconds
+
+
+_SCOPE_FORMS = {
+    "formation": "after formation: comes a name of 1 to 128 characters, such as formation:north",
+    "nodes": "after nodes: come names or ids of nodes, separated by commas, such as nodes:van7,van8",
+    "capable": "after capable: come conditions, separated by commas: min_gpu_gb=NUMBER, cpu_arch=WORD, "
+    "min_storage_mb=NUMBER (whole), both above 0, and tags=WORD, which may be repeated",
+}
+
+
+def parse_scope(text: str) -> DistributionScope:
+    """The scope that was typed.
+
+    Raises:
+        InvalidScope: it is none; the message says how that kind of scope is written.
+    """
+    kind, _, rest = text.partition(":")
+    try:
+        if kind == "capable" and not rest.strip(" ,"):
+            raise InvalidScope("it has no condition")
+        return parse_scope_text(text)
+    except InvalidScope as error:
+        if kind not in _SCOPE_FORMS:
+            raise
+        raise InvalidScope(f"{shorten(text)} is no scope: {_SCOPE_FORMS[kind]}") from error
 
 
 def parse_sort(text: str) -> list[dict[str, str]]:

@@ -18,6 +18,8 @@ from mesh.cli.output import Output
 from mesh.cli.settings import Settings, common_options
 from mesh.control.server import ControlServer
 from mesh.control.socket_path import make_private
+from mesh.network.transport import Connection
+from mesh.network.websocket import WebSocketTransport
 from mesh.node.environment import detect_capabilities
 
 log = logging.getLogger(__name__)
@@ -81,6 +83,8 @@ def up(
     tune_allocator()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("mesh").setLevel(logging.DEBUG if verbose else logging.INFO)
+    if not settings.home.exists():
+        asyncio.run(_check_addresses(None if listen == "none" else listen, peers))
     make_private(settings.home)
     node = Node(
         settings.home,
@@ -94,6 +98,24 @@ def up(
         hub=hub,
     )
     asyncio.run(_serve(node, settings))
+
+
+async def _check_addresses(listen: str | None, peers: tuple[str, ...]) -> None:
+    """Fail as the node would, before anything is created for it.
+
+    Raises:
+        AddressInUse, InvalidAddress, PlaintextRefused: it could not listen or dial there.
+    """
+    transport = WebSocketTransport()
+    for url in peers:
+        transport.check(url)
+    if listen is not None:
+        listener = await transport.listen(listen, _turn_away)
+        await listener.close()
+
+
+async def _turn_away(connection: Connection) -> None:
+    await connection.close("not ready yet")
 
 
 async def _serve(node: Node, settings: Settings) -> None:

@@ -26,7 +26,8 @@ def to_body(error: MeshError) -> ErrorBody:
 def from_body(body: ErrorBody) -> MeshError:
     """The error that :func:`to_body` was given; a plain ``MeshError`` for a class not known here."""
     cls = _CLASSES.get(body.type, MeshError)
-    error = cls.__new__(cls, body.message)  # constructors compose messages; this one is composed already
+    error = cls.__new__(cls)
+    error.args = (body.message,)  # constructors compose messages; this one is composed already
     vars(error).update(body.attributes)
     return error
 

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -22,14 +23,16 @@ class Served:
     node: Node
     shutdown: Callable[[], None]
     """Asks the process to close the node; returns at once."""
-    deliveries: dict[str, Delivery] = field(default_factory=dict)
-    """What this node was asked to take (``receive="manual"``), by distribution id."""
+    deliveries: WeakValueDictionary[str, Delivery] = field(default_factory=WeakValueDictionary)
+    """What this node is asked to take (``receive="manual"``), by distribution id. The node holds each until
+    it is decided, by whomever, or over; then it is gone from here too."""
 
     async def collect_deliveries(self) -> None:
         """Keep what the node offers, so that any client can decide about it; ends with the node."""
         async with self.node.deliveries() as stream:
             async for delivery in stream:
                 self.deliveries[delivery.distribution_id] = delivery
+                del delivery  # the next one may be long in coming
 
 
 Function = Callable[..., Awaitable[Any] | AsyncIterator[Any]]

@@ -34,7 +34,10 @@ class Action(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """An action and why. ``fresh``: it needs a new receipt, in place of none or of one that is over."""
+    """An action and why.
+
+    ``fresh``: it needs a new receipt, in place of none, of one that is over or of one of an earlier attempt.
+    """
 
     action: Action
     reason: str = ""
@@ -78,7 +81,7 @@ def decide(
     failed = receipt is not None and receipt.status is TransferState.FAILED
     if failed and receipt is not None and receipt.attempt >= record.attempt:
         return Decision(Action.IGNORE, f"failed ({receipt.error}); the publisher's retry() starts it again")
-    fresh = not open_receipt
+    fresh = not open_receipt or (receipt is not None and receipt.attempt < record.attempt)
     try:
         scope = record.parsed_scope()
     except InvalidScope as error:
@@ -99,7 +102,9 @@ MAX_ACTIVE_FETCHES = 4
 class FetchQueue:
     """Which fetches run: at most ``limit`` at once, the highest priority first, of equals the oldest.
 
-    Critical ones never wait and take nobody's place.
+    A fetch that finds no source is parked: it goes on looking, and the next one starts in its place. Once
+    its source is there it counts again, rather over the bound than stopped. Critical ones never wait and
+    take nobody's place.
     """
 
     def __init__(self, limit: int = MAX_ACTIVE_FETCHES) -> None:
@@ -107,10 +112,11 @@ class FetchQueue:
         self._waiting: dict[str, tuple[int, float, str]] = {}
         self._heap: list[tuple[int, float, str]] = []
         self._active: set[str] = set()
+        self._parked: set[str] = set()
         self._critical: set[str] = set()
 
     def __contains__(self, job: str) -> bool:
-        return job in self._waiting or job in self._active or job in self._critical
+        return any(job in jobs for jobs in (self._waiting, self._active, self._parked, self._critical))
 
     def add(self, job: str, priority: TransferPriority, created_at: float) -> None:
         """``job`` wants to run. One that waits or runs already keeps its place."""
@@ -121,8 +127,20 @@ class FetchQueue:
     def remove(self, job: str) -> None:
         """``job`` has ended, or is no longer wanted."""
         self._waiting.pop(job, None)
-        self._active.discard(job)
-        self._critical.discard(job)
+        for jobs in (self._active, self._parked, self._critical):
+            jobs.discard(job)
+
+    def park(self, job: str) -> None:
+        """``job``, if it runs, has no source: until :meth:`resume` it takes nobody's place."""
+        if job in self._active:
+            self._active.remove(job)
+            self._parked.add(job)
+
+    def resume(self, job: str) -> None:
+        """``job``, if it was parked, has a source."""
+        if job in self._parked:
+            self._parked.remove(job)
+            self._active.add(job)
 
     def start(self) -> list[str]:
         """The jobs to start now, in order; from here on they run."""
@@ -139,6 +157,11 @@ class FetchQueue:
                 started.append(job)
             heapq.heappop(self._heap)
         return started
+
+
+def lacks_source(progress: BlobProgress) -> bool:
+    """Whether a running fetch can only wait until somebody has the blob for it."""
+    return progress.state in ("waiting", "stalled")
 
 
 def state_of(progress: BlobProgress) -> TransferState:

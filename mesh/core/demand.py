@@ -25,8 +25,13 @@ class Send:
     message: BlobAsk | BlobForget | BlobServed
 
 
+Identity = tuple[int, bytes]
+"""(size, chunks_hash): what the token of a blob says of it besides its hash."""
+
+
 @dataclass(slots=True)
 class _Origin:
+    identity: Identity
     sequence: int
     priority: int
     wide: bool
@@ -41,8 +46,6 @@ class _Origin:
 
 @dataclass(slots=True)
 class _Blob:
-    size_bytes: int
-    chunks_hash: bytes
     origins: dict[str, _Origin] = field(default_factory=dict)
     asked: dict[str, dict[str, int]] = field(default_factory=dict)  # link -> origin -> sequence
     declined: set[tuple[str, str]] = field(default_factory=set)  # (link, origin)
@@ -55,8 +58,10 @@ class Demands:
 
     1. Only the origin makes new sequences, and nothing older than the newest known is passed on: in a loop
        a demand cannot live longer than ``FORGET`` after its origin's last word.
-    2. On one link and for one blob one origin stands for all that this node asks on for: never one whose
+    2. On one link and for one token one origin stands for all that this node asks on for: never one whose
        demand came over that link (as its parent), nor the peer itself. So the cost of a link stays the same.
+       Tokens of one blob that contradict each other are asked for side by side: who is right shows only
+       when the bytes are there.
     3. Of the links over which one origin's demand arrives, the one with the fewest hops (the first among
        equals) is its parent, and only the parent is served; the others are told so. What flows to an
        origin thus flows along a tree, and no chunk takes two ways. ``wide`` lifts this when a way is stuck.
@@ -76,9 +81,10 @@ class Demands:
         self, hash: bytes, size_bytes: int, chunks_hash: bytes, priority: int, sequence: int, now: float
     ) -> list[Send]:
         """This node wants a blob. ``sequence`` is higher than any it used before, in earlier lives too."""
-        blob = self._blobs.setdefault(hash, _Blob(size_bytes, chunks_hash))
-        blob.size_bytes, blob.chunks_hash = size_bytes, chunks_hash
-        blob.origins[self._me] = _Origin(sequence, priority, wide=False, relayed=True)
+        blob = self._blobs.setdefault(hash, _Blob())
+        mine = _Origin((size_bytes, chunks_hash), sequence, priority, wide=False, relayed=True)
+        blob.origins[self._me] = mine
+        blob.declined = {pair for pair in blob.declined if pair[1] != self._me}
         self._repeat_at[hash] = now + REPEAT
         return self._spread(hash)
 
@@ -110,19 +116,18 @@ class Demands:
         if ask.origin == self._me or link not in self._links or ask.sequence <= ended:
             return []
         blob = self._blobs.get(ask.hash)
-        if blob is not None and (blob.size_bytes, blob.chunks_hash) != (ask.size_bytes, ask.chunks_hash):
-            return []  # tokens that contradict each other: the first is believed until it is forgotten
         known = blob is not None and ask.origin in blob.origins and link in blob.origins[ask.origin].links
         if not known and self._links[link] >= MAX_DEMANDS_PER_LINK:
             return []
         if blob is None:
-            blob = self._blobs[ask.hash] = _Blob(ask.size_bytes, ask.chunks_hash)
+            blob = self._blobs[ask.hash] = _Blob()
+        identity = (ask.size_bytes, ask.chunks_hash)
         origin = blob.origins.get(ask.origin)
         if origin is None:
-            origin = blob.origins[ask.origin] = _Origin(ask.sequence, ask.priority, ask.wide, relay)
+            origin = blob.origins[ask.origin] = _Origin(identity, ask.sequence, ask.priority, ask.wide, relay)
         elif ask.sequence > origin.sequence:
             origin.sequence, origin.priority, origin.relayed = ask.sequence, ask.priority, relay
-            origin.wide = ask.wide
+            origin.identity, origin.wide = identity, ask.wide
             blob.declined = {pair for pair in blob.declined if pair[1] != ask.origin}
         self._links[link] += not known
         if not known or ask.sequence == origin.sequence:  # an old one does not keep a demand alive
@@ -216,15 +221,16 @@ class Demands:
         parents = {origin.parent for origin in blob.origins.values() if origin.parent is not None}
         return parents.union(*(origin.links for origin in blob.origins.values() if origin.wide))
 
-    def relayed(self, hash: bytes) -> tuple[int, bytes, int] | None:
-        """(size, chunks_hash, highest priority) of a blob that is to be fetched for others; else ``None``."""
+    def relayed(self, hash: bytes) -> dict[Identity, int]:
+        """What is to be fetched for others, and the highest priority of each; nothing if it is whole here."""
         blob = self._blobs.get(hash)
+        found: dict[Identity, int] = {}
         if blob is None or hash in self._whole:
-            return None
-        others = [origin for name, origin in blob.origins.items() if name != self._me and origin.relayed]
-        if not others:
-            return None
-        return blob.size_bytes, blob.chunks_hash, max(origin.priority for origin in others)
+            return found
+        for name, origin in blob.origins.items():
+            if name != self._me and origin.relayed:
+                found[origin.identity] = max(origin.priority, found.get(origin.identity, 0))
+        return found
 
     def asked_of(self, hash: bytes) -> set[str]:
         """The links that were asked for a blob and did not decline."""
@@ -267,15 +273,15 @@ class Demands:
             known = (
                 [entry for entry in ranked if entry[1] in (asked or ())] if hash in self._whole else ranked
             )
-            name = self._representative(blob, known, link)
-            if name is not None:
+            names = self._representatives(blob, known, link)
+            for name in names:
                 asked = blob.asked.setdefault(link, {})
                 origin = blob.origins[name]
                 if asked.get(name) != origin.sequence:
                     asked[name] = origin.sequence
                     sends.append(Send(link, self._ask(hash, blob, name)))
             for other in list(asked or ()):
-                if other == name or (other in blob.origins and (link, other) in blob.declined):
+                if other in names or (other in blob.origins and (link, other) in blob.declined):
                     continue
                 del blob.asked[link][other]
                 sends.append(Send(link, BlobForget(other, hash, (ended or {}).get(other, 0))))
@@ -284,21 +290,22 @@ class Demands:
             del self._blobs[hash]
         return sends
 
-    def _representative(self, blob: _Blob, ranked: list[tuple[int, str]], link: str) -> str | None:
+    def _representatives(self, blob: _Blob, ranked: list[tuple[int, str]], link: str) -> set[str]:
+        found: dict[Identity, str] = {}
         for _, name in ranked:
-            if blob.origins[name].parent != link and name != link and (link, name) not in blob.declined:
-                return name
-        return None
+            origin = blob.origins[name]
+            if origin.parent != link and name != link and (link, name) not in blob.declined:
+                found.setdefault(origin.identity, name)
+        return set(found.values())
 
     def _ask(self, hash: bytes, blob: _Blob, name: str) -> BlobAsk:
         origin = blob.origins[name]
-        priority = max(one.priority for one in blob.origins.values())
+        priority = max(one.priority for one in blob.origins.values() if one.identity == origin.identity)
         return BlobAsk(
             name,
             origin.sequence,
             hash,
-            blob.size_bytes,
-            blob.chunks_hash,
+            *origin.identity,
             priority,
             origin.hops + 1,
             origin.wide,

@@ -18,7 +18,7 @@ from typing import Any, Literal, ParamSpec, TypeVar
 import msgspec
 import pycrdt
 
-from mesh.core.updates import MAX_STRUCTS, clocks_of, ranges_of
+from mesh.core.updates import MAX_STRUCTS, clocks_of, read_update
 from mesh.core.values import MAX_SAFE_INTEGER, Registers, Writes, unflatten
 from mesh.core.versions import Rank, VersionVector, covers, join
 from mesh.core.wire import Change
@@ -177,17 +177,19 @@ def arrive(held: DocumentState, change: Change) -> Merged | Literal["held", "lac
         return Merged(DocumentState(change.rank, EMPTY_UPDATE, vector), None)
     if change.rank > held.rank and change.since:
         return "lacking"
-    brought = ranges_of(change.update, _ROOT_NAME)
-    doc, root = _load(held.update if change.rank == held.rank else EMPTY_UPDATE)
-    _apply(doc, change.update)
-    reached = clocks_of(doc.get_state())
-    if any(reached.get(client, 0) < end for client, (_, end) in brought.items()):
-        # The library would keep it apart until the rest comes, and everything that the client writes later.
-        raise InvalidDocument("an update that builds on what is not in it")
-    fields = unflatten(_registers(root))
-    update = doc.get_update()
+    brought = read_update(change.update, _ROOT_NAME)
+    if change.rank > held.rank and brought.registers is not None:
+        update, registers = change.update, brought.registers
+    else:
+        doc, root = _load(held.update if change.rank == held.rank else EMPTY_UPDATE)
+        _apply(doc, change.update)
+        reached = clocks_of(doc.get_state())
+        if any(reached.get(client, 0) < end for client, (_, end) in brought.ranges.items()):
+            # The library would keep it apart until the rest comes, and all that the client writes later.
+            raise InvalidDocument("an update that builds on what is not in it")
+        update, registers = doc.get_update(), _registers(root)
     _check_size(update)
-    return Merged(DocumentState(change.rank, update, vector), fields)
+    return Merged(DocumentState(change.rank, update, vector), unflatten(registers))
 
 
 def check_update(update: bytes) -> None:
@@ -196,7 +198,7 @@ def check_update(update: bytes) -> None:
     Raises:
         InvalidDocument: it is malformed, or holds what no document does.
     """
-    ranges_of(update, _ROOT_NAME)
+    read_update(update, _ROOT_NAME)
 
 
 def state_vector(update: bytes) -> bytes:
@@ -234,7 +236,7 @@ def _check_size(update: bytes) -> None:
         )
     if len(update) > 2 * MAX_STRUCTS:  # no item takes less than two bytes
         try:
-            ranges_of(update, _ROOT_NAME)
+            read_update(update, _ROOT_NAME)
         except InvalidDocument as error:
             raise DocumentTooLarge(
                 f"its history is over the limit of {MAX_STRUCTS} items: copy it under a new _id", MAX_STRUCTS
@@ -271,5 +273,5 @@ def _number(value: Any) -> Any:
     if type(value) is list:
         return [_number(item) for item in value]
     if type(value) is dict:
-        return {key: _number(item) for key, item in value.items()}
+        return {key: _number(value[key]) for key in sorted(value)}  # the library has no order
     return value

@@ -23,6 +23,10 @@ MAX_WINDOW = 32 * CHUNK_BYTES
 ENDGAME_AFTER = 1.0
 """Seconds after which an idle source is asked for one of the last chunks as well."""
 
+LIE_PAUSE = 10.0
+MAX_LIE_PAUSE = 3600.0
+"""Seconds for which a source that sent wrong bytes is not asked; every further lie doubles them."""
+
 MAX_SEGMENT_CHUNKS = 16
 """Ties are broken by a random order of segments, runs of up to so many chunks (a 64th of the blob):
 neighbours on disk stay neighbours."""
@@ -58,6 +62,14 @@ Action = Ask | Cancel
 
 
 @dataclass(slots=True)
+class _Dropped:
+    """A peer that sent wrong bytes, and what it says it holds."""
+
+    until: float
+    have: ChunkMap | None
+
+
+@dataclass(slots=True)
 class _Source:
     peer: str
     have: ChunkMap | None  # None: everything
@@ -84,13 +96,14 @@ class FetchPlan:
 
     Invariants, true after every event:
 
-    1. A chunk is asked of a peer only if it is missing here, and the peer said it holds it and never lied.
+    1. A chunk is asked of a peer only if it is missing here, and the peer said it holds it and is not dropped.
     2. No chunk is asked twice of one peer at once.
     3. What is asked of a peer and outstanding fits its window at the time of asking.
     4. A chunk is asked of a second peer only if the first is silent, or in the endgame: every missing chunk
        is asked for, this one for ``ENDGAME_AFTER``, and the second peer has nothing else to do.
     5. Once a chunk is here, every other outstanding request for it has been cancelled.
-    6. A peer that sent bytes that do not verify is not asked again in this fetch.
+    6. A peer that sent bytes that do not verify is dropped: not asked for ``LIE_PAUSE``, doubled with every
+       further lie, or until its link was lost. It may have healed, and a liar costs a chunk each time.
     7. While a peer that is not silent holds a missing chunk that nobody was asked for, some such peer's
        window is full or the chunk list is missing.
     8. Before the chunk list is known nothing but the list is asked for.
@@ -111,7 +124,8 @@ class FetchPlan:
         self._segment = min(MAX_SEGMENT_CHUNKS, 1 + held.count // 64)  # chunks
         self._segments: list[int] = []  # shuffled when the second source appears
         self._sources: dict[str, _Source] = {}
-        self._dropped: set[str] = set()
+        self._dropped: dict[str, _Dropped] = {}
+        self._lies: dict[str, int] = {}
         self._rarity = [0] * held.count  # partial holders of each chunk
         self._common: list[int] = []  # heap of open chunks, for sources that hold everything
         self._asked: dict[int, list[_Source]] = {}  # chunk -> whom it is asked of
@@ -121,9 +135,15 @@ class FetchPlan:
 
     def holder(self, peer: str, have: ChunkMap | None, now: float) -> list[Action]:
         """``peer`` says that it holds everything (``None``) or the chunks in ``have``."""
-        if peer in self._dropped:
-            return []
         have = have.copy() if have is not None else None
+        dropped = self._dropped.get(peer)
+        if dropped is not None:
+            dropped.have = have
+        else:
+            self._set_holder(peer, have, now)
+        return self._evaluate(now)
+
+    def _set_holder(self, peer: str, have: ChunkMap | None, now: float) -> None:
         source = self._sources.get(peer)
         if source is None:
             source = self._sources[peer] = _Source(peer, have, now)
@@ -142,10 +162,10 @@ class FetchPlan:
                 if self._is_open(index):
                     heapq.heappush(source.heap, self._key(index))
         source.has_list = True
-        return self._evaluate(now)
 
     def gone(self, peer: str, now: float) -> list[Action]:
         """``peer`` can no longer be reached; what it was asked for will not come."""
+        self._dropped.pop(peer, None)
         if self._remove(peer):
             self._rebuild()
         return self._evaluate(now)
@@ -178,10 +198,12 @@ class FetchPlan:
 
     def corrupt(self, peer: str, index: int, now: float) -> list[Action]:
         """What ``peer`` sent as chunk ``index`` (or as the list) does not verify: it is dropped."""
-        self._dropped.add(peer)
         source = self._sources.get(peer)
         actions: list[Action] = []
         if source is not None:
+            lies = self._lies[peer] = self._lies.get(peer, 0) + 1
+            pause = min(MAX_LIE_PAUSE, LIE_PAUSE * 2 ** min(lies - 1, 16))
+            self._dropped[peer] = _Dropped(now + pause, source.have)
             actions = [Cancel(peer, other) for other in source.requested if other != index]
             self._remove(peer)
             self._rebuild()
@@ -248,7 +270,7 @@ class FetchPlan:
 
     def wake_at(self) -> float | None:
         """When :meth:`tick` is due if nothing happens before; ``None``: not at all."""
-        times: list[float] = []
+        times = [dropped.until for dropped in self._dropped.values()]
         for source in self._sources.values():
             if source.silent:
                 if source.probe_at > self.now:
@@ -282,6 +304,10 @@ class FetchPlan:
         actions: list[Action] = []
         if self.complete:
             return actions
+        for peer, dropped in list(self._dropped.items()):
+            if dropped.until <= now:
+                del self._dropped[peer]
+                self._set_holder(peer, dropped.have, now)
         for source in self._sources.values():
             if not source.silent and source.requested and now >= source.heard + SILENCE:
                 source.silent, source.probe_at = True, now + SILENCE

@@ -29,6 +29,9 @@ CLIENT_ID = 1
 """The Yjs client id of every record: equal records have equal bytes."""
 
 _KEY = "record"
+CANCELLED: Rank = (1 << 40, 0)
+"""Ranks from here on are those of cancelled distributions."""
+
 _DOMAIN = b"mesh record 1\0"
 
 
@@ -75,6 +78,9 @@ def sign(
         raise PermissionDenied(f"{collection}/{document_id} can be written by its owner only")
     epoch, sequence = max(held.rank, (0, 0))
     rank = (epoch + 1, 1) if adopted else (epoch, sequence + 1)
+    if _is_cancelled(collection, body) and rank < CANCELLED:
+        rank = (CANCELLED[0] + rank[0], rank[1])
+    _check_rank(collection, rank, body)
     text = msgspec.json.encode(body, order="sorted").decode()
     record = SignedRecord(
         identity.public_key,
@@ -137,6 +143,17 @@ def owner_of(collection: str, document_id: str, body: dict[str, Any]) -> str | N
     return publisher if distribution_id_of(publisher, nonce) == document_id else None
 
 
+def _is_cancelled(collection: str, body: dict[str, Any]) -> bool:
+    return collection == "distributions" and body.get("cancelled_at") is not None
+
+
+def _check_rank(collection: str, rank: Rank, body: dict[str, Any]) -> None:
+    """Cancelled is sticky: the ranks of cancelled records are above all others, whatever their sequence, so
+    that no record of a publisher that has forgotten takes a cancel back, on any node."""
+    if (rank >= CANCELLED) != _is_cancelled(collection, body):
+        raise InvalidDocument("a cancelled distribution stays cancelled")
+
+
 def _open(change: Change) -> SignedRecord:
     check_update(change.update)
     record = _record(change.update)
@@ -153,6 +170,7 @@ def _open(change: Change) -> SignedRecord:
         msgspec.json.encode(body)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise InvalidDocument(f"the body of a record is not a JSON object: {error}") from error
+    _check_rank(change.collection, record.rank, body)
     if owner_of(change.collection, change.id, body) != node_id_of(record.public_key):
         raise PermissionDenied(f"{change.collection}/{change.id} is signed by a node that does not own it")
     return record

@@ -111,10 +111,11 @@ def normalized(value: Any, path: str = "", depth: int = 0) -> Any:
     if depth >= MAX_DEPTH:
         raise InvalidDocument(f"nested more than {MAX_DEPTH} levels deep", path)
     if isinstance(value, Mapping):
-        return {
+        plain = {
             _checked_key(key, path): normalized(item, f"{path}/{escape(key)}", depth + 1)
             for key, item in value.items()
         }
+        return dict(sorted(plain.items())) if depth else plain  # the CRDT keeps no order of keys
     if isinstance(value, list | tuple):
         return [normalized(item, f"{path}/{index}", depth + 1) for index, item in enumerate(value)]
     raise InvalidDocument(
@@ -206,8 +207,12 @@ def unflatten(registers: Mapping[str, Any]) -> dict[str, Any]:
     visible = {key: value for key, value in registers.items() if key.startswith("/")}
     if len(visible) < len(registers):
         _add_counters(visible, registers)
-    hidden = {above for pointer in visible for above in _ancestors(pointer)}
-    for pointer in sorted(visible.keys() - hidden, key=lambda p: (p.count("/"), p)):
+    nested = [pointer for pointer in visible if pointer.count("/") > 1]
+    hidden = {above for pointer in nested for above in _ancestors(pointer)}
+    for pointer in sorted(visible.keys() - hidden if hidden else visible):
+        if pointer.count("/") == 1:
+            fields[unescape(pointer[1:])] = visible[pointer]
+    for pointer in sorted(set(nested) - hidden, key=lambda p: (p.count("/"), p)):
         *parents, last = pointer[1:].split("/")
         at = fields
         for parent in parents:
@@ -316,7 +321,7 @@ def _plan_registers(held: Mapping[str, Any], wanted: Registers, *, keep_objects:
         for above in _ancestors(pointer):
             if above in held:
                 writes.remove(above)
-        if counters and _current_value(held, pointer, value):
+        if counters and pointer not in parents and _current_value(held, pointer, value):
             continue
         ended = bool(counters) and _end_counters(held, pointer, writes)
         if ended or pointer not in held or not identical(held[pointer], value):

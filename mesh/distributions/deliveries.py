@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
 
 from mesh.core.delivery import state_of
 from mesh.core.receipts import DistributionRecord
 from mesh.core.status import TransferPriority, TransferState
 from mesh.core.tokens import BlobProgress, BlobToken
+from mesh.distributions.inbox import Inbox
 from mesh.distributions.ports import BlobHandle, Blobs
 from mesh.distributions.receipt_writer import ReceiptWriter
 from mesh.errors import FetchFailed
 from mesh.streams import Stream
+
+T = TypeVar("T")
 
 UNDECIDED = "waits for the application there to accept or reject it"
 
@@ -26,6 +31,7 @@ class Delivery:
         record: DistributionRecord,
         writer: ReceiptWriter,
         blobs: Blobs,
+        inbox: Inbox | None,
         clock: Callable[[], float],
         decided: Callable[[str], None],
     ) -> None:
@@ -35,10 +41,14 @@ class Delivery:
         self.priority: TransferPriority = record.priority
         self._writer = writer
         self._blobs = blobs
+        self._inbox = inbox
         self._clock = clock
         self._decided = decided
         self._withdrawn: str | None = None
-        self._transfers: set[asyncio.Future[BlobHandle]] = set()
+        self._running: set[asyncio.Task[Any]] = set()
+        self._deciding = asyncio.Lock()
+        self._appeared = False
+        self._path: Path | None = None
 
     async def fetch(self) -> BlobHandle:
         """Get the blob; the distribution stays undecided.
@@ -49,29 +59,24 @@ class Delivery:
             StorageFull, BlobTooLarge: there is no room for it.
         """
         self._check()
-        transfer = asyncio.ensure_future(
+        return await self._run(
             self._blobs.fetch(self.token, priority=self.priority, on_progress=self._progressed)
         )
-        self._transfers.add(transfer)
-        try:
-            return await transfer
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if self._withdrawn is None or (task is not None and task.cancelling()):
-                raise
-            raise FetchFailed(self.token.hash, self._withdrawn) from None
-        finally:
-            self._transfers.discard(transfer)
 
-    async def accept(self) -> None:
-        """The application has taken it (it is fetched first if need be): the receipt says completed.
+    async def accept(self) -> Path | None:
+        """The application takes it: it is fetched if need be, put into the inbox if there is one, and the
+        receipt says completed. Where it is in the inbox.
 
-        May be repeated. Raises what :meth:`fetch` raises.
+        May be repeated. Once the file has appeared in the inbox, cancelling this stops nothing any more.
+
+        Raises:
+            FetchFailed, StorageFull, BlobTooLarge: as :meth:`fetch` says.
+            OSError: the inbox cannot take it; the distribution stays undecided.
         """
-        if self._status() is TransferState.COMPLETED:
-            return
-        await self.fetch()
-        await self._end(TransferState.COMPLETED, None)
+        if self._status() is not TransferState.COMPLETED:
+            await self.fetch()
+            await self._run(self._complete())
+        return self._path
 
     async def reject(self, reason: str) -> None:
         """The application does not want it: the receipt says failed, and why; retry() offers it again.
@@ -79,17 +84,57 @@ class Delivery:
         Raises:
             FetchFailed: the distribution is over, or was accepted.
         """
-        self._check()
-        await self._end(TransferState.FAILED, f"rejected: {reason}")
+        async with self._deciding:
+            self._check()
+            await self._writer.finish(TransferState.FAILED, self._clock(), error=f"rejected: {reason}")
+            self._decided(self.distribution_id)
         await self.withdraw("it was rejected here")
 
     async def withdraw(self, reason: str) -> None:
-        """Nothing more can be done with it; running fetches have ended when this returns."""
+        """Nothing more can be done with it; what runs has ended when this returns.
+
+        A file that has appeared in the inbox gets its receipt first.
+        """
         self._withdrawn = self._withdrawn or reason
-        for transfer in self._transfers:
-            transfer.cancel()
-        if self._transfers:
-            await asyncio.wait(self._transfers)
+        for task in self._running:
+            self._stop(task)
+        if self._running:
+            await asyncio.wait(self._running)
+
+    async def _complete(self) -> None:
+        async with self._deciding:
+            if self._status() is TransferState.COMPLETED:
+                return  # accepted twice at the same time
+            self._check()
+            try:
+                if self._inbox is not None:
+                    async with self._inbox.staged(self.token, self.distribution_id) as reveal:
+                        self._appeared = True
+                        self._path = await reveal()
+                await self._writer.finish(TransferState.COMPLETED, self._clock())
+            except BaseException:
+                self._appeared = False
+                raise
+            self._decided(self.distribution_id)
+
+    async def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of ``work``, which ends early if this is cancelled or the delivery is withdrawn."""
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._stop(task)
+            await asyncio.wait({task})
+            current = asyncio.current_task()
+            if self._withdrawn is None or (current is not None and current.cancelling()):
+                raise
+            raise FetchFailed(self.token.hash, self._withdrawn) from None
+
+    def _stop(self, task: asyncio.Task[Any]) -> None:
+        if not self._appeared:
+            task.cancel()
 
     def _check(self) -> None:
         if self._withdrawn is not None or self._status() is not None:
@@ -99,11 +144,6 @@ class Delivery:
         """How it ended; ``None``: it has not."""
         receipt = self._writer.current
         return receipt.status if receipt is not None and receipt.status.is_terminal else None
-
-    async def _end(self, status: TransferState, error: str | None) -> None:
-        self._check()
-        await self._writer.finish(status, self._clock(), error=error)
-        self._decided(self.distribution_id)
 
     def _progressed(self, progress: BlobProgress) -> None:
         if self._withdrawn is None:

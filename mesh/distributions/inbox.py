@@ -16,6 +16,7 @@ from blake3 import blake3
 from mesh.core.file_names import safe_file_name, suffixed_file_name
 from mesh.core.tokens import BlobToken
 from mesh.distributions.ports import Blobs
+from mesh.errors import InvalidNode
 from mesh.storage.worker import Worker
 
 _READ_BYTES = 1 << 20
@@ -40,9 +41,15 @@ class Inbox:
         """Make the directory, and remove what a crash left half done.
 
         Raises:
-            OSError: it cannot be made or written to.
+            InvalidNode: it cannot be made, or not be cleaned up.
         """
-        await self._worker.run(self._prepare)
+        try:
+            await self._worker.run(self._prepare)
+        except OSError as error:
+            raise InvalidNode(
+                f"the inbox {self._directory} cannot be used ({error.strerror or error}): name a directory "
+                "that this process may write to, or a path where it can make one"
+            ) from error
 
     @contextlib.asynccontextmanager
     async def staged(
@@ -68,7 +75,7 @@ class Inbox:
             await self._blobs.export(token.hash, staging / "blob")
 
             async def reveal() -> Path:
-                return await self._worker.run(self._reveal, staging / "blob", names)
+                return await self._worker.run(self._reveal, staging / "blob", names, token)
 
             yield reveal
         finally:
@@ -80,30 +87,34 @@ class Inbox:
             shutil.rmtree(left)
 
     def _make_staging(self) -> Path:
+        self._directory.mkdir(parents=True, exist_ok=True)  # somebody may have removed it
         return Path(tempfile.mkdtemp(prefix=self._staging_prefix, dir=self._directory))
 
     def _delivered(self, names: tuple[str, ...], token: BlobToken) -> Path | None:
-        for name in names:
-            path = self._directory / name
-            with contextlib.suppress(FileNotFoundError):
-                if _is_file_of(path, token):
-                    return path
-        return None
+        found = (self._directory / name for name in names)
+        return next((path for path in found if _is_file_of(path, token)), None)
 
-    def _reveal(self, staged: Path, names: tuple[str, ...]) -> Path:
+    def _reveal(self, staged: Path, names: tuple[str, ...], token: BlobToken) -> Path:
         for name in names:
             target = self._directory / name
-            with contextlib.suppress(FileExistsError):
+            try:
                 _move_without_overwriting(staged, target)
-                _sync_directory(self._directory)
-                return target
+            except FileExistsError:
+                if not _is_file_of(target, token):
+                    continue  # else another distribution of the same blob was faster
+            _sync_directory(self._directory)
+            return target
         raise FileExistsError(
             errno.EEXIST, "the inbox holds other files under this name: move them away and retry", str(target)
         )
 
 
 def _is_file_of(path: Path, token: BlobToken) -> bool:
-    found = path.lstat()
+    """Whether a regular file, not a link to one, is there with the very content of the blob."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return False
     if not stat.S_ISREG(found.st_mode) or found.st_size != token.size_bytes:
         return False
     digest = blake3()

@@ -16,7 +16,7 @@ class FileDistribution(Protocol):
     """Brings a blob to every node of a scope, and tells how far each of them is.
 
     A distribution is a document: it survives restarts of anyone, reaches nodes that are offline now,
-    and every method takes its handle or its id.
+    and every method takes its handle or its id; anything else is refused with ``InvalidDistribution``.
     """
 
     async def distribute(
@@ -37,7 +37,7 @@ class FileDistribution(Protocol):
         Raises:
             InvalidScope: the scope says nothing or is malformed.
             InvalidToken: the token cannot be true.
-            InvalidDistribution: ``expires_in`` is not a positive number of seconds.
+            InvalidDistribution: ``expires_in`` is not a positive number of seconds, or no peer could read it.
             UnknownDistribution, PermissionDenied: ``supersedes`` is not known here, or another node's.
         """
 
@@ -85,7 +85,7 @@ class FileDistribution(Protocol):
         ``settle`` seconds; or as soon as it is cancelled or expired. Zero targets is never complete.
 
         Raises:
-            InvalidDistribution: ``min_targets`` is below 1.
+            InvalidDistribution: ``min_targets`` is below 1, or a time is not a number of seconds.
             DistributionTimeout: not after ``timeout`` seconds; carries the last ``.status``.
             UnknownDistribution, InvalidScope: see :meth:`status`.
         """

@@ -9,7 +9,8 @@ from mesh.core.delivery import write_delay
 from mesh.core.receipts import Receipt, advanced, may_follow
 from mesh.core.scopes import NodeFacts
 from mesh.core.status import TransferState
-from mesh.distributions.ports import RECEIPTS, OwnedDocuments
+from mesh.distributions.checks import write_record
+from mesh.distributions.ports import OwnedDocuments
 from mesh.distributions.tasks import Tasks
 
 logger = logging.getLogger("mesh.distributions")
@@ -86,5 +87,5 @@ class ReceiptWriter:
     async def _put(self, receipt: Receipt) -> None:
         assert self._written is None or may_follow(self._written, receipt), "a receipt never goes back"
         self._written_at = asyncio.get_running_loop().time()
-        await self._documents.write(RECEIPTS, receipt.receipt_id, receipt.body())
+        await write_record(self._documents, receipt)
         self._written = receipt

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
@@ -20,6 +19,7 @@ from mesh.core.receipts import DistributionRecord, NodeRecord, distribution_id_o
 from mesh.core.scopes import AllNodes, DistributionScope, NodeFacts, check_scope, matches, nodes_selector
 from mesh.core.status import DistributionHandle, DistributionStatus, TransferPriority
 from mesh.core.tokens import BlobToken
+from mesh.distributions.checks import check_seconds, check_token, id_of, write_record
 from mesh.distributions.deliveries import Delivery
 from mesh.distributions.expiry import ExpiryTimer
 from mesh.distributions.inbox import Inbox
@@ -33,7 +33,6 @@ from mesh.errors import (
     InvalidDistribution,
     InvalidDocument,
     InvalidScope,
-    InvalidToken,
     NotStarted,
     PermissionDenied,
     UnknownDistribution,
@@ -45,6 +44,9 @@ logger = logging.getLogger("mesh.distributions")
 
 _EVERYBODY = AllNodes()
 _SETTLE = 0.5
+
+MIN_EXPIRY = 1e-3
+"""Seconds."""
 
 
 class MeshFileDistribution:
@@ -106,7 +108,7 @@ class MeshFileDistribution:
         """Take up what the documents say; when this returns, every distribution that is held is known.
 
         Raises:
-            OSError: the inbox cannot be used.
+            InvalidNode: the inbox cannot be used.
         """
         await self._subscriber.start()
         changes = self._documents.observe(DISTRIBUTIONS)
@@ -147,11 +149,9 @@ class MeshFileDistribution:
         """See :meth:`FileDistribution.distribute`."""
         self._require_started()
         scope = check_scope(scope)
-        if not isinstance(blob_token, BlobToken):
-            raise InvalidToken(f"a BlobToken is needed, as attachments.add() gives it, not {blob_token!r}")
-        blob_token.check()
-        if expires_in is not None and not 0 < expires_in < math.inf:
-            raise InvalidDistribution(f"expires_in is a number of seconds above 0, not {expires_in!r}")
+        blob_token = check_token(blob_token)
+        if expires_in is not None:
+            check_seconds("expires_in", expires_in, least=MIN_EXPIRY)
         try:
             priority = TransferPriority(priority)
         except ValueError as error:
@@ -204,14 +204,14 @@ class MeshFileDistribution:
     async def cancel(self, handle: DistributionHandle | str) -> None:
         """See :meth:`FileDistribution.cancel`."""
         async with self._writing:
-            record = self._own(handle, "cancelled")
+            record = await self._newest_own(handle, "cancelled")
             if record.cancelled_at is None:
                 await self._publish(msgspec.structs.replace(record, cancelled_at=self._clock()))
 
     async def retry(self, handle: DistributionHandle | str) -> None:
         """See :meth:`FileDistribution.retry`."""
         async with self._writing:
-            record = self._own(handle, "retried")
+            record = await self._newest_own(handle, "retried")
             if not is_live(record, self._catalogue.superseded_by(record.distribution_id), self._clock()):
                 raise InvalidDistribution(
                     f"distribution {record.distribution_id} is cancelled, superseded or expired: "
@@ -229,8 +229,10 @@ class MeshFileDistribution:
     ) -> DistributionStatus:
         """See :meth:`FileDistribution.wait_for_completion`."""
         record = self._known(handle)
-        if min_targets < 1:
-            raise InvalidDistribution(f"min_targets is at least 1, not {min_targets}: nobody is no success")
+        check_seconds("timeout", timeout)
+        check_seconds("settle", settle)
+        if not isinstance(min_targets, int) or min_targets < 1:
+            raise InvalidDistribution(f"min_targets is at least 1, not {min_targets!r}: nobody is no success")
         last: DistributionStatus | None = None
         try:
             async with asyncio.timeout(timeout):
@@ -247,7 +249,7 @@ class MeshFileDistribution:
     def subscribe_progress(self, handle: DistributionHandle | str) -> Stream[DistributionStatus]:
         """See :meth:`FileDistribution.subscribe_progress`."""
         self._require_started()
-        return self._progress(_id_of(handle), 1, _SETTLE)
+        return self._progress(id_of(handle), 1, _SETTLE)
 
     async def handles(self) -> list[DistributionHandle]:
         """See :meth:`FileDistribution.handles`."""
@@ -268,9 +270,9 @@ class MeshFileDistribution:
 
     def _known(self, handle: DistributionHandle | str) -> DistributionRecord:
         self._require_started()
-        record = self._catalogue.get(_id_of(handle))
+        record = self._catalogue.get(id_of(handle))
         if record is None:
-            raise UnknownDistribution(_id_of(handle))
+            raise UnknownDistribution(id_of(handle))
         return record
 
     def _own(self, handle: DistributionHandle | str, what: str) -> DistributionRecord:
@@ -281,8 +283,14 @@ class MeshFileDistribution:
             )
         return record
 
+    async def _newest_own(self, handle: DistributionHandle | str, what: str) -> DistributionRecord:
+        """Whatever is held of it, also what was not observed yet: a cancel must never be written over."""
+        distribution_id = self._own(handle, what).distribution_id
+        await self._learn_all(await self._documents.find(DISTRIBUTIONS, {"_id": distribution_id}))
+        return self._own(distribution_id, what)
+
     async def _publish(self, record: DistributionRecord) -> None:
-        await self._documents.write(DISTRIBUTIONS, record.distribution_id, record.body())
+        await write_record(self._documents, record)
         self._learn(record)
         await self._tell_wants()
 
@@ -341,7 +349,7 @@ class MeshFileDistribution:
         async def start() -> None:
             try:
                 watch = await self._watch(distribution_id)
-            except BaseException:
+            except Exception:
                 stream.finish()
                 raise
             leave.append(watch.follow(stream, min_targets, settle))
@@ -374,7 +382,3 @@ class MeshFileDistribution:
     async def _close_watch(self, watch: Watch) -> None:
         await watch.close()
         await self._tell_wants()
-
-
-def _id_of(handle: DistributionHandle | str) -> str:
-    return handle if isinstance(handle, str) else handle.distribution_id

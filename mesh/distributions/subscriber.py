@@ -27,6 +27,7 @@ from mesh.core.delivery import (
     decide,
     is_lasting,
     is_live,
+    lacks_source,
     state_of,
 )
 from mesh.core.receipts import DistributionRecord, Receipt, advanced, new_receipt
@@ -44,6 +45,10 @@ logger = logging.getLogger("mesh.distributions")
 
 MAX_RETRY_SECONDS = 300.0
 
+SEARCH_SECONDS = 0.5
+"""A fetch may look for a source for this long before the next one starts in its place: every fetch begins
+without one, and if none had to wait then, the bound would hold back nothing."""
+
 
 @dataclass(eq=False, slots=True)
 class _Job:
@@ -58,7 +63,15 @@ class _Job:
     backoff: Backoff
     task: asyncio.Task[None] | None = None
     retry: asyncio.TimerHandle | None = None
+    search: asyncio.TimerHandle | None = None
     appeared: bool = False
+
+    def stop_timers(self) -> None:
+        """Neither retry nor park it."""
+        for timer in (self.retry, self.search):
+            if timer is not None:
+                timer.cancel()
+        self.retry = self.search = None
 
 
 class Subscriber:
@@ -116,8 +129,7 @@ class Subscriber:
         for timer in self._again.values():
             timer.cancel()
         for job in self._jobs.values():
-            if job.retry is not None:
-                job.retry.cancel()
+            job.stop_timers()
         await self._tasks.close()
         for writer in self._writers.values():
             writer.stop()
@@ -186,10 +198,13 @@ class Subscriber:
 
     async def _want(self, record: DistributionRecord, decision: Decision, facts: NodeFacts) -> None:
         job = self._jobs.get(record.distribution_id)
-        if job is not None and not job.cache:
+        if job is not None and not job.cache and job.record.attempt >= record.attempt:
             return
         if job is not None:
             await self._end(job)
+            if not job.cache:
+                self.wake(record.distribution_id)  # its file may have appeared meanwhile
+                return
         writer = self._writer_of(record)
         if decision.fresh:
             writer.note(new_receipt(record, self._node_id, facts, self._clock(), writer.current))
@@ -197,7 +212,7 @@ class Subscriber:
 
     async def _cache(self, record: DistributionRecord) -> None:
         job = self._jobs.get(record.distribution_id)
-        if job is not None and not job.cache:
+        if job is not None and (not job.cache or job.record.attempt < record.attempt):
             await self._end(job)
             job = None
         if job is None and not await self._blobs.exists(record.token.hash):
@@ -210,7 +225,7 @@ class Subscriber:
         if decision.fresh:
             fresh = new_receipt(record, self._node_id, facts, now, writer.current)
             writer.note(advanced(fresh, TransferState.PENDING, now, error=UNDECIDED))
-        delivery = Delivery(record, writer, self._blobs, self._clock, self.deliveries.decided)
+        delivery = Delivery(record, writer, self._blobs, self._inbox, self._clock, self.deliveries.decided)
         self.deliveries.offer(delivery)
 
     async def _stop(self, record: DistributionRecord, decision: Decision, facts: NodeFacts) -> None:
@@ -253,8 +268,7 @@ class Subscriber:
 
     async def _end(self, job: _Job) -> None:
         """Stop a job and wait until it has; a file that has appeared gets its receipt first."""
-        if job.retry is not None:
-            job.retry.cancel()
+        job.stop_timers()
         if job.task is not None and not job.task.done():
             if not job.appeared:
                 job.task.cancel()
@@ -262,6 +276,7 @@ class Subscriber:
         self._forget(job)
 
     def _forget(self, job: _Job) -> None:
+        job.stop_timers()
         distribution_id = job.record.distribution_id
         if self._jobs.get(distribution_id) is job:
             del self._jobs[distribution_id]
@@ -277,38 +292,46 @@ class Subscriber:
 
     async def _run(self, job: _Job) -> None:
         try:
-            await (self._relay(job) if job.cache else self._deliver(job))
+            await (self._fetch(job) if job.cache else self._deliver(job))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is logged and the job goes on
-            await self._failed(job, error)
-        else:
-            self._forget(job)
+            await self._failed(job, error, lasting=is_lasting(error))
+            return
+        try:
+            if not job.cache:
+                await self._writer_of(job.record).finish(TransferState.COMPLETED, self._clock())
+        except Exception as error:  # noqa: BLE001 - the same
+            # The file is there, so its receipt never says failed, however full the disk may be.
+            await self._failed(job, error, lasting=False)
+            return
+        self._forget(job)
 
-    async def _relay(self, job: _Job) -> None:
-        await self._blobs.fetch(job.record.token, priority=job.record.priority)
-
-    async def _deliver(self, job: _Job) -> None:
-        record, writer = job.record, self._writer_of(job.record)
-        self._note(job, TransferState.CONNECTING)
+    async def _fetch(self, job: _Job) -> None:
         await self._blobs.fetch(
-            record.token,
-            priority=record.priority,
+            job.record.token,
+            priority=job.record.priority,
             on_progress=lambda progress: self._progressed(job, progress),
         )
+
+    async def _deliver(self, job: _Job) -> None:
+        """Bring the file into the inbox."""
+        record = job.record
+        self._note(job, TransferState.CONNECTING)
+        await self._fetch(job)
         if self._inbox is None:
             job.appeared = True
         else:
             async with self._inbox.staged(record.token, record.distribution_id) as reveal:
                 job.appeared = True
                 await reveal()
-        await writer.finish(TransferState.COMPLETED, self._clock())
 
-    async def _failed(self, job: _Job, error: Exception) -> None:
-        """Give up what does not heal by itself; wait and try again what may."""
+    async def _failed(self, job: _Job, error: Exception, *, lasting: bool) -> None:
+        """Give up what does not heal by itself (``lasting``); wait and try again what may."""
         distribution_id = job.record.distribution_id
         job.appeared = False
+        job.stop_timers()
         if not isinstance(error, MeshError | OSError):
             logger.error("distribution %s: unexpected error", distribution_id, exc_info=error)
-        if is_lasting(error) and await self._gave_up(job, error):
+        if lasting and await self._gave_up(job, error):
             self._forget(job)
             return
         self._note(job, TransferState.PENDING, error=f"tries again after: {error}")
@@ -334,7 +357,22 @@ class Subscriber:
         self._start_jobs()
 
     def _progressed(self, job: _Job, progress: BlobProgress) -> None:
+        distribution_id = job.record.distribution_id
+        if self._jobs.get(distribution_id) is not job:
+            return
+        if not lacks_source(progress):
+            if job.search is not None:
+                job.search.cancel()
+                job.search = None
+            self._queue.resume(distribution_id)
+        elif job.search is None:
+            job.search = asyncio.get_running_loop().call_later(SEARCH_SECONDS, self._park, job)
         self._note(job, state_of(progress), progress.downloaded_bytes, progress.reason)
+
+    def _park(self, job: _Job) -> None:
+        job.search = None
+        self._queue.park(job.record.distribution_id)
+        self._start_jobs()
 
     def _note(
         self, job: _Job, status: TransferState, progress_bytes: int = 0, error: str | None = None

@@ -6,6 +6,8 @@ import errno
 import os
 from pathlib import Path
 
+from blake3 import blake3
+
 from mesh.core.chunks import hash_chunk
 from mesh.core.tokens import CHUNK_BYTES
 from mesh.storage.blob_sources import storage_full, sync_folder, write_all
@@ -13,8 +15,10 @@ from mesh.storage.blob_sources import storage_full, sync_folder, write_all
 _NO_RANGE_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM}
 
 
-def export_file(source: int | memoryview, destination: Path) -> None:
+def export_file(source: int | memoryview, destination: Path, hash: str) -> bool:
     """Write ``source`` (an open file, or bytes) to ``destination``: durable, and visible only when whole.
+
+    Returns whether what was copied has the hash ``hash``; if not, nothing is left.
 
     Blocking. The temporary name follows from the destination's, so that what a killed export left behind
     is overwritten by the next.
@@ -27,7 +31,7 @@ def export_file(source: int | memoryview, destination: Path) -> None:
     temporary = folder / f".{hash_chunk(os.fsencode(destination.name)).hex()[:16]}.partial"
     size = len(source) if isinstance(source, memoryview) else os.fstat(source).st_size
     temporary.unlink(missing_ok=True)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(temporary, flags, 0o666)  # the umask decides, as for any file that a program hands to people
     try:
         with storage_full(folder, size):
@@ -36,6 +40,9 @@ def export_file(source: int | memoryview, destination: Path) -> None:
                     write_all(fd, source[start : start + CHUNK_BYTES], start)
             else:
                 _copy(source, fd, size)
+            if _hash(fd, size) != hash:
+                temporary.unlink()
+                return False
             os.fsync(fd)
         temporary.rename(destination)
     except BaseException:
@@ -44,6 +51,16 @@ def export_file(source: int | memoryview, destination: Path) -> None:
     finally:
         os.close(fd)
     sync_folder(folder)
+    return True
+
+
+def _hash(fd: int, size: int) -> str:
+    """Of the copy: so what was copied is what is hashed, and it is still in memory."""
+    digest, buffer, done = blake3(), memoryview(bytearray(min(CHUNK_BYTES, max(1, size)))), 0
+    while count := os.preadv(fd, [buffer], done):
+        digest.update(buffer[:count])
+        done += count
+    return digest.hexdigest()
 
 
 def _copy(source: int, target: int, size: int) -> None:

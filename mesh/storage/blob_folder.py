@@ -18,16 +18,17 @@ import os
 import re
 from contextlib import aclosing, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 import msgspec
+from blake3 import blake3
 
 from mesh.core.chunks import Buffer, chunk_length, derived_hashes, list_matches
 from mesh.core.tokens import CHUNK_BYTES, BlobMetadata, BlobToken
-from mesh.errors import BlobNotFound, DataDirUnusable
+from mesh.errors import BlobCorrupt, BlobNotFound, DataDirUnusable
 from mesh.storage.blob_export import export_file
 from mesh.storage.blob_partial import PartialFile
-from mesh.storage.blob_sources import Intake, pieces_of, storage_full, sync_folder, write_all
+from mesh.storage.blob_sources import Intake, check_room, pieces_of, sync_folder, write_all, writing
 from mesh.storage.blobs import PartialBlob, Source
 from mesh.storage.worker import Worker
 
@@ -55,8 +56,7 @@ class BlobFolder:
     def load(self) -> None:
         """Find out what is here, by name and size only, and remove what is left over."""
         try:
-            for folder in (self.blobs, self.partials, self.temp):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.make_folders()
             for left in self.temp.iterdir():
                 left.unlink()
             self.sizes.clear()
@@ -71,6 +71,11 @@ class BlobFolder:
         except OSError as error:
             raise DataDirUnusable(str(self.blobs.parent), error.strerror or str(error)) from error
 
+    def make_folders(self) -> None:
+        """Make the folders; again, where somebody removed them."""
+        for folder in (self.blobs, self.partials, self.temp):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
     def blob_path(self, hash: str) -> Path:
         """Where a whole blob is."""
         return self.blobs / hash[:2] / hash
@@ -82,20 +87,23 @@ class BlobFolder:
     def create_temp(self) -> tuple[int, Path]:
         """A new file to write to."""
         path = self.temp / f"{os.getpid()}-{next(self._numbers)}"
-        with storage_full(self.temp, 0):
+        with writing(self.temp, 0):
+            self.make_folders()
             return os.open(path, _NEW, 0o600), path
 
     def publish(self, path: Path, token: BlobToken, hashes: bytes, *, cached: bool) -> None:
         """Make the durable, verified content at ``path`` visible under its hash."""
         final = self.blob_path(token.hash)
-        if not final.parent.exists():
-            final.parent.mkdir(mode=0o700)
-            sync_folder(self.blobs)
-        if token.chunk_count > 1:
-            self._write_side(final.with_suffix(".chunks"), hashes)
-        self._write_side(final.with_suffix(".token"), msgspec.json.encode(_Side(token, cached)))
-        path.rename(final)
-        sync_folder(final.parent)
+        with writing(final.parent, token.size_bytes):
+            if not final.parent.exists():
+                self.make_folders()
+                final.parent.mkdir(mode=0o700)
+                sync_folder(self.blobs)
+            if token.chunk_count > 1:
+                self._write_side(final.with_suffix(".chunks"), hashes)
+            self._write_side(final.with_suffix(".token"), msgspec.json.encode(_Side(token, cached)))
+            path.rename(final)
+            sync_folder(final.parent)
         self.sizes[token.hash] = token.size_bytes
 
     def side(self, hash: str) -> _Side:
@@ -173,13 +181,21 @@ class BlobFolder:
     def read(self, hash: str) -> bytes:
         """The whole content."""
         with open(self.open_blob(hash), "rb") as file:
-            return file.read()
+            data = file.read()
+        if blake3(data).hexdigest() != hash:
+            self._drop_rotten(hash)
+        return data
+
+    def _drop_rotten(self, hash: str) -> NoReturn:
+        self.delete(hash)
+        raise BlobCorrupt(hash)
 
     def export(self, hash: str, destination: Path) -> None:
         """See the port."""
         fd = self.open_blob(hash)
         try:
-            export_file(fd, destination)
+            if not export_file(fd, destination, hash):
+                self._drop_rotten(hash)
         finally:
             os.close(fd)
 
@@ -197,7 +213,8 @@ class BlobFolder:
         final = self.blob_path(hash)
         for path in (final, final.with_suffix(".token"), final.with_suffix(".chunks")):
             path.unlink(missing_ok=True)
-        sync_folder(final.parent)
+        with suppress(FileNotFoundError):  # somebody removed the folder with it
+            sync_folder(final.parent)
 
     # --- partial blobs -------------------------------------------------------------------------------
 
@@ -220,7 +237,7 @@ class BlobFolder:
     def save_partial_list(self, token: BlobToken, hashes: bytes) -> None:
         """Keep a verified chunk list, so that a later attempt need not ask for it."""
         if token.chunk_count > 1:
-            with storage_full(self.partials, len(hashes)):
+            with writing(self.partials, len(hashes)):
                 self._write_side(self.partial_path(token.hash).with_suffix(".chunks"), hashes, durable=False)
 
     def remove_partial(self, hash: str) -> None:
@@ -234,7 +251,7 @@ class BlobFolder:
     def _write_side(self, path: Path, data: bytes, *, durable: bool = True) -> None:
         fd, temp = self.create_temp()
         try:
-            with storage_full(self.temp, len(data)):
+            with writing(self.temp, len(data)):
                 for start in range(0, len(data), CHUNK_BYTES):
                     write_all(fd, data[start : start + CHUNK_BYTES], start)
                 if durable:
@@ -256,9 +273,8 @@ class BlobFolder:
             while data := file.read(CHUNK_BYTES):
                 intake.update(data)
         token, hashes = intake.finish(BlobMetadata())
-        if token.hash != hash:  # it rotted on disk: no longer this blob
-            self.delete(hash)
-            raise BlobNotFound(hash)
+        if token.hash != hash:
+            self._drop_rotten(hash)
         return token, hashes
 
 
@@ -378,22 +394,23 @@ class _Copy:
 
     def append(self, data: Buffer) -> None:
         """Hash and write the next bytes."""
-        with storage_full(self._folder.temp, len(data)):
-            write_all(self._fd(), data, self._intake.size)
+        fd = self._fd()
+        with writing(self._folder.temp, len(data)):
+            check_room(self._folder.temp, len(data))
+            write_all(fd, data, self._intake.size)
         self._intake.update(data)
 
     def take(self, metadata: BlobMetadata) -> BlobToken:
-        """Keep the copy, unless its content is held already."""
+        """Keep the copy, also in the place of one that is held: that may have rotted."""
         fd = self._fd()
         token, hashes = self._intake.finish(metadata)
-        if token.hash in self._folder.sizes:
-            self._folder.set_cached(token.hash, cached=False)
-        else:
-            with storage_full(self._folder.temp, token.size_bytes):
-                os.fdatasync(fd)
-            assert self._file is not None
-            self._folder.publish(self._file[1], token, hashes, cached=False)
-            self._folder.remove_partial(token.hash)
+        with writing(self._folder.temp, token.size_bytes):
+            os.fdatasync(fd)
+        with suppress(BlobNotFound):  # its first metadata stay
+            token = msgspec.structs.replace(token, metadata=self._folder.side(token.hash).token.metadata)
+        assert self._file is not None
+        self._folder.publish(self._file[1], token, hashes, cached=False)
+        self._folder.remove_partial(token.hash)
         return token
 
     def close(self) -> None:

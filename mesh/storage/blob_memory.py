@@ -156,7 +156,7 @@ class MemoryBlobs:
         """See the port."""
         async with self._exporting:
             content = memoryview(self._get(hash).content)
-            await self._worker.run(export_file, content, Path(destination))
+            await self._worker.run(export_file, content, Path(destination), hash)
 
     def _get(self, hash: str) -> _Blob:
         if hash not in self._blobs:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
 from mesh.core.chunks import Buffer, ChunkMap, chunk_length, chunk_matches, list_matches
 from mesh.core.tokens import CHUNK_BYTES, BlobToken
-from mesh.errors import InvalidToken
-from mesh.storage.blob_sources import storage_full, write_all
+from mesh.errors import InvalidToken, StorageFull
+from mesh.storage.blob_sources import check_room, write_all, writing
 from mesh.storage.blobs import CorruptChunk
 from mesh.storage.worker import Worker
 
@@ -78,14 +79,23 @@ class PartialFile:
     # --- jobs, on the worker -------------------------------------------------------------------------
 
     def acquire(self) -> None:
-        """Open the file, with its full length and no bytes that take room."""
+        """Open the file, with its full length and no bytes that take room.
+
+        Raises:
+            StorageFull: what is missing of the blob would not fit.
+        """
         path = self._folder.partial_path(self.token.hash)
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        with storage_full(path.parent, self.token.size_bytes):
+        with writing(path.parent, self.token.size_bytes):
+            self._folder.make_folders()
             fd = os.open(path, flags, 0o600)
             try:
                 os.ftruncate(fd, self.token.size_bytes)
-            except OSError:
+                taken = os.fstat(fd).st_blocks * 512
+                check_room(path.parent, max(0, self.token.size_bytes - taken))
+            except BaseException:
+                if not os.fstat(fd).st_blocks:
+                    path.unlink()
                 os.close(fd)
                 raise
         self._fd = fd
@@ -108,7 +118,8 @@ class PartialFile:
             return
         if self.hashes is None or not chunk_matches(self.token, self.hashes, index, data):
             raise CorruptChunk(self.token.hash, index)
-        with storage_full(self._folder.partials, self.token.size_bytes):
+        with self._dropped_when_full(len(data)):
+            check_room(self._folder.partials, len(data))
             write_all(self._fd, data, index * CHUNK_BYTES)
         self.held.add(index)
         if index == self._followed:
@@ -116,6 +127,20 @@ class PartialFile:
             self._followed += 1
         elif self._followed in self.held:
             self._follow()
+
+    @contextmanager
+    def _dropped_when_full(self, needed: int) -> Iterator[None]:
+        """Give back the room that was taken before it is told that there is none: documents need it."""
+        try:
+            with writing(self._folder.partials, needed):
+                yield
+        except StorageFull:
+            assert self._fd is not None
+            os.ftruncate(self._fd, 0)
+            os.ftruncate(self._fd, self.token.size_bytes)
+            self.held = ChunkMap(self.token.chunk_count)
+            self._whole, self._followed = blake3(), 0
+            raise
 
     def _each_chunk(self, index: int, limit: int, see: Callable[[int, memoryview], bool]) -> int:
         """Show up to ``limit`` chunks from ``index`` on to ``see`` until it says no; the next index."""
@@ -164,7 +189,7 @@ class PartialFile:
         assert self._fd is not None
         assert self.hashes is not None
         hashes = self.hashes
-        with storage_full(self._folder.partials, self.token.size_bytes):
+        with self._dropped_when_full(self.token.size_bytes):
             os.fdatasync(self._fd)
         if self._whole.hexdigest() == self.token.hash:
             self._folder.publish(

@@ -13,9 +13,19 @@ from blake3 import blake3
 
 from mesh.core.chunks import Buffer, chunks_hash
 from mesh.core.tokens import CHUNK_BYTES, BlobMetadata, BlobToken
-from mesh.errors import SourceChanged, SourceNotAFile, SourceNotFound, SourceUnreadable, StorageFull
+from mesh.errors import (
+    DataDirUnusable,
+    SourceChanged,
+    SourceNotAFile,
+    SourceNotFound,
+    SourceUnreadable,
+    StorageFull,
+)
 from mesh.storage.blobs import Source
 from mesh.storage.worker import Worker
+
+_MIN_RESERVE = 16 << 20
+_MAX_RESERVE = 256 << 20
 
 
 class Intake:
@@ -162,6 +172,31 @@ def storage_full(folder: Path, needed: int) -> Iterator[None]:
             raise
         room = os.statvfs(folder)
         raise StorageFull(str(folder), needed, room.f_bavail * room.f_frsize) from error
+
+
+@contextmanager
+def writing(folder: Path, needed: int) -> Iterator[None]:
+    """As :func:`storage_full`, in a folder of the data directory: whatever else fails makes that unusable."""
+    try:
+        with storage_full(folder, needed):
+            yield
+    except OSError as error:
+        raise DataDirUnusable(str(folder), error.strerror or str(error)) from error
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Refuse to write ``needed`` bytes of a blob where that would not leave room for documents.
+
+    What stays free is 5 % of the disk, at most 256 MiB, and at least 16 MiB of a disk of more than 64 MiB.
+
+    Raises:
+        StorageFull: ``needed`` in it is with what has to stay free.
+    """
+    room = os.statvfs(folder)
+    disk, free = room.f_blocks * room.f_frsize, room.f_bavail * room.f_frsize
+    reserve = min(max(disk // 20, _MIN_RESERVE if disk > 4 * _MIN_RESERVE else 0), _MAX_RESERVE)
+    if free < needed + reserve:
+        raise StorageFull(str(folder), needed + reserve, free)
 
 
 def write_all(fd: int, data: Buffer, offset: int) -> None:

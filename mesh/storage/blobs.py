@@ -56,7 +56,7 @@ class PartialBlob(Protocol):
 
         Raises:
             CorruptChunk: nothing was written.
-            StorageFull: there is no room for it.
+            StorageFull: there is no room for it; what had arrived is dropped: documents need the room.
         """
 
     async def finish(self) -> list[int]:
@@ -89,11 +89,13 @@ class BlobStore(Protocol):
         """Leave no file handle, thread or temporary file behind. May be repeated."""
 
     async def add(self, source: Source, metadata: BlobMetadata) -> BlobToken:
-        """Copy ``source`` in, durably, in constant memory; bytes that are held already are kept once.
+        """Copy ``source`` in, durably, in constant memory; bytes that are held already are kept once,
+        in this copy of them: the held one may have been damaged.
 
         Raises:
             SourceError: the source cannot be read (its subclasses say why).
             StorageFull: there is no room for it. Nothing of it is kept.
+            DataDirUnusable: the folder cannot be written to.
         """
 
     async def begin(self, token: BlobToken, *, cached: bool) -> PartialBlob:
@@ -104,7 +106,8 @@ class BlobStore(Protocol):
 
         Raises:
             InvalidToken: the token contradicts itself.
-            StorageFull: there is no room to begin.
+            StorageFull: there is no room for what is missing of it.
+            DataDirUnusable: the folder cannot be written to.
         """
 
     def exists(self, hash: str) -> bool:
@@ -151,10 +154,11 @@ class BlobStore(Protocol):
         """
 
     async def read(self, hash: str) -> bytes:
-        """The whole content, in memory.
+        """The whole content, in memory; verified.
 
         Raises:
             BlobNotFound: it is not here.
+            BlobCorrupt: it was damaged on disk and is not here any more.
         """
 
     def path(self, hash: str) -> Path:
@@ -174,8 +178,11 @@ class BlobStore(Protocol):
     async def export(self, hash: str, destination: str | PathLike[str]) -> None:
         """Copy the blob to ``destination``, durably and all at once: an existing file is replaced whole.
 
+        What is copied is verified before it is visible.
+
         Raises:
             BlobNotFound: it is not here.
+            BlobCorrupt: it was damaged on disk and is not here any more; nothing is left behind.
             StorageFull: there is no room for it; nothing is left behind.
             OSError: the destination's directory cannot be written.
         """

@@ -46,7 +46,7 @@ def test_ctrl_c_ends_the_page_and_every_node(tmp_path: Path, file: Path) -> None
         with DemoProcess(tmp_path / "mesh", str(file), "--port", str(port)) as demo:
             url = demo.until("watch it at").split()[-1]
             assert httpx.URL(url).port not in (None, port)  # that one is taken
-            demo.until("the mesh stays up")
+            assert demo.until("the mesh stays up").rstrip().endswith(f" {url}")  # nothing else is copied
             with httpx.stream("GET", f"{url}events", timeout=20) as response:
                 snapshot = next(line for line in response.iter_lines() if line.startswith("data: "))
                 state = json.loads(snapshot.removeprefix("data: "))
@@ -55,6 +55,8 @@ def test_ctrl_c_ends_the_page_and_every_node(tmp_path: Path, file: Path) -> None
                 }  # fmt: skip
                 assert len(state["presence"]["peers"]) == 4
                 assert [each["status"]["completed"] for each in state["distributions"]] == [4, 2]
+                publisher = state[f"node/{state['distributions'][0]['publisher']}"]["name"]
+                assert publisher == "publisher"
                 demo.send(signal.SIGINT)  # with a browser that looks
                 assert demo.wait() == 0, demo.output
         assert demo.nodes() == []

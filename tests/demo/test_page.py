@@ -56,6 +56,17 @@ async def test_the_page_and_its_files_need_no_other_host() -> None:
             assert not re.search(r"https?://|@import|url\(", found.text)
 
 
+async def test_the_page_holds_what_is_known_when_it_is_asked_for() -> None:
+    feed = Feed()
+    async with client(feed) as browser:
+        for name in ("a", "</script><b>&amp;"):
+            feed.put("node/a", {"name": name})
+            page = (await browser.get("/")).text
+            held = re.findall(r'<script id="snapshot" type="application/json">(.*?)</script>', page)
+            assert [json.loads(text) for text in held] == [{"node/a": {"name": name}}]
+            assert page.endswith("</html>\n")
+
+
 async def test_a_browser_gets_a_snapshot_and_then_what_changes() -> None:
     feed = NoticingFeed()
     feed.put("node/a", {"name": "a"})

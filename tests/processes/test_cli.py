@@ -118,11 +118,14 @@ def test_peers_members_and_connections(tmp_path: Path) -> None:
         assert itself["capabilities"]["cpu_arch"]  # detected: only what is declared is replaced
         status = b.mesh("status")
         assert (status["node_id"], status["address"]) == (b.node_id, b.address)
+        error_of("disconnect", "nosuch", "--home", str(b.home))
         assert b.mesh("disconnect", a.node_id[:8]) == {"node_id": a.node_id}
         assert b.mesh("peers") == []
         b.mesh("connect", a.address)
         b.mesh("pause")
         assert b.mesh("peers") == []
+        paused = run_mesh("--home", str(b.home), "status").stdout
+        assert "listens    nowhere while it is offline (paused)\n" in paused
         b.mesh("resume")
         for command in ("status", "peers", "members", "distributions", "blobs"):
             done = run_mesh("--home", str(b.home), command)
@@ -160,7 +163,9 @@ def test_deliveries_are_accepted_by_hand(tmp_path: Path) -> None:
             offered = json.loads(lines.next())
             id = made["handle"]["distribution_id"]
             assert (offered["distribution_id"], offered["publisher"]) == (id, a.node_id)
-            assert b.mesh("accept", id[:6]) == {"distribution_id": id}
+            file = b.home / "inbox" / "f.bin"
+            assert b.mesh("accept", id[:6]) == {"distribution_id": id, "path": str(file)}
+            assert file.read_bytes() == b"payload"
             status = run_mesh("--home", str(a.home), "distribution", id, "--watch")
             assert status.returncode == 0, status.stdout
             made = a.mesh("distribute", str(tmp_path / "f.bin"))
@@ -241,6 +246,7 @@ def test_a_port_in_use(tmp_path: Path) -> None:
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         assert error_of("up", "--home", str(tmp_path / "a"), "--listen", address)["type"] == "AddressInUse"
+        assert not (tmp_path / "a").exists()
     with MeshProcess(tmp_path / "a", "--listen", address) as node:  # the home was released
         assert node.address == f"ws://{address}"
 
@@ -256,6 +262,7 @@ def test_a_port_in_use(tmp_path: Path) -> None:
 )
 def test_addresses_that_cannot_be(tmp_path: Path, arguments: list[str], kind: str) -> None:
     assert error_of("up", "--home", str(tmp_path / "a"), *arguments)["type"] == kind
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_home_that_is_a_file(tmp_path: Path) -> None:

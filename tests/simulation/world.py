@@ -45,7 +45,7 @@ class World:
         skew: float = 0.0,
         inbox: bool = False,
     ) -> Node:
-        """A running node that dials the nodes named ``peers``. ``skew``: how many seconds its clock is off."""
+        """A running node that dials the nodes named ``peers``. ``skew``: seconds that its clock is off."""
         self._made[name] = {
             "peers": tuple(peers), "formations": tuple(formations), "hub": hub, "skew": skew, "inbox": inbox
         }  # fmt: skip

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from mesh.core.scopes import DistributionScope
+from mesh.core.scopes import DistributionScope, NodeFacts, matches
 from mesh.core.status import (
     DistributionHandle,
     DistributionStatus,
@@ -148,6 +148,10 @@ class FakeDistributions:
         await documents.upsert({"_id": id, "token": token.to_dict()})
         return handle
 
+    async def dry_run(self, scope: DistributionScope) -> list[str]:
+        north = NodeFacts(["north"])
+        return [id for id in (HUB_ID, VAN_ID) if matches(scope, id, SELF_ID, north)]
+
     async def push(self, id: str, *nodes: NodeTransferStatus, **more: Any) -> None:
         self.statuses[id] = status_of(self.statuses[id].handle, *nodes, **more)
         for stream in list(self.streams):
@@ -187,9 +191,14 @@ class FakeDelivery:
         self.token = token
         self.priority = TransferPriority.HIGH
         self.decision: str | None = None
+        self.path: Path | None = Path("/inbox/map")
+        self.inbox_error: OSError | None = None
 
-    async def accept(self) -> None:
+    async def accept(self) -> Path | None:
+        if self.inbox_error is not None:
+            raise self.inbox_error
         self.decision = "accepted"
+        return self.path
 
     async def reject(self, reason: str) -> None:
         self.decision = f"rejected: {reason}"
@@ -198,7 +207,6 @@ class FakeDelivery:
 class FakeNode:
     node_id = SELF_ID
     name = "desk"
-    address = "ws://127.0.0.1:7700"
 
     def __init__(self) -> None:
         self.held: dict[str, FakeCollection] = {}
@@ -209,6 +217,10 @@ class FakeNode:
         self.is_paused = False
         self.dialled: list[str] = []
         self.disconnected: list[str] = []
+
+    @property
+    def address(self) -> str | None:
+        return None if self.is_paused else "ws://127.0.0.1:7700"
 
     def collection(self, name: str) -> FakeCollection:
         return self.held.setdefault(name, FakeCollection())

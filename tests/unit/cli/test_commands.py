@@ -119,6 +119,27 @@ def test_bad_input_is_named_without_a_node(tmp_path: Path, arguments: list[str],
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("scope", "told"),
+    [
+        ("formation:", "comes a name"),
+        ("nodes:", "come names or ids"),
+        ("nodes:a,,b", "come names or ids"),
+        ("capable:", "min_gpu_gb=NUMBER, cpu_arch=WORD, min_storage_mb=NUMBER"),
+        ("capable:gpu=4", "min_gpu_gb=NUMBER"),
+        ("capable:min_gpu_gb=-4", "above 0"),
+        ("capable:min_gpu_gb=many", "min_gpu_gb=NUMBER"),
+        ("everybody", "use all, formation:NAME"),
+    ],
+)
+def test_a_bad_scope_is_told_how_to_write_it(tmp_path: Path, scope: str, told: str) -> None:
+    result = CliRunner().invoke(cli, ["--home", str(tmp_path), "distribute", "f", "--scope", scope])
+    assert result.exit_code == 4
+    assert repr(scope) in result.stderr
+    assert told in result.stderr
+    assert "$." not in result.stderr
+
+
 def test_subscribe(served: ServedNode) -> None:
     result = served.mesh("subscribe", "cars", '{"region": "north"}')
     assert result.stdout == "subscribed to cars\n"
@@ -167,6 +188,28 @@ def test_files_are_added_listed_and_exported(served: ServedNode, tmp_path: Path)
     assert (tmp_path / "out").read_bytes() == b"x" * 1500
 
 
+def test_an_existing_file_is_replaced_only_by_force(served: ServedNode, tmp_path: Path) -> None:
+    (tmp_path / "map").write_bytes(b"tiles")
+    hash = json.loads(served.mesh("add", str(tmp_path / "map")).stdout)["hash"]
+    (tmp_path / "mine").write_bytes(b"mine")
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("mine", "link"):
+        result = served.mesh("export", hash, str(tmp_path / name))
+        assert result.exit_code == 4
+        assert "exists already: choose another name, or replace it with --force" in result.stderr
+    assert (tmp_path / "mine").read_bytes() == b"mine"
+    assert served.mesh("export", hash, str(tmp_path / "mine"), "--force").exit_code == 0
+    assert (tmp_path / "mine").read_bytes() == b"tiles"
+
+
+def test_a_blob_that_is_not_here_is_named_in_terms_of_commands(served: ServedNode) -> None:
+    for arguments in (["export", "abc", "out"], ["distribute", "--blob", "abc"]):
+        result = served.mesh(*arguments)
+        assert result.exit_code == 4
+        assert "no blob abc is held here: `mesh blobs` lists what is" in result.stderr
+        assert "fetch()" not in result.stderr
+
+
 def test_a_missing_file_is_an_error_of_input(served: ServedNode, tmp_path: Path) -> None:
     for command in ("add", "distribute"):
         result = served.mesh(command, str(tmp_path / "missing"))
@@ -203,7 +246,9 @@ def test_status(served: ServedNode) -> None:
     assert "documents  12 (40 kB on disk, 1.5 kB received, 2.5 kB sent)\n" in text
     assert "blobs      3 (5.0 MB on disk, 0 B received, 7.0 MB sent)\n" in text
     served.mesh("pause")
-    assert "online     no, until `mesh resume`\n" in served.mesh("status").stdout
+    text = served.mesh("status").stdout
+    assert "listens    nowhere while it is offline (paused)\n" in text
+    assert "online     no, paused until `mesh resume`\n" in text
 
 
 def test_connections(served: ServedNode) -> None:
@@ -213,7 +258,13 @@ def test_connections(served: ServedNode) -> None:
     assert result.exit_code == 4
     assert result.stderr.startswith("mesh: cannot reach ws://unreachable:1: nobody answers")
     assert served.json("disconnect", "vvv") == {"node_id": VAN_ID}
-    assert served.node.disconnected == [VAN_ID]
+    assert served.json("disconnect", "van7") == {"node_id": VAN_ID}
+    assert served.node.disconnected == [VAN_ID, VAN_ID]
+    for arguments in (["disconnect", "nosuch"], ["disconnect", "nosuch", "--json"], ["disconnect", ""]):
+        result = served.mesh(*arguments)
+        assert result.exit_code == 4
+        assert "is connected or dialled: `mesh peers` lists who is" in result.stderr
+    assert served.node.disconnected == [VAN_ID, VAN_ID]
     assert served.json("pause") == {"paused": True}
     assert served.node.is_paused
     assert served.json("resume") == {"paused": False}
@@ -257,7 +308,17 @@ def test_deliveries_are_decided(served: ServedNode, tmp_path: Path) -> None:
     assert served.mesh("reject", "eee", "no room").stdout == f"rejected {'e' * 26}\n"
     assert delivery.decision == "rejected: no room"
     served.run(offer())
-    assert served.json("accept", "eee") == {"distribution_id": "e" * 26}
+    delivery.inbox_error = PermissionError(13, "Permission denied", "/inbox")
+    result = served.mesh("accept", "eee")
+    assert result.exit_code == 4
+    assert "is not in the inbox: [Errno 13] Permission denied" in result.stderr
+    delivery.inbox_error = None
+    assert served.json("accept", "eee") == {"distribution_id": "e" * 26, "path": "/inbox/map"}
+    served.run(offer())
+    assert served.mesh("accept", "eee").stdout == f"accepted {'e' * 26}: /inbox/map\n"
+    served.run(offer())
+    delivery.path = None
+    assert served.mesh("accept", "eee").stdout == f"accepted {'e' * 26}\n"
     result = served.mesh("accept", "eee")
     assert result.exit_code == 4
     assert "no delivery eee waits" in result.stderr

@@ -71,6 +71,31 @@ def test_what_does_not_go_together_is_an_error_of_usage(served: ServedNode, file
         assert served.mesh("distribute", *arguments).exit_code == 2
 
 
+def test_nodes_are_named_by_the_start_of_their_id_or_by_name(served: ServedNode, file: str) -> None:
+    for typed in ("vvv", "van7", VAN_ID, "vvv,van7"):
+        made = served.json("distribute", file, "--scope", f"nodes:{typed}")
+        assert made["handle"]["scope"]["node_ids"] == [VAN_ID]
+        assert made["nodes_in_scope"] == 1
+
+
+def test_a_node_that_is_not_known_is_refused(served: ServedNode, file: str) -> None:
+    for typed in ("van9", "x" * 51, "v" * 51 + "1"):
+        result = served.mesh("distribute", file, "--scope", f"nodes:{VAN_ID},{typed}")
+        assert result.exit_code == 4
+        assert f"no node {typed!r} is known here" in result.stderr
+        assert "the whole id (52 characters)" in result.stderr
+    assert served.node.distributions.made == []
+
+
+def test_a_scope_that_nobody_is_in_is_a_warning(served: ServedNode, file: str) -> None:
+    for scope in (f"nodes:{'x' * 52}", "formation:south"):
+        for more in ([], ["--json"]):
+            result = served.mesh("distribute", file, "--scope", scope, *more)
+            assert result.exit_code == 0
+            assert result.stderr == f"mesh: no node that is known here is in {scope} now: it waits for one\n"
+    assert served.mesh("distribute", file).stderr == ""
+
+
 def test_wait_shows_changes_and_ends_with_success(served: ServedNode, file: str) -> None:
     script(
         served,

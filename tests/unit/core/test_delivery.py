@@ -94,7 +94,11 @@ def test_the_modes_of_receiving() -> None:
 
 def test_what_runs_goes_on_after_a_restart() -> None:
     assert _action(_record(), _receipt(TransferState.TRANSFERRING)) == (Action.FETCH, False)
-    assert _action(_record(attempt=2), _receipt(TransferState.TRANSFERRING)) == (Action.FETCH, False)
+
+
+def test_a_retry_begins_afresh_what_runs() -> None:
+    assert _action(_record(attempt=2), _receipt(TransferState.TRANSFERRING)) == (Action.FETCH, True)
+    assert _action(_record(attempt=2), _receipt(TransferState.TRANSFERRING, 2)) == (Action.FETCH, False)
 
 
 def test_failed_waits_for_a_retry_and_leaving_the_scope_for_a_return() -> None:
@@ -147,6 +151,44 @@ def test_the_queue_keeps_its_bound_and_its_order(steps: list[tuple[str, int, Tra
         assert bounded <= 3
         assert bounded == 3 or not waiting
         assert all(rank > -TransferPriority.CRITICAL for rank, _, _ in waiting.values())
+
+
+@given(
+    st.lists(st.sampled_from(TransferPriority), max_size=20),
+    st.lists(st.tuples(st.sampled_from(["source", "none", "tell", "end"]), st.integers(0, 19))),
+)
+def test_a_job_with_a_source_is_never_kept_waiting_by_jobs_without(
+    priorities: list[TransferPriority], steps: list[tuple[str, int]]
+) -> None:
+    queue, sources, running = FetchQueue(limit=3), set[str](), set[str]()
+
+    def tell(job: str) -> None:
+        (queue.resume if job in sources else queue.park)(job)
+        settle()
+
+    def settle() -> None:
+        started = queue.start()
+        running.update(started)
+        for job in started:
+            tell(job)
+
+    for age, priority in enumerate(priorities):
+        queue.add(str(age), priority, float(age))
+    settle()
+    for step, number in steps:
+        job = str(number)
+        if step == "source":
+            sources.add(job)
+        elif step == "none":
+            sources.discard(job)
+        elif step == "end":
+            running.discard(job)
+            queue.remove(job)
+            settle()
+        for told in [job] if step == "tell" else sorted(running):
+            tell(told)
+        waiting = [job for job in map(str, range(len(priorities))) if job in queue and job not in running]
+        assert not waiting or len(running & sources) >= 3
 
 
 def test_receipts_are_written_when_it_is_worth_it() -> None:

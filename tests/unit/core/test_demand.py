@@ -94,8 +94,8 @@ def test_a_demand_reaches_everybody_in_reach_and_goes_when_it_is_taken_back() ->
     mesh.want("o")
     mesh.settle()
     assert mesh.serving() == {("a", "o"), ("b", "a"), ("c", "b")}
-    assert mesh.nodes["b"].relayed(BLOB) == (10, CHUNKS, 2)
-    assert mesh.nodes["o"].relayed(BLOB) is None
+    assert mesh.nodes["b"].relayed(BLOB) == {(10, CHUNKS): 2}
+    assert mesh.nodes["o"].relayed(BLOB) == {}
     mesh.post("o", mesh.nodes["o"].unwant(BLOB))
     mesh.settle()
     assert mesh.idle()
@@ -161,7 +161,7 @@ def test_who_holds_it_whole_asks_nobody_on_and_who_may_not_relay_neither() -> No
     mesh.want("o")
     mesh.settle()
     assert mesh.serving() == {("a", "o")}
-    assert mesh.nodes["a"].relayed(BLOB) is None
+    assert mesh.nodes["a"].relayed(BLOB) == {}
     mesh.post("a", mesh.nodes["a"].set_whole(BLOB, False))
     mesh.settle()
     assert ("b", "a") in mesh.serving()
@@ -169,7 +169,7 @@ def test_who_holds_it_whole_asks_nobody_on_and_who_may_not_relay_neither() -> No
     sealed.want("o")
     sealed.settle()
     assert sealed.serving() == {("a", "o")}
-    assert sealed.nodes["a"].relayed(BLOB) is None
+    assert sealed.nodes["a"].relayed(BLOB) == {}
 
 
 def test_a_demand_ends_after_its_hops() -> None:

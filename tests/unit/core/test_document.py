@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from mesh.core import document
 from mesh.core.document import ABSENT, EMPTY_UPDATE, MAX_DOCUMENT_BYTES, DocumentState, Merged, arrive
-from mesh.core.updates import MAX_STRUCTS, clocks_of, ranges_of
+from mesh.core.updates import MAX_STRUCTS, clocks_of, read_update
 from mesh.core.values import identical, plan_increment, plan_merge, plan_replace, plan_unset, unflatten
 from mesh.core.versions import covers
 from mesh.core.wire import Change
@@ -320,6 +321,9 @@ HOSTILE = {
     "a list longer than memory": of_value(b"\x75" + number(2**40) + b"\x7e"),
     "a text longer than the update": of_value(b"\x77" + number(2**60) + b"ab"),
     "bytes": of_value(b"\x74\2ab"),
+    "a key twice and one that is cut short": of_value(b"\x76\2\1k\x76\0\1k\x75"),
+    "a text that is not UTF-8": of_value(b"\x77\1\xff"),
+    "a key that is not UTF-8": of_value(b"\x76\1\1\xff\x7e"),
     "a big integer": of_value(b"\x7a" + b"\0" * 8),
     "an unknown kind of value": of_value(b"\x10"),
     "deletions without end": b"\0" + number(2**40) + b"\1\1\0\5",
@@ -417,10 +421,46 @@ def test_the_structure_that_is_read_is_the_one_that_the_library_has(
     replica.edit(lambda held: plan_replace(held, one))
     replica.client_id = 77
     replica.edit(lambda held: plan_replace(held, two))
-    ranges = ranges_of(replica.state.update, document.ROOT.encode())
+    ranges = read_update(replica.state.update, document.ROOT.encode()).ranges
     clocks = clocks_of(document.state_vector(replica.state.update))
     assert {client: end for client, (_, end) in ranges.items()} == clocks
     assert all(start == 0 for start, _ in ranges.values())
+
+
+@given(documents, st.booleans())
+def test_a_document_that_was_written_once_is_read_as_the_library_reads_it(
+    fields: dict[str, Any], more: bool
+) -> None:
+    replica = Replica(1)
+    replica.edit(lambda held: plan_merge(held, fields))
+    if more:
+        replica.client_id = 2
+        replica.edit(lambda held: plan_merge(held, {"another client's": [{"z": 1, "a": 2.5}]}))
+    registers = read_update(replica.state.update, document.ROOT.encode()).registers
+    assert registers is not None
+    by_library = document.registers_of(replica.state.update)
+    assert identical(registers, by_library)
+    assert json.dumps(unflatten(registers)) == json.dumps(unflatten(by_library))
+    # Once something was overwritten, only the library knows what became of it.
+    replica.edit(lambda held: plan_merge(held, {"n": 1}))
+    replica.edit(lambda held: plan_merge(held, {"n": 2}))
+    assert read_update(replica.state.update, document.ROOT.encode()).registers is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"\x7d\x05",
+        b"\x7f",
+        b"\x7b\x7f\xf0" + b"\0" * 6,
+        b"\x7b\x43\x50" + b"\0" * 6,
+        b"\x76\2\1k\x76\0\1k\x75\0",
+    ],
+)
+def test_values_of_other_clients_are_read_by_the_library(value: bytes) -> None:
+    arrived = arrive(ABSENT, offered(of_value(value)))
+    assert isinstance(arrived, Merged)
+    assert arrived.fields == unflatten(document.registers_of(of_value(value)))
 
 
 def test_reading_an_update_takes_microseconds() -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mesh.core.chunks import ChunkMap
 from mesh.core.fetching import (
     ENDGAME_AFTER,
+    LIE_PAUSE,
     LIST,
     MAX_WINDOW,
     SILENCE,
@@ -111,6 +112,21 @@ def test_a_source_that_lies_costs_one_chunk_and_is_not_asked_again() -> None:
     assert asks(plan.holder("liar", None, 0.2)) == []
 
 
+def test_a_source_that_lied_is_asked_again_later_or_when_its_link_was_lost() -> None:
+    plan = plan_of(1)
+    plan.holder("a", None, 0.0)
+    assert plan.corrupt("a", 0, 1.0) == []
+    assert plan.wake_at() == 1.0 + LIE_PAUSE
+    assert plan.tick(LIE_PAUSE) == []
+    assert asks(plan.tick(1.0 + LIE_PAUSE)) == [("a", 0)]
+    plan.corrupt("a", 0, 20.0)
+    assert plan.wake_at() == 20.0 + 2 * LIE_PAUSE
+    plan.gone("a", 21.0)
+    assert asks(plan.holder("a", None, 22.0)) == [("a", 0)]
+    plan.corrupt("a", 0, 23.0)
+    assert plan.wake_at() == 23.0 + 4 * LIE_PAUSE, "lies are not forgotten with the link"
+
+
 def test_a_broken_connection_is_tried_again_later_and_not_at_once() -> None:
     plan = plan_of(1)
     plan.holder("a", None, 0.0)
@@ -177,7 +193,7 @@ class World:
         self.now = 0.0
         self.have: dict[str, ChunkMap | None] = {}
         self.outstanding: dict[str, deque[int]] = {}
-        self.dropped: set[str] = set()
+        self.dropped: dict[str, float] = {}
 
     def say(self, peer: str, have: ChunkMap | None) -> None:
         self.have[peer] = have
@@ -193,7 +209,7 @@ class World:
                 queue.remove(action.index)
                 continue
             assert queue is not None, "asked of a peer that is not there"
-            assert action.peer not in self.dropped
+            assert self.now >= self.dropped.get(action.peer, 0.0)
             assert action.index not in queue, "asked twice of one peer at once"
             assert self.plan.wants(action.index)
             have = self.have[action.peer]
@@ -215,7 +231,7 @@ class World:
     def lie(self, peer: str) -> None:
         if self.outstanding.get(peer):
             index = self.outstanding[peer][0]
-            self.dropped.add(peer)
+            self.dropped[peer] = self.now + LIE_PAUSE
             actions = self.plan.corrupt(peer, index, self.now)
             self.outstanding[peer].remove(index)
             self.do(actions)
@@ -235,6 +251,7 @@ class World:
             self.outstanding[peer].clear()
             if gone:
                 del self.outstanding[peer]
+                self.dropped.pop(peer, None)
                 self.do(self.plan.gone(peer, self.now))
             else:
                 self.do(self.plan.lost(peer, self.now))

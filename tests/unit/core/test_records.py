@@ -248,3 +248,25 @@ def test_a_signed_body_that_is_no_object_is_refused(body: str) -> None:
 def test_a_record_has_a_size() -> None:
     with pytest.raises(InvalidDocument, match="over the limit"):
         signed({"x": "y" * records.MAX_RECORD_BYTES})
+
+
+def test_no_later_record_takes_a_cancel_back() -> None:
+    nonce = "0" * 32
+    distribution_id = distribution_id_of(ME.node_id, nonce)
+
+    def write(held: DocumentState, cancelled_at: float | None, counter: int) -> tuple[Change, Merged]:
+        body = {"publisher": ME.node_id, "nonce": nonce, "cancelled_at": cancelled_at}
+        return records.sign(ME, "distributions", distribution_id, body, held, CLOCK, counter, adopted=False)
+
+    first, live = write(ABSENT, None, 1)
+    cancel, cancelled = write(live.state, 1.0, 2)
+    # A backup that was made before the cancel is restored, and goes on writing.
+    second, forgetful = write(live.state, None, 2)
+    third, _ = write(forgetful.state, None, 3)
+    for order in itertools.permutations([first, cancel, second, third]):
+        held = ABSENT
+        for change in order:
+            held = taken(held, change)
+        assert records.body_of(held.update)["cancelled_at"] == 1.0
+    with pytest.raises(InvalidDocument, match="stays cancelled"):
+        write(cancelled.state, None, 3)

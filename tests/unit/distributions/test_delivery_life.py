@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from mesh.core.scopes import AllNodes, Capabilities, Capable, Formation, Nodes
 from mesh.core.status import TransferState
+from mesh.core.tokens import BlobProgress, BlobToken
 from mesh.errors import DistributionTimeout
-from tests.unit.distributions.fakes import World, in_a_world, later, states
+from tests.unit.distributions.fakes import FakeHandle, World, in_a_world, later, states
 
 DONE = TransferState.COMPLETED
 
@@ -221,6 +223,48 @@ def test_given_no_source_when_fetching_then_the_receipt_says_what_it_waits_for_a
         receipt = van.receipt(handle.distribution_id)
         assert receipt is not None
         assert receipt.error is None
+
+    in_a_world(run)
+
+
+@pytest.mark.parametrize("hub", [False, True])
+def test_given_many_distributions_without_a_source_then_a_later_one_is_delivered_at_once(hub: bool) -> None:
+    async def run(world: World) -> None:
+        hq = await world.start("hq")
+        van = await world.start("van", [] if hub else ["north"], hub=hub)
+        lost = [hq.blobs.add(b"lost %d" % n) for n in range(9)]
+        for token in lost:
+            del hq.blobs.held[token.hash]
+            await hq.service.distribute(token, Formation("north"))
+        await later(10)
+        assert len(van.blobs.running) == len(lost)
+        kept = hq.blobs.add(b"map")
+        await hq.service.distribute(kept, Formation("north"))
+        await later(2)
+        assert kept.hash in van.blobs.held
+        for n in range(9):
+            hq.blobs.add(b"lost %d" % n)
+        await later(2)
+        assert len(van.blobs.held) == 10
+
+    in_a_world(run)
+
+
+def test_given_sources_that_take_a_moment_to_find_then_the_bound_holds() -> None:
+    async def run(world: World) -> None:
+        hq, van = await world.start("hq"), await world.start("van", ["north"])
+        fetch = van.blobs.fetch
+
+        async def slow_to_find(token: BlobToken, *, on_progress: Any, **more: Any) -> FakeHandle:
+            on_progress(BlobProgress("waiting", 0, token.size_bytes))
+            await asyncio.sleep(0.2)
+            return await fetch(token, on_progress=on_progress, **more)
+
+        van.blobs.fetch = slow_to_find  # type: ignore[assignment]
+        handles = [await hq.service.distribute(hq.blobs.add(b"%d" % n), AllNodes()) for n in range(12)]
+        for handle in handles:
+            assert (await hq.service.wait_for_completion(handle, 60)).is_success
+        assert van.blobs.most_running == 4
 
     in_a_world(run)
 

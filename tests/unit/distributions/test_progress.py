@@ -273,3 +273,18 @@ def test_given_1000_targets_then_a_frame_takes_under_5_ms() -> None:
             assert sorted(spent)[50] < 0.005
 
     in_a_world(run)
+
+
+def test_given_a_first_item_that_was_not_waited_for_when_asked_again_then_it_comes() -> None:
+    async def run(world: World) -> None:
+        hq = await world.start("hq")
+        handle = await hq.service.distribute(hq.blobs.add(b"map"), AllNodes())
+        async with hq.service.subscribe_progress(handle) as statuses:
+            first = asyncio.ensure_future(anext(statuses))
+            await asyncio.sleep(0)
+            first.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await first
+            assert (await anext(statuses)).handle == handle
+
+    in_a_world(run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from mesh.core.tokens import CHUNK_BYTES, BlobMetadata
-from mesh.errors import BlobNotFound, DataDirUnusable, StorageFull
+from mesh.errors import BlobCorrupt, BlobNotFound, DataDirUnusable, StorageFull
 from mesh.storage.blob_folder import FolderBlobs
 from mesh.storage.worker import InlineWorker
 from tests.unit.storage.test_blob_store_contract import content, describe
@@ -155,7 +156,7 @@ async def test_damage_found_at_the_end_costs_the_damaged_chunk(
     assert await store.read(token.hash) == b"".join(chunks)
 
 
-async def test_a_full_disk_leaves_nothing_of_an_add_and_everything_of_a_fetch(
+async def test_a_full_disk_leaves_nothing_of_an_add_nor_of_a_fetch(
     opened: Callable[[], FolderBlobs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = opened()
@@ -182,9 +183,10 @@ async def test_a_full_disk_leaves_nothing_of_an_add_and_everything_of_a_fetch(
     assert store.hashes() == []
     with pytest.raises(StorageFull):
         await partial.write(1, chunks[1])
-    assert list(partial.held) == [0]
+    assert not partial.held
+    assert (tmp_path / f"data/partial/{token.hash}.data").stat().st_blocks == 0
     room[0] = 100
-    for index in (1, 2):
+    for index in (0, 1, 2):
         await partial.write(index, chunks[index])
     assert await partial.finish() == []
 
@@ -203,6 +205,104 @@ async def test_export_to_a_full_disk_leaves_nothing(
     with pytest.raises(StorageFull):
         await store.export(token.hash, tmp_path / "out")
     assert not list(tmp_path.glob("*out*")) + list(tmp_path.glob(".*"))
+
+
+class Disk:
+    """What ``statvfs`` tells of a disk."""
+
+    f_frsize = 1
+
+    def __init__(self, size: int, free: int) -> None:
+        self.f_blocks, self.f_bavail = size, free
+
+
+async def test_a_blob_that_does_not_fit_is_refused_at_its_start(
+    opened: Callable[[], FolderBlobs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened()
+    await store.open()
+    token, hashes, chunks = describe(content(3 * CHUNK_BYTES))
+    disk = Disk(1000 * CHUNK_BYTES, 52 * CHUNK_BYTES)  # of which 50 stay free
+    monkeypatch.setattr(os, "statvfs", lambda _: disk)
+    with pytest.raises(StorageFull) as raised:
+        await store.begin(token, cached=False)
+    assert (raised.value.needed, raised.value.free) == (53 * CHUNK_BYTES, 52 * CHUNK_BYTES)
+    assert not files(tmp_path / "data")
+    disk.f_bavail = 53 * CHUNK_BYTES
+    partial = await store.begin(token, cached=False)
+    await partial.set_hashes(hashes)
+    await partial.write(0, chunks[0])
+    await partial.close()
+    disk.f_bavail = 52 * CHUNK_BYTES  # what is here of it already needs no room
+    partial = await store.begin(token, cached=False)
+    assert list(partial.held) == [0]
+    disk.f_bavail = 50 * CHUNK_BYTES  # somebody else took the room
+    with pytest.raises(StorageFull):
+        await partial.write(1, chunks[1])
+    assert not partial.held
+    with pytest.raises(StorageFull):
+        await store.add(b"small", BlobMetadata())
+
+
+def rot(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+async def test_what_rotted_is_neither_exported_nor_read_and_dropped(
+    opened: Callable[[], FolderBlobs], tmp_path: Path
+) -> None:
+    store = opened()
+    await store.open()
+    for use in (lambda hash: store.export(hash, tmp_path / "out"), store.read):
+        token = await store.add(content(2 * CHUNK_BYTES), BlobMetadata())
+        rot(store.path(token.hash))
+        with pytest.raises(BlobCorrupt):
+            await use(token.hash)
+        assert not store.exists(token.hash)
+        assert not files(tmp_path / "data")
+        assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+async def test_adding_heals_what_rotted(opened: Callable[[], FolderBlobs]) -> None:
+    store = opened()
+    await store.open()
+    token = await store.add(content(2 * CHUNK_BYTES), BlobMetadata("first"))
+    rot(store.path(token.hash))
+    assert await store.add(content(2 * CHUNK_BYTES), BlobMetadata("second")) == token
+    assert await store.read(token.hash) == content(2 * CHUNK_BYTES)
+
+
+async def test_folders_that_were_removed_are_made_again(
+    opened: Callable[[], FolderBlobs], tmp_path: Path
+) -> None:
+    store = opened()
+    await store.open()
+    token, hashes, chunks = describe(content(2 * CHUNK_BYTES))
+    shutil.rmtree(tmp_path / "data")
+    await store.add(b"one", BlobMetadata())
+    shutil.rmtree(tmp_path / "data")
+    partial = await store.begin(token, cached=False)
+    await partial.set_hashes(hashes)
+    for index, chunk in enumerate(chunks):
+        await partial.write(index, chunk)
+    assert await partial.finish() == []
+    assert await store.read(token.hash) == b"".join(chunks)
+
+
+async def test_a_folder_that_cannot_be_written_to_is_named(
+    opened: Callable[[], FolderBlobs], tmp_path: Path
+) -> None:
+    store = opened()
+    await store.open()
+    token, _, _ = describe(content(2 * CHUNK_BYTES))
+    shutil.rmtree(tmp_path / "data")
+    (tmp_path / "data").write_bytes(b"")  # as a read-only disk, for root too
+    with pytest.raises(DataDirUnusable, match="data"):
+        await store.add(b"one", BlobMetadata())
+    with pytest.raises(DataDirUnusable, match="data"):
+        await store.begin(token, cached=False)
 
 
 async def test_export_without_copy_file_range(

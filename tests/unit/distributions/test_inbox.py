@@ -1,17 +1,17 @@
-"""Files that appear in the inbox, and deliveries that wait for the application."""
+"""Files that appear in the inbox."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from mesh.core.scopes import Formation
 from mesh.core.status import DistributionHandle, TransferState
-from mesh.distributions.deliveries import Delivery
-from mesh.errors import FetchFailed
+from mesh.errors import BlobCorrupt, BlobNotFound, InvalidNode
 from tests.unit.distributions.fakes import FakeBlobs, FakePeer, World, in_a_world, later, no_overwrites
 
 NORTH = Formation("north")
@@ -179,6 +179,66 @@ def test_given_a_file_that_has_appeared_when_cancelled_then_the_receipt_says_com
     in_a_world(run)
 
 
+def test_given_an_inbox_that_was_removed_when_delivered_then_it_is_made_again(tmp_path: Path) -> None:
+    async def run(world: World) -> None:
+        inbox = tmp_path / "deep" / "inbox"
+        hq, _ = await _start(world, inbox)
+        shutil.rmtree(tmp_path / "deep")
+        await _deliver(hq, b"map")
+        assert _files(inbox) == {"map.bin": b"map"}
+
+    in_a_world(run)
+
+
+def test_given_a_path_that_can_be_no_inbox_when_started_then_the_error_names_it(tmp_path: Path) -> None:
+    async def run(world: World) -> None:
+        file = tmp_path / "file"
+        file.write_bytes(b"mine")
+        (tmp_path / "dangling").symlink_to(tmp_path / "nowhere" / "at all")
+        for inbox in (file, file / "inbox", tmp_path / "dangling"):
+            van = world.add(f"van-{inbox.name}", inbox=inbox)
+            with pytest.raises(InvalidNode, match=f"{inbox} cannot be used.*name a directory"):
+                await van.up()
+
+    in_a_world(run)
+
+
+def test_given_three_distributions_of_one_file_when_delivered_at_once_then_there_is_one_copy(
+    tmp_path: Path,
+) -> None:
+    async def run(world: World) -> None:
+        hq, _ = await _start(world, tmp_path)
+        token = hq.blobs.add(b"map")
+        handles = [await hq.service.distribute(token, NORTH) for _ in range(3)]
+        for handle in handles:
+            assert (await hq.service.wait_for_completion(handle, 60)).is_success
+        assert _files(tmp_path) == {"map.bin": b"map"}
+
+    in_a_world(run)
+
+
+def test_given_a_blob_that_is_rotten_when_delivered_then_it_is_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export, rotten = FakeBlobs.export, [BlobNotFound, BlobCorrupt]
+
+    async def export_rotten(self: FakeBlobs, hash: str, destination: Path) -> None:
+        if rotten:
+            del self.held[hash]
+            raise rotten.pop()(hash)
+        await export(self, hash, destination)
+
+    monkeypatch.setattr(FakeBlobs, "export", export_rotten)
+
+    async def run(world: World) -> None:
+        hq, van = await _start(world, tmp_path)
+        await _deliver(hq, b"map")
+        assert len(van.blobs.fetched) == 3
+        assert _files(tmp_path) == {"map.bin": b"map"}
+
+    in_a_world(run)
+
+
 def test_given_an_inbox_that_cannot_be_written_then_the_receipt_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,110 +254,5 @@ def test_given_an_inbox_that_cannot_be_written_then_the_receipt_says_why(
         assert status.failed == 1
         assert "Permission denied" in (status.node_statuses["van"].error or "")
         assert os.listdir(tmp_path) == []
-
-    in_a_world(run)
-
-
-# --- receive="manual" -------------------------------------------------------------------------
-
-
-async def _offer(world: World) -> tuple[FakePeer, FakePeer, DistributionHandle, Delivery]:
-    hq, van = await world.start("hq"), await world.start("van", ["north"], receive="manual")
-    handle = await hq.service.distribute(hq.blobs.add(b"map"), NORTH)
-    async with van.service.deliveries() as deliveries:
-        return hq, van, handle, await anext(deliveries)
-
-
-def test_given_manual_when_offered_then_nothing_moves_until_the_application_asks() -> None:
-    async def run(world: World) -> None:
-        hq, van, handle, delivery = await _offer(world)
-        await later()
-        assert not van.blobs.fetched
-        status = await hq.service.status(handle)
-        assert (status.total_targets, status.pending) == (1, 1)
-        assert "waits for the application" in (status.node_statuses["van"].error or "")
-        await delivery.fetch()
-        assert (delivery.publisher, delivery.token.hash) == ("hq", handle.blob_hash)
-        await later()
-        assert (await hq.service.status(handle)).in_progress == 1
-        await delivery.accept()
-        await delivery.accept()
-        assert (await hq.service.wait_for_completion(handle, 30)).is_success
-        with pytest.raises(FetchFailed):
-            await delivery.reject("too late")
-
-    in_a_world(run)
-
-
-def test_given_an_undecided_delivery_when_restarted_then_it_is_offered_again_and_a_decided_one_is_not() -> (
-    None
-):
-    async def run(world: World) -> None:
-        hq, van, first, delivery = await _offer(world)
-        second = await hq.service.distribute(hq.blobs.add(b"other"), NORTH)
-        await delivery.accept()
-        await later(1)
-        await van.restart()
-        async with van.service.deliveries() as deliveries:
-            again = await anext(deliveries)
-            assert again.distribution_id == second.distribution_id != first.distribution_id
-            await van.service.close()
-            with pytest.raises(FetchFailed, match="closed"):
-                await again.accept()
-            assert [delivery async for delivery in deliveries] == []
-
-    in_a_world(run)
-
-
-def test_given_a_rejected_delivery_when_retried_then_it_is_offered_again() -> None:
-    async def run(world: World) -> None:
-        hq, van, handle, delivery = await _offer(world)
-        await delivery.reject("on a metered link")
-        status = await hq.service.wait_for_completion(handle, 30)
-        assert status.node_statuses["van"].error == "rejected: on a metered link"
-        await hq.service.retry(handle)
-        async with van.service.deliveries() as deliveries:
-            await (await anext(deliveries)).accept()
-        assert (await hq.service.wait_for_completion(handle, 30)).is_success
-        with pytest.raises(FetchFailed):
-            await delivery.fetch()
-
-    in_a_world(run)
-
-
-def test_given_a_running_manual_fetch_when_cancelled_then_the_application_is_told() -> None:
-    async def run(world: World) -> None:
-        hq, van, handle, delivery = await _offer(world)
-        van.blobs.seconds = 100
-        fetching = asyncio.ensure_future(delivery.accept())
-        await later(10)
-        await hq.service.cancel(handle)
-        with pytest.raises(FetchFailed, match="cancelled by the publisher"):
-            await fetching
-        await later(1)
-        assert van.blobs.discarded == [handle.blob_hash]
-        receipt = van.receipt(handle.distribution_id)
-        assert receipt is not None
-        assert receipt.status is TransferState.CANCELLED
-        with pytest.raises(FetchFailed):
-            await delivery.fetch()
-        async with van.service.deliveries() as deliveries:
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(10):
-                    await anext(deliveries)
-
-    in_a_world(run)
-
-
-def test_given_a_manual_fetch_when_its_task_is_cancelled_then_it_can_be_fetched_again() -> None:
-    async def run(world: World) -> None:
-        hq, van, handle, delivery = await _offer(world)
-        van.blobs.seconds = 100
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(10):
-                await delivery.fetch()
-        assert not van.blobs.running
-        await delivery.accept()
-        assert (await hq.service.wait_for_completion(handle, 30)).is_success
 
     in_a_world(run)

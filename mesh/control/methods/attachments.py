@@ -1,0 +1,54 @@
+"""Control methods about blobs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mesh.control.lookup import unique
+from mesh.control.methods.table import METHODS, Text
+from mesh.control.registry import Served
+from mesh.core.tokens import BlobToken
+from mesh.errors import BlobNotFound, MeshError
+
+
+@METHODS.add("attachments.add")
+async def add(served: Served, *, path: Text, name: Text | None = None) -> BlobToken:
+    """``Attachments.add()`` of a file, by its absolute path."""
+    return await served.node.attachments.add(Path(path), name=name)
+
+
+@METHODS.add("attachments.list")
+async def tokens(served: Served) -> list[BlobToken]:
+    """``Attachments.tokens()``."""
+    return await served.node.attachments.tokens()
+
+
+@METHODS.add("attachments.export")
+async def export(served: Served, *, hash: Text, path: Text, force: bool = False) -> BlobToken:
+    """Copy a blob that is held here to the absolute ``path``; it appears there whole or not at all.
+
+    What is there already is replaced with ``force`` only.
+    """
+    token = await held(served, hash)
+    if not force and os.path.lexists(path):
+        raise MeshError(f"{path} exists already: choose another name, or replace it with --force")
+    try:
+        await served.node.attachments.export(token.hash, path)
+    except OSError as error:
+        raise MeshError(f"cannot write {path}: {error.strerror}") from error
+    return token
+
+
+async def held(served: Served, hash: str) -> BlobToken:
+    """The token of the blob whose hash is or starts with ``hash``.
+
+    Raises:
+        BlobNotFound: none is held here.
+    """
+    attachments = served.node.attachments
+    whole = unique(hash, [token.hash for token in await attachments.tokens()], "blob")
+    token = await attachments.info(whole)
+    if token is None:
+        raise BlobNotFound(whole)
+    return token

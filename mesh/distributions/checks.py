@@ -1,0 +1,72 @@
+"""What is refused before it is published: peers ignore an owned document that they cannot read."""
+
+from __future__ import annotations
+
+from mesh.core.receipts import DistributionRecord, Receipt
+from mesh.core.status import DistributionHandle
+from mesh.core.tokens import BlobToken
+from mesh.distributions.ports import DISTRIBUTIONS, RECEIPTS, OwnedDocuments
+from mesh.errors import InvalidDistribution, InvalidDocument, InvalidToken
+
+MAX_SECONDS = 1e11
+"""Some three thousand years."""
+
+_UNWRITABLE = (TypeError, ValueError, OverflowError, RecursionError)
+
+
+async def write_record(documents: OwnedDocuments, record: DistributionRecord | Receipt) -> None:
+    """Write the document of ``record``; it is durable on return.
+
+    Raises:
+        InvalidDistribution: peers would not take it for a valid one. Nothing is written.
+    """
+    if isinstance(record, DistributionRecord):
+        collection, document_id = DISTRIBUTIONS, record.distribution_id
+    else:
+        collection, document_id = RECEIPTS, record.receipt_id
+    try:
+        body = record.body()
+        type(record).parse({**body, "_id": document_id})
+    except (InvalidDocument, *_UNWRITABLE) as error:
+        raise InvalidDistribution(f"every peer would refuse {collection}/{document_id}: {error}") from error
+    await documents.write(collection, document_id, body)
+
+
+def check_token(token: object) -> BlobToken:
+    """``token``, if a peer can read it.
+
+    Raises:
+        InvalidToken: it is no token, or cannot be true.
+    """
+    if not isinstance(token, BlobToken):
+        raise InvalidToken(f"a BlobToken is needed, as attachments.add() gives it, not {token!r}")
+    try:
+        read = BlobToken.from_dict(token.to_dict())
+    except _UNWRITABLE as error:
+        raise InvalidToken(f"no peer could read this token: {error}") from error
+    read.check()
+    return read
+
+
+def check_seconds(what: str, value: object, *, least: float = 0.0) -> None:
+    """Refuse a ``value`` that is no usable number of seconds.
+
+    Raises:
+        InvalidDistribution: it is none, or not between ``least`` and :data:`MAX_SECONDS`.
+    """
+    if not isinstance(value, int | float) or not least <= value <= MAX_SECONDS:
+        raise InvalidDistribution(
+            f"{what} is a number of seconds from {least:g} to {MAX_SECONDS:g}, not {value!r}"
+        )
+
+
+def id_of(handle: DistributionHandle | str) -> str:
+    """The id that a caller means.
+
+    Raises:
+        InvalidDistribution: it is neither a handle nor an id.
+    """
+    distribution_id = handle.distribution_id if isinstance(handle, DistributionHandle) else handle
+    if not isinstance(distribution_id, str):
+        raise InvalidDistribution(f"a distribution's handle or id is needed, not {handle!r}")
+    return distribution_id
