@@ -96,7 +96,7 @@ class FetchPlan:
 
     Invariants, true after every event:
 
-    1. A chunk is asked of a peer only if it is missing here, and the peer said it holds it and is not dropped.
+    1. A chunk is asked of a peer only if it is missing here, and the peer says it holds it and is not dropped.
     2. No chunk is asked twice of one peer at once.
     3. What is asked of a peer and outstanding fits its window at the time of asking.
     4. A chunk is asked of a second peer only if the first is silent, or in the endgame: every missing chunk
@@ -308,6 +308,7 @@ class FetchPlan:
             if dropped.until <= now:
                 del self._dropped[peer]
                 self._set_holder(peer, dropped.have, now)
+                self._sources[peer].window = CHUNK_BYTES  # to see whether it lies again
         for source in self._sources.values():
             if not source.silent and source.requested and now >= source.heard + SILENCE:
                 source.silent, source.probe_at = True, now + SILENCE

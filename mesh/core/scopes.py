@@ -57,10 +57,6 @@ class Nodes(_Scope, frozen=True, tag="nodes"):
     node_ids: Annotated[Sequence[Word], Meta(min_length=1, max_length=MAX_NODE_IDS)]
 
     def __post_init__(self) -> None:
-        if isinstance(self.node_ids, str):
-            raise InvalidScope(
-                f"node_ids is a list of node ids, not {self.node_ids!r}: write [{self.node_ids!r}]"
-            )
         _freeze(self, "node_ids")
 
 

@@ -344,7 +344,7 @@ async def test_with_only_a_liar_the_fetch_waits_and_says_why(world: World) -> No
     assert progress[-1].state == "waiting"
     assert progress[-1].reason is not None
     assert "wrong bytes" in progress[-1].reason
-    assert world.nodes["a"].store.reads <= 4
+    assert world.nodes["a"].store.reads <= 8
 
 
 @simulated(bytes_per_second=8 * MIB)

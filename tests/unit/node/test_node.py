@@ -275,8 +275,9 @@ async def test_wrong_arguments_are_named(tmp_path: Path) -> None:
     async with Node(tmp_path, capabilities=Capabilities(tags=("camera",))) as node:
         with pytest.raises(InvalidToken):
             await node.distributions.distribute("x")  # type: ignore[arg-type]
+        token = await node.attachments.add(b"bytes")
         with pytest.raises(InvalidScope):
-            Nodes("abc")
+            await node.distributions.distribute(token, Nodes("abc"))
         with pytest.raises(MeshError):
             await node.attachments.add(tmp_path)
 
