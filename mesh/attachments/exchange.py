@@ -218,6 +218,11 @@ class Exchange:
             transfer.fail(error)
             self._unwant_if_nobody_waits(hash)
 
+    def lost(self, hash: str) -> None:
+        """What was held of a blob turned out to be damaged, and is gone."""
+        log.error("blob %s was damaged on this disk and was dropped", hash)
+        self.deleted(hash)
+
     async def discard(self, hash: str) -> None:
         """Drop what has arrived of a blob that is neither whole nor under way."""
         stopping = self._stopping.get(hash)

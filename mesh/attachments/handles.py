@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from mesh.core.tokens import BlobToken
-from mesh.storage.blobs import BlobStore
+
+
+class Keeper(Protocol):
+    """What a handle needs of the attachments it comes from."""
+
+    def path(self, hash: str) -> Path: ...
+
+    def open_file(self, hash: str) -> BinaryIO: ...
+
+    async def read(self, hash: str) -> bytes: ...
 
 
 class BlobHandle:
     """A blob that is here, whole and verified.
 
-    ``async read()`` takes the content into memory; ``open()`` gives an ordinary binary file, at once;
-    ``path`` names a file to be read by others, which belongs to the mesh: never write to it.
-    All of them raise ``BlobNotFound`` once the blob was deleted here.
+    ``async read()`` takes the content into memory and verifies it once more; ``open()`` gives an
+    ordinary binary file, at once; ``path`` names a file to be read by others, which belongs to the mesh:
+    never write to it.
+    All of them raise ``BlobNotFound`` once the blob was deleted here, and ``NotStarted`` once the node was
+    closed. ``read()`` raises ``BlobCorrupt``, a ``BlobNotFound`` too, if the disk has damaged it.
     """
 
-    def __init__(self, store: BlobStore, token: BlobToken) -> None:
-        self._store = store
+    def __init__(self, keeper: Keeper, token: BlobToken) -> None:
+        self._keeper = keeper
         self.token = token
 
     def __repr__(self) -> str:
@@ -27,12 +38,12 @@ class BlobHandle:
     @property
     def path(self) -> Path:
         """A file with the content. In a node without a data directory it is made when first asked for."""
-        return self._store.path(self.token.hash)
+        return self._keeper.path(self.token.hash)
 
     def open(self) -> BinaryIO:
         """The content as a binary file to read; close it."""
-        return self._store.open_file(self.token.hash)
+        return self._keeper.open_file(self.token.hash)
 
     async def read(self) -> bytes:
         """The whole content, in memory."""
-        return await self._store.read(self.token.hash)
+        return await self._keeper.read(self.token.hash)

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Mapping
-from os import PathLike, fspath
-from pathlib import PurePath
+from os import PathLike, fsdecode, fsencode
+from pathlib import Path, PurePath
 from random import Random
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
-from mesh.attachments.exchange import Exchange, MayRelay
+from mesh.attachments.exchange import Exchange, MayRelay, refuted
 from mesh.attachments.handles import BlobHandle
 from mesh.attachments.transfers import OnProgress, Waiter
 from mesh.core.chunks import derived_hashes
 from mesh.core.tokens import BlobMetadata, BlobProgress, BlobToken
-from mesh.errors import BlobTooLarge, FetchFailed, FetchTimeout, InvalidToken, NotStarted
+from mesh.errors import (
+    BlobCorrupt,
+    BlobNotFound,
+    BlobTooLarge,
+    FetchFailed,
+    FetchTimeout,
+    InvalidMetadata,
+    InvalidToken,
+    NotStarted,
+)
 from mesh.network.peers import Peers
 from mesh.storage.blobs import BlobStore, Source
 
 NORMAL_PRIORITY = 2
+
+_HASH = re.compile(r"[0-9a-f]{64}")
 
 MAX_BLOB_BYTES = 1 << 40
 """1 TiB: blobs over this are not fetched. Its chunk list takes 32 MiB of memory while it is under way."""
@@ -66,6 +78,7 @@ class Attachments:
             on_whole=self._became_whole,
         )
         self._started = False
+        self._adding: set[asyncio.Task[BlobToken]] = set()
 
     async def start(self) -> None:
         """Open the store and take part in the exchange of blobs.
@@ -78,9 +91,13 @@ class Attachments:
         self._exchange.start()
 
     async def close(self) -> None:
-        """Stop every transfer (what arrived is kept) and close the store. May be repeated."""
+        """Stop every transfer (what arrived is kept) and ``add``, and close the store. May be repeated."""
         if self._started:
             self._started = False
+            for adding in self._adding:
+                adding.cancel()
+            if self._adding:
+                await asyncio.wait(self._adding)
             await self._exchange.close()
             await self._store.close()
 
@@ -105,18 +122,36 @@ class Attachments:
             SourceError: it cannot be read: ``SourceNotFound``, ``SourceNotAFile``, ``SourceUnreadable`` or
                 ``SourceChanged``.
             StorageFull: there is no room; nothing of it is kept.
-            TypeError: the source or the metadata are of the wrong types.
+            DataDirUnusable: the folder for attachments cannot be written to.
+            InvalidMetadata: a ``SourceError``: name, content type or custom metadata are not text.
+            NotStarted: the node was closed meanwhile.
+            TypeError: the source is of the wrong type.
         """
         self._check_started()
         if name is None and isinstance(source, str | PathLike):
-            name = PurePath(fspath(source)).name or None
-        described: dict[str, Any] = {"name": name, "content_type": content_type, "custom": dict(custom or {})}
+            # The name of a file is bytes, which need not be text.
+            name = fsencode(PurePath(fsdecode(source)).name).decode(errors="replace") or None
+        metadata = _metadata(name, content_type, custom)
+        adding = asyncio.get_running_loop().create_task(self._add(source, metadata), name="add an attachment")
+        self._adding.add(adding)
         try:
-            metadata = msgspec.convert(described, BlobMetadata)
-        except msgspec.ValidationError as error:
-            raise TypeError(f"metadata of an attachment: {error}") from error
+            await asyncio.wait({adding})
+        except asyncio.CancelledError:
+            adding.cancel()
+            await asyncio.wait({adding})
+            if not adding.cancelled():
+                adding.exception()
+            raise
+        finally:
+            self._adding.discard(adding)
+        if adding.cancelled():
+            self._check_started()
+        return adding.result()
+
+    async def _add(self, source: Source, metadata: BlobMetadata) -> BlobToken:
         token = await self._store.add(source, metadata)
-        self._exchange.became_whole(token)
+        if self._started:
+            self._exchange.became_whole(token)
         return token
 
     async def fetch(
@@ -143,15 +178,21 @@ class Attachments:
             InvalidToken: the token cannot be true.
             BlobTooLarge: it is over what this node takes.
             StorageFull: there is no room here.
+            DataDirUnusable: the folder for attachments cannot be written to.
         """
         self._check_started()
-        token.check()
+        if not isinstance(token, BlobToken):
+            raise InvalidToken(f"a BlobToken is needed, as add() gives it, not {token!r}")
+        try:
+            token.check()
+        except TypeError as error:
+            raise InvalidToken(f"a token with fields of wrong types: {error}") from error
         derived_hashes(token)
         if token.size_bytes > self._max_blob_bytes:
             raise BlobTooLarge(token.hash, token.size_bytes, self._max_blob_bytes)
         waiter = Waiter(int(priority), on_progress)
-        if self._store.exists(token.hash):
-            return await self._held(token, waiter)
+        if self._store.exists(token.hash) and await self._held(token, waiter):
+            return BlobHandle(self, token)
         self._exchange.join(token, waiter)
         try:
             async with asyncio.timeout(timeout):
@@ -165,16 +206,16 @@ class Attachments:
             ) from None
         finally:
             self._exchange.leave(token, waiter)
-        return BlobHandle(self._store, token)
+        return BlobHandle(self, token)
 
     async def exists(self, hash: str) -> bool:
         """Whether the blob is here, whole and verified."""
-        self._check_started()
+        self._check(hash)
         return self._store.exists(hash)
 
     async def info(self, hash: str) -> BlobToken | None:
         """The token under which a blob came here; ``None``: it is not here."""
-        self._check_started()
+        self._check(hash)
         return await self._store.info(hash)
 
     async def tokens(self) -> list[BlobToken]:
@@ -189,7 +230,9 @@ class Attachments:
         Raises:
             BlobNotFound: nothing of it is here.
         """
-        self._check_started()
+        self._check(hash)
+        if not _HASH.fullmatch(hash):
+            raise BlobNotFound(hash)
         self._exchange.fail(hash, FetchFailed(hash, "it was deleted while it was fetched"))
         await self._store.delete(hash)
         self._exchange.deleted(hash)
@@ -207,8 +250,31 @@ class Attachments:
 
     async def export(self, hash: str, destination: str | PathLike[str]) -> None:
         """Copy a blob to ``destination``, all at once (see :meth:`mesh.storage.blobs.BlobStore.export`)."""
-        self._check_started()
-        await self._store.export(hash, destination)
+        self._check(hash)
+        try:
+            await self._store.export(hash, destination)
+        except BlobCorrupt:
+            self._exchange.lost(hash)
+            raise
+
+    async def read(self, hash: str) -> bytes:
+        """See :class:`~mesh.attachments.handles.BlobHandle`."""
+        self._check(hash)
+        try:
+            return await self._store.read(hash)
+        except BlobCorrupt:
+            self._exchange.lost(hash)
+            raise
+
+    def path(self, hash: str) -> Path:
+        """See :class:`~mesh.attachments.handles.BlobHandle`."""
+        self._check(hash)
+        return self._store.path(hash)
+
+    def open_file(self, hash: str) -> BinaryIO:
+        """See :class:`~mesh.attachments.handles.BlobHandle`."""
+        self._check(hash)
+        return self._store.open_file(hash)
 
     async def discard_partial(self, hash: str) -> None:
         """Drop what has arrived of a blob that nobody fetches any more; a whole blob stays."""
@@ -235,21 +301,39 @@ class Attachments:
         """Bytes of chunks sent since the start."""
         return self._exchange.bulk.server.served_bytes
 
-    async def _held(self, token: BlobToken, waiter: Waiter) -> BlobHandle:
+    async def _held(self, token: BlobToken, waiter: Waiter) -> bool:
+        """Whether the blob is here indeed."""
         held = await self._store.info(token.hash)
-        if held is not None and (held.size_bytes, held.chunks_hash) != (token.size_bytes, token.chunks_hash):
-            raise InvalidToken(
-                f"{token.hash} is here with {held.size_bytes} bytes, and the token says otherwise "
-                f"({token.size_bytes} bytes) or has another chunks_hash: its maker must make it again"
-            )
+        if held is None:  # it was damaged
+            self._exchange.lost(token.hash)
+            return False
+        if (held.size_bytes, held.chunks_hash) != (token.size_bytes, token.chunks_hash):
+            raise refuted(held)
         await self._store.keep(token.hash)
         waiter.tell(BlobProgress("completed", token.size_bytes, token.size_bytes))
-        return BlobHandle(self._store, token)
+        return True
 
     def _became_whole(self, token: BlobToken) -> None:
         for callback in self._whole_callbacks:
             callback(token)
 
+    def _check(self, hash: object) -> None:
+        self._check_started()
+        if not isinstance(hash, str):
+            raise InvalidToken(f"the hash of a blob is text, not {hash!r}")
+
     def _check_started(self) -> None:
         if not self._started:
             raise NotStarted("the node is not running: `async with Node(...)`, or await start() first")
+
+
+def _metadata(name: object, content_type: object, custom: Any) -> BlobMetadata:
+    try:
+        described = {"name": name, "content_type": content_type, "custom": dict(custom or {})}
+        metadata = msgspec.convert(described, BlobMetadata)
+        msgspec.json.encode(metadata)  # refuses halves of surrogate pairs
+    except (msgspec.ValidationError, UnicodeEncodeError, TypeError, ValueError) as error:
+        raise InvalidMetadata(
+            "an attachment", f"its name, content type or custom metadata: {error}"
+        ) from error
+    return metadata

@@ -189,9 +189,7 @@ class Transfer:
         try:
             await self.partial.set_hashes(hashes)
         except CorruptChunk as error:
-            log.warning(
-                "%s sent a wrong chunk list and is not asked for a while: %s", peer, error
-            )
+            log.warning("%s sent a wrong chunk list and is not asked for a while: %s", peer, error)
             self._act(self._plan.corrupt(peer, LIST, self._loop.time()))
         except (MeshError, OSError) as error:
             self.fail(self._failure(error))

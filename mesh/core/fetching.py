@@ -96,7 +96,8 @@ class FetchPlan:
 
     Invariants, true after every event:
 
-    1. A chunk is asked of a peer only if it is missing here, and the peer says it holds it and is not dropped.
+    1. A chunk is asked of a peer only if it is missing here, and the peer says it holds it and is not
+       dropped.
     2. No chunk is asked twice of one peer at once.
     3. What is asked of a peer and outstanding fits its window at the time of asking.
     4. A chunk is asked of a second peer only if the first is silent, or in the endgame: every missing chunk
@@ -334,12 +335,13 @@ class FetchPlan:
         return actions
 
     def _probes(self) -> list[_Source]:
-        """Silent sources that are not asked for anything: now and then they get another chance."""
-        return [
+        """Silent sources that are not asked for anything: now and then they get another chance, in turn."""
+        idle = [
             source
             for source in self._sources.values()
             if source.silent and not source.requested and self.now >= source.probe_at
         ]
+        return sorted(idle, key=lambda source: source.probe_at)
 
     def _ask_for_list(self, lively: list[_Source], actions: list[Action]) -> None:
         asked = self._asked.get(LIST, [])

@@ -15,6 +15,9 @@ from mesh.distributions.tasks import Tasks
 
 logger = logging.getLogger("mesh.distributions")
 
+REWRITE_SECONDS = 30.0
+"""After which a receipt that could not be written is written as it is then."""
+
 
 class ReceiptWriter:
     """Writes in order and not too often; a terminal receipt at once.
@@ -81,8 +84,10 @@ class ReceiptWriter:
             try:
                 await self._put(self.current)
             except Exception:
-                # The next change of the receipt is written again; a terminal one is its caller's to repeat.
-                logger.exception("cannot write receipt %s", self.current.receipt_id)
+                # A terminal one is its caller's to repeat.
+                logger.exception("cannot write receipt %s: tried again later", self.current.receipt_id)
+                if self._timer is None:
+                    self._timer = asyncio.get_running_loop().call_later(REWRITE_SECONDS, self._due)
 
     async def _put(self, receipt: Receipt) -> None:
         assert self._written is None or may_follow(self._written, receipt), "a receipt never goes back"

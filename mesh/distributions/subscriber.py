@@ -128,9 +128,9 @@ class Subscriber:
         await self.deliveries.close()
         for timer in self._again.values():
             timer.cancel()
+        await self._tasks.close()
         for job in self._jobs.values():
             job.stop_timers()
-        await self._tasks.close()
         for writer in self._writers.values():
             writer.stop()
 

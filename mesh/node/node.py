@@ -74,8 +74,8 @@ class Node:
         capabilities: declared; ``None``: detected.
         receive: what happens with distributions that this node is in the scope of: ``"auto"`` fetches them,
             ``"manual"`` leaves that to :meth:`deliveries`, ``"off"`` refuses them.
-        inbox: with ``"auto"``, completed files appear here under their safe names; ``None``: they are
-            kept as attachments only.
+        inbox: completed (with ``"manual"``: accepted) files appear here under their safe names; ``None``:
+            they are kept as attachments only.
         hub: hold every collection, and keep the blobs of live distributions, for nodes that come and go.
         environment: the world around the node; for simulations.
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import PurePath
 from typing import Any
 
+import msgspec
 import pytest
 from blake3 import blake3
 
@@ -22,6 +25,7 @@ from mesh.errors import (
     BlobTooLarge,
     FetchFailed,
     FetchTimeout,
+    InvalidMetadata,
     InvalidToken,
     NotStarted,
     PeerUnreachable,
@@ -513,6 +517,99 @@ async def lying_token(world: World) -> BlobToken:
     return lie
 
 
+@pytest.mark.parametrize("bad_first", [True, False])
+@pytest.mark.parametrize("size", [9, 3 * MIB])
+@pytest.mark.parametrize("wrong", [{"chunks_hash": "0" * 64}, {"size_bytes": 5 * MIB}])
+def test_a_wrong_token_does_not_stop_the_right_one(bad_first: bool, size: int, wrong: dict[str, Any]) -> None:
+    @simulated()
+    async def contest(world: World) -> None:
+        await world.link("ba", "be", "cb")  # c reaches the holder through b only
+        token = await world["a"].add(content(size))
+        bad = msgspec.structs.replace(token, **{"size_bytes": 4 * MIB, **wrong})
+        order = [bad, token] if bad_first else [token, bad]
+        fetching = []
+        for wanted in order:
+            for name in "cbe":
+                fetching.append((wanted, asyncio.create_task(world[name].fetch(wanted, timeout=1500))))
+            await asyncio.sleep(1)
+        for wanted, task in fetching:
+            if wanted is token:
+                assert await (await task).read() == content(size)
+            else:
+                with pytest.raises(InvalidToken):
+                    await task
+        await asyncio.sleep(200)
+        for node in world.nodes.values():
+            assert not node.attachments._exchange._demands.blobs
+            assert not node.attachments._exchange._turns
+
+    contest()
+
+
+@simulated()
+async def test_wrong_tokens_alone_are_left_like_any_other(world: World) -> None:
+    await world.link("ba")
+    fetching = [
+        asyncio.create_task(world["b"].fetch(BlobToken("1" * 64, 5 * MIB, digit * 64))) for digit in "234"
+    ]
+    await asyncio.sleep(30)
+    for task in fetching:
+        task.cancel()
+    await asyncio.wait(fetching)
+    await asyncio.sleep(1)
+    assert not world["b"]._exchange._demands.blobs
+    assert not world["a"]._exchange._demands.blobs
+    assert not world["b"]._exchange._turns
+
+
+@simulated()
+async def test_an_add_is_ended_by_close(world: World) -> None:
+    node = await world.node("a")
+    begun = asyncio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield b"some"
+        begun.set()
+        await asyncio.Event().wait()
+
+    adding = asyncio.create_task(node.attachments.add(endless()))
+    await begun.wait()
+    await node.attachments.close()
+    with pytest.raises(NotStarted):
+        await adding
+
+
+@simulated()
+async def test_handles_and_hashes_that_are_no_use(world: World) -> None:
+    node = await world.node("a")
+    handle = await node.attachments.fetch(await node.attachments.add(b"x"))
+    for ask in (node.attachments.info, node.attachments.exists, node.attachments.delete):
+        with pytest.raises(InvalidToken):
+            await ask(None)  # type: ignore[arg-type]
+    with pytest.raises(BlobNotFound):
+        await node.attachments.delete("../../x")
+    with pytest.raises(InvalidToken):
+        await node.attachments.fetch(None)  # type: ignore[arg-type]
+    with pytest.raises(InvalidToken):
+        await node.attachments.fetch(BlobToken(5, 1, "1" * 64))  # type: ignore[arg-type]
+    await node.attachments.close()
+    with pytest.raises(NotStarted):
+        await handle.read()
+    with pytest.raises(NotStarted):
+        handle.open()
+
+
+@simulated()
+async def test_a_holder_that_healed_is_asked_again(world: World) -> None:
+    await world.link("ba")
+    token = await world["a"].add(content(2 * MIB))
+    world.nodes["a"].store.lies = True
+    fetching = asyncio.create_task(world["b"].fetch(token, timeout=60))
+    await asyncio.sleep(1)
+    world.nodes["a"].store.lies = False
+    await fetching
+
+
 @simulated()
 async def test_a_blob_over_the_limit_is_neither_fetched_nor_relayed(world: World) -> None:
     await world.node("b", max_blob_bytes=MIB)
@@ -637,7 +734,28 @@ async def test_a_callback_that_raises_does_not_end_the_fetch(world: World) -> No
 @simulated()
 async def test_metadata_is_checked(world: World) -> None:
     node = await world.node("a")
-    with pytest.raises(TypeError):
-        await node.attachments.add(b"", name=3)  # type: ignore[arg-type]
+    for wrong in (
+        {"name": 3},
+        {"name": "\udcff"},
+        {"content_type": b"x"},
+        {"custom": {1: 2}},
+        {"custom": [1]},
+    ):
+        with pytest.raises(InvalidMetadata):
+            await node.attachments.add(b"", **wrong)
     token = await node.attachments.add(b"x")
     assert token.metadata == BlobMetadata()
+
+
+def test_a_file_name_that_is_not_text(tmp_path: PurePath) -> None:
+    source = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.bin")
+    with open(source, "wb") as file:
+        file.write(b"x")
+
+    async def main() -> None:
+        world = World()
+        token = await (await world.node("a")).attachments.add(source)
+        assert token.metadata.name == "\ufffd.bin"
+        await world.close()
+
+    run_virtual(main())

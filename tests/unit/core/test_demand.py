@@ -237,3 +237,19 @@ def test_no_graph_sustains_a_demand_and_every_reachable_holder_serves_somebody(
     if how == "vanished":
         mesh.pass_time(FORGET + 10)
     assert mesh.idle()
+
+
+def test_tokens_of_one_blob_that_contradict_each_other_are_asked_for_side_by_side() -> None:
+    mesh = Mesh([("liar", "a"), ("o", "a"), ("a", "b")])
+    other = b"x" * 32
+    mesh.post("liar", mesh.nodes["liar"].want(BLOB, 20, other, 2, 1, mesh.now))
+    mesh.settle()
+    mesh.want("o")
+    mesh.settle()
+    assert mesh.nodes["b"].relayed(BLOB) == {(20, other): 2, (10, CHUNKS): 2}
+    mesh.post("liar", mesh.nodes["liar"].unwant(BLOB))
+    mesh.settle()
+    assert mesh.nodes["b"].relayed(BLOB) == {(10, CHUNKS): 2}
+    mesh.post("o", mesh.nodes["o"].unwant(BLOB))
+    mesh.settle()
+    assert mesh.idle()

@@ -204,14 +204,23 @@ def test_given_a_path_that_can_be_no_inbox_when_started_then_the_error_names_it(
 
 
 def test_given_three_distributions_of_one_file_when_delivered_at_once_then_there_is_one_copy(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    export = FakeBlobs.export
+
+    async def slow_export(self: FakeBlobs, hash: str, destination: Path) -> None:
+        await asyncio.sleep(1)
+        await export(self, hash, destination)
+
+    monkeypatch.setattr(FakeBlobs, "export", slow_export)
+
     async def run(world: World) -> None:
-        hq, _ = await _start(world, tmp_path)
+        hq, van = await _start(world, tmp_path)
         token = hq.blobs.add(b"map")
         handles = [await hq.service.distribute(token, NORTH) for _ in range(3)]
         for handle in handles:
             assert (await hq.service.wait_for_completion(handle, 60)).is_success
+        assert van.blobs.exported == 3
         assert _files(tmp_path) == {"map.bin": b"map"}
 
     in_a_world(run)

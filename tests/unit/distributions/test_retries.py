@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -174,10 +175,16 @@ def test_given_a_store_that_is_full_when_the_file_is_there_then_the_receipt_says
     async def run(world: World) -> None:
         hq, van = await world.start("hq"), await world.start("van", ["north"], inbox=tmp_path)
         handle = await hq.service.distribute(hq.blobs.add(b"map"), NORTH)
-        await later(0.9)
-        van.documents.fail_writes = [StorageFull("/data", 1000, 10)] * 3
+        write, failures = van.documents.write, [StorageFull("/data", 1000, 10)]
+
+        async def full_once(collection: str, document_id: str, body: dict[str, Any]) -> None:
+            if body.get("status") == "completed" and failures:
+                raise failures.pop()
+            await write(collection, document_id, body)
+
+        van.documents.write = full_once  # type: ignore[method-assign]
         assert (await hq.service.wait_for_completion(handle, 900)).is_success
-        assert not van.documents.fail_writes
+        assert not failures
         assert van.blobs.exported == 1
 
     in_a_world(run)
@@ -193,5 +200,17 @@ def test_given_a_cancel_whose_receipt_cannot_be_written_then_it_is_told_later() 
         assert not van.blobs.running, "it stops all the same"
         await later(3600)
         assert _status_of(van, handle)[0] is TransferState.CANCELLED
+
+    in_a_world(run)
+
+
+def test_given_a_receipt_that_cannot_be_written_when_nothing_changes_then_it_is_written_later() -> None:
+    async def run(world: World) -> None:
+        hq, van = await world.start("hq"), await world.start("van", ["north"], receive="manual")
+        van.documents.fail_writes = [StorageFull("/data", 1000, 10)] * 2
+        handle = await hq.service.distribute(hq.blobs.add(b"map"), NORTH)
+        await later(100)
+        assert _status_of(van, handle)[0] is TransferState.PENDING
+        assert not van.documents.fail_writes
 
     in_a_world(run)
