@@ -24,6 +24,7 @@ from mesh.core.values import (
 from mesh.errors import InvalidDocument, InvalidSelector, PermissionDenied
 from mesh.storage import documents, writes
 from mesh.storage.documents import DocumentStore
+from mesh.storage.queries import compile_query
 from mesh.storage.rows import Rows
 from mesh.streams import Stream
 
@@ -184,8 +185,8 @@ class Collection:
     def _ids(self, rows: Rows, selector_or_id: Selector | str) -> list[str]:
         if isinstance(selector_or_id, str):
             return [selector_or_id]
-        matches = compile_selector(selector_or_id)
-        return [document["_id"] for document in documents.scan(rows, self.name, matches)]
+        found = documents.find(rows, self.name, compile_query(selector_or_id))
+        return [document["_id"] for document in found]
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -219,13 +220,13 @@ class Collection:
         Raises:
             InvalidSelector: the selector or the sort order is malformed.
         """
-        matches = compile_selector(selector)
+        query = compile_query(selector)
         order = sort_key(sort)
         if skip < 0 or (limit is not None and limit < 0):
             raise InvalidSelector(f"skip and limit cannot be negative: {skip}, {limit}")
 
         def job(rows: Rows) -> list[dict[str, Any]]:
-            found = documents.scan(rows, self.name, matches if selector else None)
+            found = documents.find(rows, self.name, query)
             if sort:
                 order(found)
             return found[skip:] if limit is None else found[skip : skip + limit]
@@ -239,10 +240,8 @@ class Collection:
         Raises:
             InvalidSelector: the selector is malformed.
         """
-        matches = compile_selector(selector)
-        if not selector:
-            return await self._store.read(lambda rows: documents.count(rows, self.name))
-        return await self._store.read(lambda rows: len(documents.scan(rows, self.name, matches)))
+        query = compile_query(selector)
+        return await self._store.read(lambda rows: documents.count(rows, self.name, query))
 
     def observe(
         self, selector: Selector | None = None, *, sort: Sort | None = None, limit: int | None = None

@@ -7,9 +7,10 @@ from weakref import WeakSet
 
 from mesh.core.changes import Change, Document, merge_changes, snapshot
 from mesh.core.commits import Commit
-from mesh.core.selector import Selector, compile_selector, sort_key
+from mesh.core.selector import Selector, sort_key
 from mesh.storage import documents
 from mesh.storage.documents import DocumentStore
+from mesh.storage.queries import compile_query
 from mesh.storage.rows import Rows
 from mesh.streams import Stream
 
@@ -29,7 +30,7 @@ class _Observed:
         limit: int | None,
     ) -> None:
         self.collection = collection
-        self.matches = compile_selector(selector)
+        self.query = compile_query(selector)
         self._sort = sort_key(sort)
         self._limit = limit
         self._all: dict[str, Document] = {}
@@ -80,7 +81,7 @@ class _Observed:
     def _take(self, commit: Commit) -> bool:
         """Take in one commit; whether the result may differ."""
         document_id = commit.change.id
-        if commit.after is not None and self.matches(commit.after):
+        if commit.after is not None and self.query.matches(commit.after):
             self._all[document_id] = commit.after
             return True
         return self._all.pop(document_id, None) is not None
@@ -115,7 +116,7 @@ class Observers:
 
         async def start() -> None:
             def job(rows: Rows) -> tuple[list[Document], int]:
-                return documents.scan(rows, collection, observed.matches), rows.seq
+                return documents.find(rows, collection, observed.query), rows.seq
 
             observed.begin()
             stream.push(observed.start(*await self._store.read(job)))

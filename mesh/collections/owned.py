@@ -8,10 +8,11 @@ from mesh.collections.observers import Observers
 from mesh.collections.replication import Replicator
 from mesh.core.changes import Change
 from mesh.core.identity import Identity
-from mesh.core.selector import Selector, compile_selector
+from mesh.core.selector import Selector
 from mesh.core.wire import InterestEntry
 from mesh.storage import documents, writes
 from mesh.storage.documents import DocumentStore
+from mesh.storage.queries import compile_query
 from mesh.streams import Stream
 
 
@@ -42,8 +43,8 @@ class OwnedDocuments:
 
     async def find(self, collection: str, selector: Selector | None = None) -> list[dict[str, Any]]:
         """The documents that match."""
-        matches = compile_selector(selector)
-        return await self._store.read(lambda rows: documents.scan(rows, collection, matches))
+        query = compile_query(selector)
+        return await self._store.read(lambda rows: documents.find(rows, collection, query))
 
     def observe(self, collection: str, selector: Selector | None = None) -> Stream[Change]:
         """The result of a query now, then every change of it."""

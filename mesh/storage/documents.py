@@ -13,6 +13,7 @@ import msgspec
 
 from mesh.core.commits import Commit
 from mesh.storage.database import IN_MEMORY, Database
+from mesh.storage.queries import ALL, Query
 from mesh.storage.rows import Rows
 from mesh.storage.worker import Worker
 
@@ -130,21 +131,24 @@ def get(rows: Rows, collection: str, document_id: str) -> dict[str, Any] | None:
     return None if row is None else row.document
 
 
-def scan(
-    rows: Rows, collection: str, matches: Callable[[Mapping[str, Any]], bool] | None = None
-) -> list[dict[str, Any]]:
-    """The documents of a collection that match, in the order of their ids."""
+def find(rows: Rows, collection: str, query: Query = ALL) -> list[dict[str, Any]]:
+    """The documents of a collection that are selected, in the order of their ids."""
     found = rows.connection.execute(
-        "SELECT json FROM documents WHERE collection = ? AND json IS NOT NULL ORDER BY id", (collection,)
+        "SELECT json FROM documents WHERE collection = ? AND json IS NOT NULL "
+        f"AND {query.filter.sql} ORDER BY id",
+        (collection, *query.filter.parameters),
     )
-    documents = (_decode_json(json) for (json,) in found)
-    return [document for document in documents if matches is None or matches(document)]
+    documents = [_decode_json(json) for (json,) in found]
+    return documents if query.filter.exact else list(filter(query.matches, documents))
 
 
-def count(rows: Rows, collection: str) -> int:
-    """How many documents a collection has."""
+def count(rows: Rows, collection: str, query: Query = ALL) -> int:
+    """How many documents of a collection are selected."""
+    if not query.filter.exact:
+        return len(find(rows, collection, query))
     row = rows.connection.execute(
-        "SELECT count(*) FROM documents WHERE collection = ? AND json IS NOT NULL", (collection,)
+        f"SELECT count(*) FROM documents WHERE collection = ? AND json IS NOT NULL AND {query.filter.sql}",
+        (collection, *query.filter.parameters),
     ).fetchone()
     return int(row[0])
 

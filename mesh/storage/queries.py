@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from mesh.core.selector import Selector, compile_selector, split_path
+from mesh.core.selector import Matcher, Selector, compile_selector, split_path
 
 _COMPARISONS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 
@@ -23,25 +23,25 @@ class Filter(NamedTuple):
     exact: bool
 
 
-_ALL = Filter("1", (), True)
+_ANY = Filter("1", (), True)
 _MAYBE = Filter("1", (), False)
 
 
-def compile_sql(selector: Selector | None) -> Filter:
-    """The condition for ``selector``.
+class Query(NamedTuple):
+    """A selector, ready to be run."""
+
+    filter: Filter
+    matches: Matcher
+
+
+def compile_query(selector: Selector | None) -> Query:
+    """The query for ``selector``; ``None`` and ``{}`` select everything.
 
     Raises:
         InvalidSelector: it is malformed.
     """
-    compile_selector(selector)
-    return _fields(selector) if selector else _ALL
-
-
-def column_of(field: str) -> str | None:
-    """The SQL expression for the value of a field (a dotted path), the same text wherever it is used, so that
-    indexes on it are found; ``None``: SQLite's JSON paths cannot name it."""
-    path = _json_path(split_path(field))
-    return None if path is None else f"json_extract(json, {path})"
+    matches = compile_selector(selector)
+    return Query(_fields(selector) if selector else _ANY, matches)
 
 
 def _json_path(segments: Sequence[str]) -> str | None:
@@ -122,7 +122,7 @@ def _compare(kind: str, value: str, operator: str, operand: Any) -> Filter:
 
 
 def _and(parts: list[Filter]) -> Filter:
-    return _joined(" AND ", parts) if parts else _ALL
+    return _joined(" AND ", parts) if parts else _ANY
 
 
 def _or(parts: list[Filter]) -> Filter:
@@ -141,3 +141,6 @@ def _not(part: Filter) -> Filter:
         return _MAYBE
     # NULL, for a value that is not there, is not true.
     return Filter(f"NOT coalesce({part.sql}, 0)", part.parameters, True)
+
+
+ALL = compile_query(None)

@@ -109,7 +109,7 @@ async def test_ids_that_are_strange_are_still_ids(store: DocumentStore) -> None:
     for document_id in strange:
         found = await store.read(get(document_id))
         assert found == {"_id": document_id, "me": document_id}
-    assert {d["_id"] for d in await store.read(lambda rows: documents.scan(rows, "c"))} == set(strange)
+    assert {d["_id"] for d in await store.read(lambda rows: documents.find(rows, "c"))} == set(strange)
 
 
 async def test_a_field_cannot_pass_for_the_id(store: DocumentStore) -> None:
@@ -120,7 +120,7 @@ async def test_a_field_cannot_pass_for_the_id(store: DocumentStore) -> None:
     frame = Changes(1, 0, 0, [Change("c", "1", (1, 0), {}, {b"evilevil": 1}, doc_with_id)])
     await store.write(lambda rows: replicas.apply_frame(rows, "peer", frame))
     assert await store.read(get("1")) == {"_id": "1", "n": 2}
-    assert await store.read(lambda rows: documents.scan(rows, "c")) == [{"_id": "1", "n": 2}]
+    assert await store.read(lambda rows: documents.find(rows, "c")) == [{"_id": "1", "n": 2}]
 
 
 def writes_of(registers: dict[str, Any]) -> bytes:
@@ -538,7 +538,7 @@ async def test_a_truncated_store_is_an_error_with_a_name(path: Path) -> None:
         path.write_bytes(whole[: int(len(whole) * part) // 4096 * 4096])
         with pytest.raises(StoreCorrupt) as caught:
             async with opened(path) as store:
-                await store.read(lambda rows: documents.scan(rows, "c"))
+                await store.read(lambda rows: documents.find(rows, "c"))
         assert caught.value.path == str(path)
 
 
@@ -555,7 +555,7 @@ async def test_a_damaged_store_is_an_error_with_a_name_or_right(path: Path) -> N
         path.write_bytes(damaged)
         try:
             async with opened(path) as store:
-                await store.read(lambda rows: documents.scan(rows, "c"))
+                await store.read(lambda rows: documents.find(rows, "c"))
         except StoreCorrupt:
             errors += 1
     assert errors > 5
@@ -629,7 +629,7 @@ async def test_one_bad_change_does_not_hold_up_a_frame(
     )
     wants = await store.write(lambda rows: replicas.apply_frame(rows, "peer", frame))
     assert [(want.collection, want.id) for want in wants] == [("c", "lacking")]
-    assert [d["_id"] for d in await store.read(lambda rows: documents.scan(rows, "c"))] == ["good1", "good2"]
+    assert [d["_id"] for d in await store.read(lambda rows: documents.find(rows, "c"))] == ["good1", "good2"]
     refused_ids = await store.read(
         lambda rows: [i for (i,) in rows.connection.execute("SELECT id FROM quarantine ORDER BY rowid")]
     )

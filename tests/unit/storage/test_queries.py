@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mesh.core.selector import compile_selector
 from mesh.errors import InvalidSelector
-from mesh.storage.queries import compile_sql
+from mesh.storage.queries import compile_query
 
 KEYS = st.sampled_from(["a", "b", "c.d", "c.e", "weird key", "o'clock", 'quo"te'])
 SCALARS = (
@@ -69,13 +69,13 @@ DOCUMENTS = st.lists(
 
 @given(SELECTORS, DOCUMENTS)
 @example({"a": {"$not": {"$gt": 1}}}, [{"_id": "x"}, {"_id": "y", "a": None}, {"_id": "z", "a": 2}])
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_sql_and_evaluator_agree(selector: dict[str, Any], documents: list[dict[str, Any]]) -> None:
     try:
         matches = compile_selector(selector)
     except InvalidSelector:  # too deep, or a literal object that reads as an operator
         assume(False)
-    condition = compile_sql(selector)
+    condition = compile_query(selector).filter
     connection = sqlite3.connect(":memory:")
     try:
         connection.execute("CREATE TABLE documents(json TEXT)")
