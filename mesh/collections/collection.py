@@ -15,6 +15,7 @@ from mesh.core.values import (
     Writes,
     check_collection,
     check_id,
+    normalized,
     plan_increment,
     plan_merge,
     plan_replace,
@@ -67,7 +68,8 @@ class Collection:
             DocumentExists: the ``_id`` is taken.
             InvalidDocument: it cannot be stored; nothing was written.
         """
-        return await self._write(document, lambda held: plan_merge(held, document), exists=False)
+        fields = _snapshot(document)
+        return await self._write(fields, lambda held: plan_merge(held, fields), exists=False)
 
     async def upsert(self, document: Fields) -> str:
         """Merge fields into the document with its ``_id``, or add it; the ``_id``.
@@ -77,7 +79,8 @@ class Collection:
         Raises:
             InvalidDocument: it cannot be stored; nothing was written.
         """
-        return await self._write(document, lambda held: plan_merge(held, document))
+        fields = _snapshot(document)
+        return await self._write(fields, lambda held: plan_merge(held, fields))
 
     async def replace(self, document: Fields) -> str:
         """Make the document with its ``_id`` read exactly so, or add it; fields that are absent are removed.
@@ -85,7 +88,8 @@ class Collection:
         Raises:
             InvalidDocument: it cannot be stored; nothing was written.
         """
-        return await self._write(document, lambda held: plan_replace(held, document))
+        fields = _snapshot(document)
+        return await self._write(fields, lambda held: plan_replace(held, fields))
 
     async def update(self, _id: str, fields: Fields) -> None:
         """Merge ``fields`` into a document that is here.
@@ -94,9 +98,10 @@ class Collection:
             DocumentNotFound: it is not.
             InvalidDocument: a field cannot be stored; nothing was written.
         """
-        if isinstance(fields, Mapping) and fields.get("_id", _id) != _id:
+        changes = _snapshot(fields)
+        if changes.get("_id", _id) != _id:
             raise InvalidDocument("the _id of a document never changes", "/_id")
-        await self._write({"_id": _id}, lambda held: plan_merge(held, fields), exists=True)
+        await self._write({"_id": _id}, lambda held: plan_merge(held, changes), exists=True)
 
     async def unset(self, _id: str, *fields: str) -> None:
         """Remove fields, named by dotted paths or JSON Pointers; what is not there stays not there.
@@ -159,7 +164,6 @@ class Collection:
     async def _write(
         self, document: Fields, plan: Callable[[Registers], Writes], *, exists: bool | None = None
     ) -> str:
-        plan({})  # refuses what cannot be stored before anything is queued
         document_id = self._writable(document["_id"] if "_id" in document else self._new_id())
         await self._store.write(lambda rows: writes.edit(rows, self.name, document_id, plan, exists=exists))
         return document_id
@@ -263,3 +267,15 @@ class Collection:
         """
         compile_selector(selector)
         return await self._subscriptions.add(self.name, dict(selector or {}))
+
+
+def _snapshot(fields: Fields) -> dict[str, Any]:
+    """``fields`` as they are now: what the caller changes while the write is queued is not written.
+
+    Raises:
+        InvalidDocument: they cannot be stored.
+    """
+    if not isinstance(fields, Mapping):
+        raise InvalidDocument(f"a document is a mapping of fields, not a {type(fields).__name__}")
+    snapshot: dict[str, Any] = normalized(fields)
+    return snapshot

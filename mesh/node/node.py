@@ -68,8 +68,10 @@ class Node:
     Args:
         data_dir: keeps documents, blobs and identity; ``None``: in memory, gone at :meth:`close`.
         name: for people; the identity is ``node_id``. ``None``: that of the data directory.
+        credentials: none yet; without them a mesh is open, and stays on loopback.
         listen: ``host:port`` (port 0: any free one); ``None``: this node only dials.
         peers: addresses (``ws://host:port``) that are dialled for ever.
+        discovery: not yet; peers are dialled at given addresses only.
         formations: named groups that this node says it belongs to.
         capabilities: declared; ``None``: detected.
         receive: what happens with distributions that this node is in the scope of: ``"auto"`` fetches them,
@@ -91,8 +93,10 @@ class Node:
         data_dir: str | PathLike[str] | None = None,
         *,
         name: str | None = None,
+        credentials: None = None,
         listen: str | None = "127.0.0.1:0",
         peers: Iterable[str] = (),
+        discovery: Literal[False] = False,
         formations: Iterable[str] = (),
         capabilities: Capabilities | None = None,
         receive: ReceiveMode = "auto",
@@ -102,6 +106,11 @@ class Node:
     ) -> None:
         if receive not in ("auto", "manual", "off"):
             raise InvalidNode(f'receive must be "auto", "manual" or "off", not {receive!r}')
+        if credentials is not None or discovery:
+            raise InvalidNode(
+                "this version has neither credentials nor discovery: leave them out. Without credentials "
+                "a mesh is open and stays on loopback, and peers are dialled at the addresses in `peers`"
+            )
         check_name(name)
         self._data_dir = None if data_dir is None else DataDir(data_dir)
         self._wanted_name = name

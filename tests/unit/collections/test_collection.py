@@ -313,3 +313,13 @@ def test_collections_are_apart() -> None:
             assert await node.contents("one") == {}
 
     run_virtual(main())
+
+
+@with_cars
+async def test_what_the_caller_changes_while_a_write_is_queued_is_not_written(cars: Collection) -> None:
+    tags = ["red"]
+    writing = asyncio.ensure_future(cars.insert({"_id": "c1", "tags": tags}))
+    await asyncio.sleep(0)
+    tags.append("blue")
+    await writing
+    assert await cars.get("c1") == {"_id": "c1", "tags": ["red"]}

@@ -172,6 +172,8 @@ async def test_what_cannot_work_fails_at_start(
     "options",
     [
         {"receive": "sometimes"},
+        {"credentials": "mine"},
+        {"discovery": True},
         {"name": ""},
         {"name": "a\nb"},
         {"capabilities": {"gpu_gb": 1}},
