@@ -8,7 +8,7 @@ from weakref import WeakSet
 from mesh.core.changes import Change, Document, merge_changes, snapshot
 from mesh.core.commits import Commit
 from mesh.core.selector import Selector, sort_key
-from mesh.storage import documents
+from mesh.storage import finding
 from mesh.storage.documents import DocumentStore
 from mesh.storage.queries import compile_query
 from mesh.storage.rows import Rows
@@ -116,7 +116,7 @@ class Observers:
 
         async def start() -> None:
             def job(rows: Rows) -> tuple[list[Document], int]:
-                return documents.find(rows, collection, observed.query), rows.seq
+                return finding.find(rows, collection, observed.query), rows.lineage.seq
 
             observed.begin()
             stream.push(observed.start(*await self._store.read(job)))

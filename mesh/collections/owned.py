@@ -10,7 +10,7 @@ from mesh.core.changes import Change
 from mesh.core.identity import Identity
 from mesh.core.selector import Selector
 from mesh.core.wire import InterestEntry
-from mesh.storage import documents, writes
+from mesh.storage import finding, writes
 from mesh.storage.documents import DocumentStore
 from mesh.storage.queries import compile_query
 from mesh.streams import Stream
@@ -39,12 +39,12 @@ class OwnedDocuments:
 
     async def get(self, collection: str, document_id: str) -> dict[str, Any] | None:
         """One document, or ``None``."""
-        return await self._store.read(lambda rows: documents.get(rows, collection, document_id))
+        return await self._store.read(lambda rows: finding.get(rows, collection, document_id))
 
     async def find(self, collection: str, selector: Selector | None = None) -> list[dict[str, Any]]:
         """The documents that match."""
         query = compile_query(selector)
-        return await self._store.read(lambda rows: documents.find(rows, collection, query))
+        return await self._store.read(lambda rows: finding.find(rows, collection, query))
 
     def observe(self, collection: str, selector: Selector | None = None) -> Stream[Change]:
         """The result of a query now, then every change of it."""

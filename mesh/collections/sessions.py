@@ -196,8 +196,8 @@ class SyncSession:
         log_id = self._log_id
 
         def job(rows: Any) -> None:
-            if rows.log_id == log_id:  # several peers may find out
-                rows.renew()
+            if rows.lineage.log_id == log_id:  # several peers may find out
+                rows.lineage.renew()
 
         try:
             await self._store.write(job)
@@ -249,7 +249,7 @@ class SyncSession:
 
     def _save_positions(self, rows: Any, positions: Positions, era: int) -> None:
         # Else something was evicted since, or this store has turned out to be a restored backup.
-        if rows.positions_era == era and rows.log_id == self._log_id:
+        if rows.lineage.positions_era == era and rows.lineage.log_id == self._log_id:
             for entries, (log_id, upto) in positions.items():
                 replicas.save_position(rows, self.link.node_id, log_id, entries, upto)
 

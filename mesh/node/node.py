@@ -30,7 +30,7 @@ from mesh.network.peers import Peers
 from mesh.node.checks import MAX_NAME_CHARS, check_facts, check_inbox, check_name
 from mesh.node.environment import Environment
 from mesh.node.presence import Presence, Stats, presence_of, stats_of
-from mesh.storage import documents
+from mesh.storage import finding
 from mesh.storage.blob_folder import FolderBlobs
 from mesh.storage.blob_memory import MemoryBlobs
 from mesh.storage.blobs import BlobStore
@@ -331,7 +331,7 @@ class Node:
 
     async def collections(self) -> dict[str, int]:
         """How many documents each collection has here."""
-        return await self._started.store.read(documents.collections)
+        return await self._started.store.read(finding.collections)
 
     def deliveries(self) -> Stream[Delivery]:
         """With ``receive="manual"``: what this node is in the scope of; the undecided first."""

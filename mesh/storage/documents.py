@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from mesh.core.commits import Commit
+from mesh.storage import finding
 from mesh.storage.database import IN_MEMORY, Database
-from mesh.storage.queries import ALL, Query
 from mesh.storage.rows import Rows
 from mesh.storage.worker import Worker
 
@@ -71,7 +71,12 @@ class DocumentStore:
             await self._worker.close()
             raise
         self.log_id, self.positions_era, self.head, self.documents = await self._database.read(
-            lambda rows: (rows.log_id, rows.positions_era, rows.seq, sum(collections(rows).values()))
+            lambda rows: (
+                rows.lineage.log_id,
+                rows.lineage.positions_era,
+                rows.lineage.seq,
+                sum(finding.collections(rows).values()),
+            )
         )
 
     async def close(self) -> None:
@@ -99,11 +104,11 @@ class DocumentStore:
 
     def _committed(self, rows: Rows) -> None:
         commits = rows.take_commits()
-        renewed = self.log_id != rows.log_id
-        self.log_id = rows.log_id
-        self.positions_era = rows.positions_era
+        renewed = self.log_id != rows.lineage.log_id
+        self.log_id = rows.lineage.log_id
+        self.positions_era = rows.lineage.positions_era
         if commits or renewed:
-            self.head = rows.seq
+            self.head = rows.lineage.seq
             self.documents += sum((c.after is not None) - (c.before is not None) for c in commits)
             for follower in self._followers:
                 try:
@@ -122,45 +127,7 @@ def _host_of(path: Path) -> str:
     return f"{machine}:{path.stat().st_ino}"
 
 
-# --- jobs that read -----------------------------------------------------------------------------
-
-
-def get(rows: Rows, collection: str, document_id: str) -> dict[str, Any] | None:
-    """A document, or ``None``."""
-    row = rows.get(collection, document_id)
-    return None if row is None else row.document
-
-
-def find(rows: Rows, collection: str, query: Query = ALL) -> list[dict[str, Any]]:
-    """The documents of a collection that are selected, in the order of their ids."""
-    found = rows.connection.execute(
-        "SELECT json FROM documents WHERE collection = ? AND json IS NOT NULL "
-        f"AND {query.filter.sql} ORDER BY id",
-        (collection, *query.filter.parameters),
-    )
-    documents = [_decode_json(json) for (json,) in found]
-    return documents if query.filter.exact else list(filter(query.matches, documents))
-
-
-def count(rows: Rows, collection: str, query: Query = ALL) -> int:
-    """How many documents of a collection are selected."""
-    if not query.filter.exact:
-        return len(find(rows, collection, query))
-    row = rows.connection.execute(
-        f"SELECT count(*) FROM documents WHERE collection = ? AND json IS NOT NULL AND {query.filter.sql}",
-        (collection, *query.filter.parameters),
-    ).fetchone()
-    return int(row[0])
-
-
-def collections(rows: Rows) -> dict[str, int]:
-    """How many documents each collection has."""
-    return dict(
-        rows.connection.execute(
-            "SELECT collection, count(*) FROM documents WHERE json IS NOT NULL "
-            "GROUP BY collection ORDER BY collection"
-        ).fetchall()
-    )
+# --- remembered subscriptions -------------------------------------------------------------------
 
 
 def subscriptions(rows: Rows) -> list[tuple[str, str, dict[str, Any]]]:

@@ -56,7 +56,7 @@ def _arrive(rows: Rows, peer: str, row: Row | None, change: Change) -> bool:
     check_collection(change.collection)
     check_id(change.id)
     check_version(change.rank, change.until)
-    rows.met(change.until)
+    rows.lineage.met(change.until)
     held = rows.state_of(row)
     client_id = row.client_id if row is not None else None
     if change.collection in OWNED_COLLECTIONS:

@@ -1,8 +1,8 @@
-"""Rows of the document table, and the identity under which they are written.
+"""Rows of the document table.
 
 A :class:`Rows` lives on the store's worker, and is what the jobs of a
-:class:`~mesh.storage.database.Database` are given. It hands out log positions and clock ticks, and collects
-what was committed for those who follow the store.
+:class:`~mesh.storage.database.Database` are given. It collects what was committed for those who follow the
+store.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import random
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,9 @@ import msgspec
 
 from mesh.core.commits import Commit
 from mesh.core.document import ABSENT, DocumentState, Merged
-from mesh.core.versions import CLOCK_BYTES, decode_vector, encode_vector, key_hash, version_hash
+from mesh.core.versions import decode_vector, encode_vector, key_hash, version_hash
 from mesh.core.wire import Change
+from mesh.storage.lineage import Lineage
 
 _log = logging.getLogger("mesh.storage")
 
@@ -28,9 +29,6 @@ _encode_json = msgspec.json.Encoder().encode
 
 MAX_CLIENT_ID = (1 << 53) - 1
 """Yjs client ids must be safe integers in JavaScript."""
-
-_Identity = tuple[bytes, bytes, int, int]
-"""Log id, clock identity, last counter, last position of the log."""
 
 MAX_QUARANTINE = 1000
 """Refused changes that are remembered."""
@@ -71,60 +69,11 @@ class Rows:
         self, connection: sqlite3.Connection, rng: random.Random, clock: Callable[[], float], host: str
     ) -> None:
         self.connection = connection
+        self.lineage = Lineage(connection, rng, host)
         self._rng = rng
         self._now = clock
         self.commits: list[Commit] = []
-        self.positions_era = 0
-        self._load_identity(host)
-        self._stored = self._identity
-        self._kept = (self._stored, 0)
-
-    # --- identity ---------------------------------------------------------------------------------
-
-    def _load_identity(self, host: str) -> None:
-        row = self.connection.execute("SELECT log_id, clock, counter, seq, host FROM store").fetchone()
-        if row is not None and row[4] == host:
-            self._identity = row[:4]
-            return
-        self.seq = row[3] if row is not None else 0
-        self._renew_identity()
-        self.connection.execute(
-            "INSERT OR REPLACE INTO store(id, log_id, clock, counter, seq, host) VALUES (1, ?, ?, ?, ?, ?)",
-            (*self._identity, host),
-        )
-
-    def _renew_identity(self) -> None:
-        self.log_id = self._rng.randbytes(16)
-        self.clock = self._rng.randbytes(CLOCK_BYTES)
-        self._counter = 0
-        # The client ids still belong to the store that this one was copied from.
-        self.connection.execute("UPDATE documents SET client_id = NULL")
-        # Peers do not send what came from here: past the positions in their logs it would stay lost.
-        self.forget_positions()
-
-    @property
-    def _identity(self) -> _Identity:
-        return (self.log_id, self.clock, self._counter, self.seq)
-
-    @_identity.setter
-    def _identity(self, identity: _Identity) -> None:
-        self.log_id, self.clock, self._counter, self.seq = identity
-
-    def met(self, vector: Mapping[bytes, int]) -> None:
-        """A version has arrived. One that knows more of this store's writes than it does itself says that
-        this is a restored backup: it goes on under a new identity, and its log is a new one."""
-        if vector.get(self.clock, 0) > self._counter:
-            self.renew()
-
-    def renew(self) -> None:
-        """This store turns out to be a restored backup: what it wrote since is held by others only."""
-        _log.warning("this store has been restored from a backup: it goes on under a new identity")
-        self._renew_identity()
-
-    def tick(self) -> tuple[bytes, int]:
-        """This store's clock identity and its next counter."""
-        self._counter += 1
-        return self.clock, self._counter
+        self._kept_commits = 0
 
     def new_client_id(self) -> int:
         """A Yjs client id for this store's copy of a document."""
@@ -134,30 +83,28 @@ class Rows:
 
     def keep(self) -> None:
         """See :class:`~mesh.storage.database.Session`."""
-        self._kept = (self._identity, len(self.commits))
+        self.lineage.keep()
+        self._kept_commits = len(self.commits)
 
     def undo(self) -> None:
         """See :class:`~mesh.storage.database.Session`."""
-        self._identity, commits = self._kept
-        del self.commits[commits:]
+        self.lineage.undo()
+        del self.commits[self._kept_commits :]
 
     def finish(self) -> None:
         """See :class:`~mesh.storage.database.Session`."""
-        if self._stored != self._identity:
-            self.connection.execute(
-                "UPDATE store SET log_id = ?, clock = ?, counter = ?, seq = ?", self._identity
-            )
+        self.lineage.finish()
 
     def undo_all(self) -> None:
         """See :class:`~mesh.storage.database.Session`."""
-        self._identity = self._stored
+        self.lineage.undo_all()
         self.commits.clear()
-        self._kept = (self._stored, 0)
+        self._kept_commits = 0
 
     def take_commits(self) -> list[Commit]:
         """What has been committed since the last call."""
-        self._stored = self._identity
-        self._kept = (self._stored, 0)
+        self.lineage.committed()
+        self._kept_commits = 0
         commits, self.commits = self.commits, []
         return commits
 
@@ -193,7 +140,7 @@ class Rows:
         client_id: int | None,
     ) -> None:
         """Store a document's new state at the end of the log, and note the commit."""
-        self.seq += 1
+        seq = self.lineage.next_position()
         state = merged.state
         vector = encode_vector(state.vector)
         after = None
@@ -206,7 +153,7 @@ class Rows:
             "state, key_hash, version_hash, client_id, source, changed_at) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                self.seq,
+                seq,
                 collection,
                 document_id,
                 None if after is None else _encode_json(after).decode(),
@@ -221,7 +168,7 @@ class Rows:
             ),
         )
         before = held.document if held is not None else None
-        self.commits.append(Commit(self.seq, change, before, after, source, whole))
+        self.commits.append(Commit(seq, change, before, after, source, whole))
 
     def drop(self, collection: str, document_id: str) -> bool:
         """Forget a document here, without a tombstone; whether there was one."""
@@ -229,18 +176,13 @@ class Rows:
         if held is None:
             return False
         self.connection.execute("DELETE FROM documents WHERE seq = ?", (held.seq,))
-        self.seq += 1
+        seq = self.lineage.next_position()
         state = held.state
         change = Change(collection, document_id, state.rank, {}, state.vector, state.update)
-        self.commits.append(Commit(self.seq, change, held.document, None, None, whole=True, evicted=True))
+        self.commits.append(Commit(seq, change, held.document, None, None, whole=True, evicted=True))
         # What was evicted is not held any more up to any position of anybody's log.
-        self.forget_positions()
+        self.lineage.forget_positions()
         return True
-
-    def forget_positions(self) -> None:
-        """Start over with everybody's log; positions reached before ``positions_era`` changed are void."""
-        self.connection.execute("DELETE FROM positions")
-        self.positions_era += 1
 
     def state_of(self, row: Row | None) -> DocumentState:
         """The state in a row, or that of a document which does not exist."""

@@ -36,7 +36,7 @@ def edit(rows: Rows, collection: str, document_id: str, plan: Plan, *, exists: b
     if exists is False and here:
         raise DocumentExists(collection, document_id)
     client_id = (row.client_id if row is not None and here else None) or rows.new_client_id()
-    outcome = document.edit(rows.state_of(row), plan, tick=rows.tick, client_id=client_id)
+    outcome = document.edit(rows.state_of(row), plan, tick=rows.lineage.tick, client_id=client_id)
     if outcome is None:
         return False
     change, merged = outcome
@@ -58,7 +58,7 @@ def remove(rows: Rows, collection: str, document_ids: Iterable[str]) -> int:
         row = rows.get(collection, document_id)
         if row is None or row.json is None:
             continue
-        change, merged = document.remove(row.state, *rows.tick())
+        change, merged = document.remove(row.state, *rows.lineage.tick())
         rows.put(
             collection, document_id, row, _addressed(change, collection, document_id), merged, client_id=None
         )
@@ -78,7 +78,13 @@ def write_record(
     if row is not None and identical(row.document, {"_id": document_id, **body}):
         return False
     change, merged = records.sign(
-        identity, collection, document_id, body, rows.state_of(row), *rows.tick(), adopted=_adopted(row)
+        identity,
+        collection,
+        document_id,
+        body,
+        rows.state_of(row),
+        *rows.lineage.tick(),
+        adopted=_adopted(row),
     )
     rows.put(collection, document_id, row, change, merged, client_id=records.CLIENT_ID)
     return True

@@ -93,7 +93,7 @@ class Session:
 
     def __init__(self, node: Node) -> None:
         self.node = node
-        self.serving = Serving(node.peer_name, node.rows.log_id, node.rows.seq)
+        self.serving = Serving(node.peer_name, node.rows.lineage.log_id, node.rows.lineage.seq)
         self.following = Following()
         self.out: deque[Any] = deque()
         self.barriers: dict[int, tuple[dict[tuple[str, str], Version], list[InterestEntry]]] = {}
@@ -234,7 +234,7 @@ class Node:
         rows = self.rows.connection.execute("SELECT entry, log_id, upto FROM positions").fetchall()
         entries = {entry_digest(e): e for wanted in INTERESTS for e in wanted}
         for digest, log_id, upto in rows:
-            if log_id != self.peer.rows.log_id or digest not in entries:
+            if log_id != self.peer.rows.lineage.log_id or digest not in entries:
                 continue
             interest = InterestSet([entries[digest]])
             for seq, version, document, source in self.peer.held():

@@ -38,7 +38,7 @@ from mesh.errors import (
     StoreCorrupt,
     StoreTooNew,
 )
-from mesh.storage import documents, replicas, writes
+from mesh.storage import documents, finding, replicas, writes
 from mesh.storage.data_dir import DataDir
 from mesh.storage.documents import DocumentStore
 from mesh.storage.rows import MAX_QUARANTINE, Rows
@@ -81,7 +81,7 @@ def put(document_id: str, fields: dict[str, Any], collection: str = "c") -> Call
 
 
 def get(document_id: str, collection: str = "c") -> Callable[[Rows], dict[str, Any] | None]:
-    return lambda rows: documents.get(rows, collection, document_id)
+    return lambda rows: finding.get(rows, collection, document_id)
 
 
 def followed(store: DocumentStore) -> list[Commit]:
@@ -98,7 +98,7 @@ async def test_what_is_written_is_read(store: DocumentStore) -> None:
     assert await store.read(get("1")) == {"_id": "1", "a": {"b": 1}, "l": [1, {"x": None}]}
     assert await store.read(get("2")) is None
     assert await store.read(get("1", "other")) is None
-    assert await store.read(lambda rows: documents.count(rows, "c")) == 1
+    assert await store.read(lambda rows: finding.count(rows, "c")) == 1
     assert store.documents == 1
 
 
@@ -109,7 +109,7 @@ async def test_ids_that_are_strange_are_still_ids(store: DocumentStore) -> None:
     for document_id in strange:
         found = await store.read(get(document_id))
         assert found == {"_id": document_id, "me": document_id}
-    assert {d["_id"] for d in await store.read(lambda rows: documents.find(rows, "c"))} == set(strange)
+    assert {d["_id"] for d in await store.read(lambda rows: finding.find(rows, "c"))} == set(strange)
 
 
 async def test_a_field_cannot_pass_for_the_id(store: DocumentStore) -> None:
@@ -120,7 +120,7 @@ async def test_a_field_cannot_pass_for_the_id(store: DocumentStore) -> None:
     frame = Changes(1, 0, 0, [Change("c", "1", (1, 0), {}, {b"evilevil": 1}, doc_with_id)])
     await store.write(lambda rows: replicas.apply_frame(rows, "peer", frame))
     assert await store.read(get("1")) == {"_id": "1", "n": 2}
-    assert await store.read(lambda rows: documents.find(rows, "c")) == [{"_id": "1", "n": 2}]
+    assert await store.read(lambda rows: finding.find(rows, "c")) == [{"_id": "1", "n": 2}]
 
 
 def writes_of(registers: dict[str, Any]) -> bytes:
@@ -313,11 +313,11 @@ async def test_a_restart_goes_on_where_it_stopped(path: Path) -> None:
         await store.write(put("1", {"n": 1}))
         await store.write(lambda rows: documents.remember_subscription(rows, "s", "c", {"a": 1}))
         log_id = store.log_id
-        clock = await store.read(lambda rows: rows.clock)
+        clock = await store.read(lambda rows: rows.lineage.clock)
     async with opened(path, seed=2) as store:
         seen = followed(store)
         assert (store.log_id, store.head, store.documents) == (log_id, 1, 1)
-        assert await store.read(lambda rows: rows.clock) == clock
+        assert await store.read(lambda rows: rows.lineage.clock) == clock
         assert await store.read(documents.subscriptions) == [("s", "c", {"a": 1})]
         await store.write(put("1", {"n": 2}))
         assert seen[0].change.until == {clock: 2}
@@ -386,7 +386,7 @@ async def test_what_was_acknowledged_survives_kill_9_and_the_lock_is_free(tmp_pa
         seen = followed(store)
         for i in acknowledged:
             assert await store.read(get(str(i))) == {"_id": str(i), "n": i}
-        ticks = await store.read(lambda rows: rows._counter)
+        ticks = await store.read(lambda rows: rows.lineage._counter)
         assert ticks == store.head == store.documents >= len(acknowledged)
         await store.write(put("after", {}))
         assert list(seen[0].change.until.values()) == [ticks + 1]
@@ -434,13 +434,13 @@ async def test_a_copy_is_another_store(tmp_path: Path) -> None:
         seen = followed(store)
         await store.write(put("1", {"n": 1}))
         await store.write(lambda rows: replicas.save_position(rows, "peer", b"log", [b"entry"], 5))
-        original = (store.log_id, await store.read(lambda rows: rows.clock))
+        original = (store.log_id, await store.read(lambda rows: rows.lineage.clock))
         client_id = await store.read(lambda rows: rows.get("c", "1").client_id)  # type: ignore[union-attr]
         assert client_id is not None
     shutil.copytree(home, copy)
     async with opened(copy / "store.sqlite", seed=2) as store:
         seen = followed(store)
-        clock = await store.read(lambda rows: rows.clock)
+        clock = await store.read(lambda rows: rows.lineage.clock)
         assert (store.log_id, clock) != original
         assert store.log_id != original[0]
         assert clock != original[1]
@@ -456,27 +456,27 @@ async def test_a_copy_is_another_store(tmp_path: Path) -> None:
 async def test_a_backup_put_back_is_noticed_when_a_peer_knows_more_of_it(path: Path) -> None:
     async with opened(path) as store:
         await store.write(put("1", {"n": 1}))
-        log_id, clock = store.log_id, await store.read(lambda rows: rows.clock)
+        log_id, clock = store.log_id, await store.read(lambda rows: rows.lineage.clock)
         seen = followed(store)
         newer = Change("c", "2", (0, 0), {}, {clock: 7}, writes_of({"/n": 7}))
         await store.write(lambda rows: replicas.apply_frame(rows, "peer", Changes(1, 0, 0, [newer])))
         assert store.log_id != log_id
         await store.write(put("1", {"n": 2}))
-        fresh = await store.read(lambda rows: rows.clock)
+        fresh = await store.read(lambda rows: rows.lineage.clock)
         assert fresh != clock
         assert seen[-1].change.until == {clock: 1, fresh: 1}
         log_id = store.log_id
     async with opened(path) as store:
         assert store.log_id == log_id
-        assert await store.read(lambda rows: rows.clock) == fresh
+        assert await store.read(lambda rows: rows.lineage.clock) == fresh
 
 
 async def test_a_new_identity_is_forgotten_with_the_job_that_brought_it(store: DocumentStore) -> None:
     await store.write(put("1", {"n": 1}))
-    log_id, clock = store.log_id, await store.read(lambda rows: rows.clock)
+    log_id, clock = store.log_id, await store.read(lambda rows: rows.lineage.clock)
 
     def job(rows: Rows) -> None:
-        rows.met({clock: 50})
+        rows.lineage.met({clock: 50})
         raise KeyError("no")
 
     with pytest.raises(KeyError):
@@ -538,7 +538,7 @@ async def test_a_truncated_store_is_an_error_with_a_name(path: Path) -> None:
         path.write_bytes(whole[: int(len(whole) * part) // 4096 * 4096])
         with pytest.raises(StoreCorrupt) as caught:
             async with opened(path) as store:
-                await store.read(lambda rows: documents.find(rows, "c"))
+                await store.read(lambda rows: finding.find(rows, "c"))
         assert caught.value.path == str(path)
 
 
@@ -555,7 +555,7 @@ async def test_a_damaged_store_is_an_error_with_a_name_or_right(path: Path) -> N
         path.write_bytes(damaged)
         try:
             async with opened(path) as store:
-                await store.read(lambda rows: documents.find(rows, "c"))
+                await store.read(lambda rows: finding.find(rows, "c"))
         except StoreCorrupt:
             errors += 1
     assert errors > 5
@@ -629,7 +629,7 @@ async def test_one_bad_change_does_not_hold_up_a_frame(
     )
     wants = await store.write(lambda rows: replicas.apply_frame(rows, "peer", frame))
     assert [(want.collection, want.id) for want in wants] == [("c", "lacking")]
-    assert [d["_id"] for d in await store.read(lambda rows: documents.find(rows, "c"))] == ["good1", "good2"]
+    assert [d["_id"] for d in await store.read(lambda rows: finding.find(rows, "c"))] == ["good1", "good2"]
     refused_ids = await store.read(
         lambda rows: [i for (i,) in rows.connection.execute("SELECT id FROM quarantine ORDER BY rowid")]
     )
