@@ -6,6 +6,7 @@ from mesh.attachments.handles import BlobHandle
 from mesh.attachments.service import Attachments
 from mesh.collections.collection import Collection
 from mesh.collections.subscriptions import Subscription
+from mesh.collections.transactions import Transaction
 from mesh.core.changes import Change
 from mesh.core.scopes import AllNodes, Capabilities, Capable, DistributionScope, Formation, Nodes
 from mesh.core.status import (
@@ -32,17 +33,21 @@ from mesh.errors import (
     FetchFailed,
     FetchTimeout,
     HandshakeFailed,
+    IdentityCloned,
     InvalidAddress,
     InvalidCollectionName,
     InvalidDistribution,
     InvalidDocument,
+    InvalidIndex,
     InvalidMetadata,
     InvalidNode,
     InvalidScope,
     InvalidSelector,
     InvalidToken,
     LinkClosed,
+    LinkedFileChanged,
     MeshError,
+    NestedTransaction,
     NodeNotRunning,
     NotStarted,
     PeerUnreachable,
@@ -58,6 +63,7 @@ from mesh.errors import (
     StorageFull,
     StoreCorrupt,
     StoreTooNew,
+    TransactionEnded,
     UnknownDistribution,
 )
 from mesh.node.environment import Environment
@@ -99,17 +105,21 @@ __all__ = [
     "FileDistribution",
     "Formation",
     "HandshakeFailed",
+    "IdentityCloned",
     "InvalidAddress",
     "InvalidCollectionName",
     "InvalidDistribution",
     "InvalidDocument",
+    "InvalidIndex",
     "InvalidMetadata",
     "InvalidNode",
     "InvalidScope",
     "InvalidSelector",
     "InvalidToken",
     "LinkClosed",
+    "LinkedFileChanged",
     "MeshError",
+    "NestedTransaction",
     "Node",
     "NodeNotRunning",
     "NodeTransferStatus",
@@ -132,6 +142,8 @@ __all__ = [
     "StoreTooNew",
     "Stream",
     "Subscription",
+    "Transaction",
+    "TransactionEnded",
     "TransferPriority",
     "TransferState",
     "UnknownDistribution",

@@ -6,6 +6,7 @@ attributes carry what a caller needs to act on it without parsing the message.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -58,12 +59,12 @@ class StoreTooNew(MeshError):
 
 
 class StoreCorrupt(MeshError):
-    """The store's file is not a database, or is damaged."""
+    """The store's file turns out to be damaged while it is in use."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(
-            f"the store {path} is damaged ({reason}): move it aside and start again; "
-            "what peers hold comes back from them"
+            f"the store {path} is damaged ({reason}): restart the node to rebuild it. What can still be read "
+            "is carried over, the rest comes back from peers, and the damaged file is kept"
         )
         self.path = path
         self.reason = reason
@@ -126,6 +127,16 @@ class HandshakeFailed(MeshError):
         self.reason = reason
 
 
+class IdentityCloned(HandshakeFailed):
+    """Two running nodes have the same identity: a data directory was copied, and both copies are in use."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"{reason}. Stop one of the two; a copy becomes a node of its own when the file identity.key is "
+            "moved out of its data directory"
+        )
+
+
 class ProtocolViolation(MeshError):
     """A peer sent something that the protocol does not allow; its link is closed."""
 
@@ -176,6 +187,15 @@ class InvalidSelector(MeshError):
         self.reason = reason
 
 
+class InvalidIndex(MeshError):
+    """An index cannot be declared."""
+
+    def __init__(self, fields: Sequence[str], reason: str) -> None:
+        super().__init__(f"no index on {', '.join(map(str, fields)) or 'no field'}: {reason}")
+        self.fields = tuple(fields)
+        self.reason = reason
+
+
 class DocumentExists(MeshError):
     """``insert`` found the ``_id`` taken."""
 
@@ -185,6 +205,25 @@ class DocumentExists(MeshError):
         )
         self.collection = collection
         self.document_id = document_id
+
+
+class NestedTransaction(MeshError):
+    """Inside of a transaction, something is asked for that would wait for its end."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "inside of a transaction, use its own collections (`tx.collection(name)`): "
+            "this would wait for its end for ever"
+        )
+
+
+class TransactionEnded(MeshError):
+    """The transaction is over; ``reason`` says how that came. Unless it was committed, nothing of it was
+    kept."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the transaction is over: {reason}. Begin another one")
+        self.reason = reason
 
 
 class DocumentNotFound(MeshError):
@@ -245,13 +284,27 @@ class BlobNotFound(MeshError):
 
 
 class BlobCorrupt(BlobNotFound):
-    """What was held of the blob was damaged on disk, and was dropped: it can be fetched again."""
+    """What was held of the blob was damaged on disk: it is not here whole any more, and can be fetched again."""
 
     def __init__(self, hash: str) -> None:
         MeshError.__init__(
-            self, f"blob {hash} was damaged on this disk and was dropped: fetch() gets it from the mesh"
+            self,
+            f"blob {hash} was damaged on this disk: fetch() gets what is damaged of it from the mesh again",
         )
         self.hash = hash
+
+
+class LinkedFileChanged(BlobCorrupt):
+    """The file that a blob was linked to changed or vanished: the blob was dropped."""
+
+    def __init__(self, hash: str, path: str, reason: str) -> None:
+        MeshError.__init__(
+            self,
+            f"blob {hash} was linked to {path}, which {reason}, and was dropped: add the file again, "
+            "or fetch() the blob from the mesh",
+        )
+        self.hash = hash
+        self.path = path
 
 
 class BlobTooLarge(MeshError):
@@ -267,8 +320,12 @@ class BlobTooLarge(MeshError):
 class StorageFull(MeshError):
     """There is no room for the bytes of a blob or document."""
 
-    def __init__(self, path: str, needed: int, free: int) -> None:
-        super().__init__(f"no room in {path}: {needed} bytes needed, {free} free. Free some space and retry")
+    def __init__(self, path: str, needed: int, free: int, reserve: int = 0) -> None:
+        """``reserve`` bytes of ``needed`` are not for it: they stay free for documents."""
+        kept = f", {reserve} of them to stay free for documents" if reserve else ""
+        super().__init__(
+            f"no room in {path}: {needed} bytes needed{kept}, {free} free. Free some space and retry"
+        )
         self.path = path
         self.needed = needed
         self.free = free

@@ -1,4 +1,4 @@
-"""`mesh collections`, `query`, `upsert`, `remove`, `watch` and `subscribe`: documents."""
+"""`mesh collections`, `query`, `index`, `upsert`, `remove`, `watch` and `subscribe`: documents."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ async def collections(control: Control) -> None:
 @click.option(
     "--fields", metavar="FIELDS", callback=parsed(parse_fields), help="Only these, separated by commas."
 )
+@click.option("--explain", is_flag=True, help="Say how they are found, and which index is used.")
 @controlled
 async def query(
     control: Control,
@@ -50,11 +51,16 @@ async def query(
     sort: list[dict[str, str]] | None,
     limit: int | None,
     fields: list[str] | None,
+    explain: bool,
 ) -> None:
     """Print the documents that match SELECTOR.
 
     SELECTOR is JSON, such as '{"year": {"$gt": 2010}}'; without one, all of COLLECTION.
     """
+    if explain:
+        asked = {"collection": collection, "selector": selector, "sort": sort}
+        _print_explained(control, await control.call("documents.explain", asked))
+        return
     params = {
         "collection": collection,
         "selector": selector,
@@ -70,6 +76,31 @@ async def query(
         return
     for document in found:
         print_json(document)
+
+
+def _print_explained(control: Control, explained: dict[str, Any]) -> None:
+    used: dict[str, list[str]] = explained["indexes"]
+    lines = [f"uses {clean(name)}: {clean(', '.join(fields))}" for name, fields in used.items()]
+    if explained["scan"]:
+        lines.append("goes through the whole collection")
+    if not explained["exact"]:
+        lines.append("compares each document that is found with the selector again")
+    control.output.result(explained, "\n".join(lines))
+
+
+@click.command()
+@common_options
+@click.argument("collection")
+@click.argument("fields", nargs=-1, required=True)
+@controlled
+async def index(control: Control, collection: str, fields: tuple[str, ...]) -> None:
+    """Index FIELDS of COLLECTION, so that queries by them are fast.
+
+    Several FIELDS make one index of all of them, the most selective first. Kept across restarts.
+    """
+    params = {"collection": collection, "fields": list(fields)}
+    await control.call("documents.create_index", params)
+    control.output.result(params, f"indexed {clean(collection)} by {clean(', '.join(fields))}")
 
 
 def _tabulate(documents: list[dict[str, Any]]) -> tuple[list[str], list[Row]]:

@@ -106,8 +106,8 @@ SECTIONS = {
         files.blobs, files.export,
     ),
     "Documents": (
-        documents.collections, documents.query, documents.upsert, documents.remove, documents.watch,
-        documents.subscribe,
+        documents.collections, documents.query, documents.index, documents.upsert, documents.remove,
+        documents.watch, documents.subscribe,
     ),
 }  # fmt: skip
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mesh.collections.documents import Documents, Sort
+from mesh.collections.documents import Documents
 from mesh.collections.observers import Observers
 from mesh.collections.subscriptions import Subscription, Subscriptions
 from mesh.core.changes import Change
-from mesh.core.selector import Selector, compile_selector
+from mesh.core.selector import Selector, Sort, compile_selector
 from mesh.storage import writes
 from mesh.storage.documents import DocumentStore
 from mesh.streams import Stream

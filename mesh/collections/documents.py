@@ -6,28 +6,27 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from mesh.core.records import OWNED_COLLECTIONS
-from mesh.core.selector import Selector, compile_selector, projected, sort_key
+from mesh.core.selector import Selector, Sort, compile_selector
 from mesh.core.values import (
     Registers,
     Writes,
     check_collection,
     check_id,
-    normalized,
+    flatten,
+    merge_registers,
     plan_increment,
-    plan_merge,
-    plan_replace,
     plan_unset,
     pointer_of,
+    replace_registers,
 )
 from mesh.errors import InvalidDocument, InvalidSelector, PermissionDenied
-from mesh.storage import finding, writes
+from mesh.storage import finding, indexes, writes
 from mesh.storage.queries import compile_query
 from mesh.storage.rows import Rows
 
 R = TypeVar("R")
 
 Fields = Mapping[str, Any]
-Sort = Sequence[str | Mapping[str, str]]
 
 
 class Store(Protocol):
@@ -63,8 +62,8 @@ class Documents:
             DocumentExists: the ``_id`` is taken.
             InvalidDocument: it cannot be stored; nothing was written.
         """
-        fields = _snapshot(document)
-        return await self._write(fields, lambda held: plan_merge(held, fields), exists=False)
+        registers = flatten(document)  # as they are now, whatever the caller does to them later
+        return await self._write(document, lambda held: merge_registers(held, registers), exists=False)
 
     async def upsert(self, document: Fields) -> str:
         """Merge fields into the document with its ``_id``, or add it; the ``_id``.
@@ -74,8 +73,8 @@ class Documents:
         Raises:
             InvalidDocument: it cannot be stored; nothing was written.
         """
-        fields = _snapshot(document)
-        return await self._write(fields, lambda held: plan_merge(held, fields))
+        registers = flatten(document)  # as they are now, whatever the caller does to them later
+        return await self._write(document, lambda held: merge_registers(held, registers))
 
     async def replace(self, document: Fields) -> str:
         """Make the document with its ``_id`` read exactly so, or add it; fields that are absent are removed.
@@ -83,8 +82,8 @@ class Documents:
         Raises:
             InvalidDocument: it cannot be stored; nothing was written.
         """
-        fields = _snapshot(document)
-        return await self._write(fields, lambda held: plan_replace(held, fields))
+        registers = flatten(document)  # as they are now, whatever the caller does to them later
+        return await self._write(document, lambda held: replace_registers(held, registers))
 
     async def update(self, _id: str, fields: Fields) -> None:
         """Merge ``fields`` into a document that is here.
@@ -93,10 +92,10 @@ class Documents:
             DocumentNotFound: it is not.
             InvalidDocument: a field cannot be stored; nothing was written.
         """
-        changes = _snapshot(fields)
-        if changes.get("_id", _id) != _id:
+        registers = flatten(fields)
+        if fields.get("_id", _id) != _id:
             raise InvalidDocument("the _id of a document never changes", "/_id")
-        await self._write({"_id": _id}, lambda held: plan_merge(held, changes), exists=True)
+        await self._write({"_id": _id}, lambda held: merge_registers(held, registers), exists=True)
 
     async def unset(self, _id: str, *fields: str) -> None:
         """Remove fields, named by dotted paths or JSON Pointers; what is not there stays not there.
@@ -169,8 +168,7 @@ class Documents:
     def _ids(self, rows: Rows, selector_or_id: Selector | str) -> list[str]:
         if isinstance(selector_or_id, str):
             return [selector_or_id]
-        found = finding.find(rows, self.name, compile_query(selector_or_id))
-        return [document["_id"] for document in found]
+        return finding.ids(rows, self.name, compile_query(selector_or_id))
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -204,19 +202,13 @@ class Documents:
         Raises:
             InvalidSelector: the selector or the sort order is malformed.
         """
-        query = compile_query(selector)
-        order = sort_key(sort)
+        query = compile_query(selector, sort)
         if skip < 0 or (limit is not None and limit < 0):
             raise InvalidSelector(f"skip and limit cannot be negative: {skip}, {limit}")
 
-        def job(rows: Rows) -> list[dict[str, Any]]:
-            found = finding.find(rows, self.name, query)
-            if sort:
-                order(found)
-            return found[skip:] if limit is None else found[skip : skip + limit]
-
-        found = await self._store.read(job)
-        return found if fields is None else [projected(document, fields) for document in found]
+        return await self._store.read(
+            lambda rows: finding.find(rows, self.name, query, skip=skip, limit=limit, fields=fields)
+        )
 
     async def count(self, selector: Selector | None = None) -> int:
         """How many documents match.
@@ -227,14 +219,33 @@ class Documents:
         query = compile_query(selector)
         return await self._store.read(lambda rows: finding.count(rows, self.name, query))
 
+    # --- indexes ----------------------------------------------------------------------------------
 
-def _snapshot(fields: Fields) -> dict[str, Any]:
-    """``fields`` as they are now: what the caller changes while the write is queued is not written.
+    async def create_index(self, *fields: str) -> None:
+        """Index ``fields`` (dotted paths) together, from now on; the same index twice is one.
 
-    Raises:
-        InvalidDocument: they cannot be stored.
-    """
-    if not isinstance(fields, Mapping):
-        raise InvalidDocument(f"a document is a mapping of fields, not a {type(fields).__name__}")
-    snapshot: dict[str, Any] = normalized(fields)
-    return snapshot
+        Selectors find by an index where they compare its first field, or its first fields, with ``$eq``,
+        ``$in``, ``$gt`` and the like; ``sort`` is spared where its fields are those of the index. Each index
+        costs a little with every write.
+
+        Raises:
+            InvalidIndex: a field cannot be indexed, or there are too many indexes.
+        """
+        indexes.check_fields(fields)
+        await self._store.write(lambda rows: indexes.create(rows, self.name, fields))
+
+    async def explain(self, selector: Selector | None = None, *, sort: Sort | None = None) -> dict[str, Any]:
+        """How ``find`` goes about a query, as SQLite says it.
+
+        Returns:
+            ``index`` and ``fields``: the index that it uses, and the fields of it that it looks up; ``None``
+            and none where it uses none. ``indexes``: all of them, where an ``$or`` or ``$in`` uses several.
+            ``scan``: whether it goes through the whole collection. ``exact``: whether what SQL finds is the
+            result, or each document found is compared with the selector again. ``sql`` and ``plan``: what
+            is run, and SQLite's own account of how.
+
+        Raises:
+            InvalidSelector: the selector or the sort order is malformed.
+        """
+        query = compile_query(selector, sort)
+        return await self._store.read(lambda rows: indexes.explain(rows, self.name, query))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+import weakref
+from collections.abc import Iterable, Sequence
 from weakref import WeakSet
 
 from mesh.core.changes import Change, Document, merge_changes, snapshot
 from mesh.core.commits import Commit
-from mesh.core.selector import Selector, sort_key
+from mesh.core.results import Result
+from mesh.core.selector import Selector, Sort, only_ids
+from mesh.core.values import identical
+from mesh.errors import InvalidSelector
 from mesh.storage import finding
 from mesh.storage.documents import DocumentStore
 from mesh.storage.queries import compile_query
@@ -16,131 +21,186 @@ from mesh.streams import Stream
 
 
 class _Observed:
-    """One observed query: its result, and what changes it.
+    """One observed query: what matches it, in order, and how that changes.
 
-    What is committed while the snapshot is read is kept, and applied to it where it is newer. Before that,
-    nothing is: a stream that nobody reads costs nothing.
+    What is committed while the snapshot is read is kept, and applied to it where it is newer.
     """
 
-    def __init__(
-        self,
-        collection: str,
-        selector: Selector | None,
-        sort: Sequence[str | Mapping[str, str]] | None,
-        limit: int | None,
-    ) -> None:
-        self.collection = collection
-        self.query = compile_query(selector)
-        self._sort = sort_key(sort)
+    def __init__(self, selector: Selector | None, sort: Sort | None, limit: int | None) -> None:
+        self.query = compile_query(selector, sort)
+        self.ids = only_ids(selector)
         self._limit = limit
-        self._all: dict[str, Document] = {}
-        self._shown: dict[str, Document] = {}
-        self._waiting: list[Commit] | None = None
-        self._live = False
+        self.begin()
 
     def begin(self) -> None:
-        """The snapshot is about to be read."""
-        self._live = True
-        self._waiting = []
+        """The snapshot is about to be read, or nothing is wanted any more."""
+        self._matching: dict[str, Document] = {}
+        self._result = Result([], self.query.key)
+        self._window: dict[str, Document] = {}
+        self._waiting: list[Commit] | None = []
 
     def start(self, found: list[Document], head: int) -> Change:
         """The snapshot, as of position ``head`` of the log, and what has been committed since."""
         waiting, self._waiting = self._waiting or [], None
-        self._all = {document["_id"]: document for document in found}
+        self._matching = {document["_id"]: document for document in found}
+        self._result = Result(found, self.query.key)
         for commit in waiting:
             if commit.seq > head:
-                self._take(commit)
-        ordered = self._ordered()
-        self._shown = {document["_id"]: document for document in ordered}
-        return snapshot(ordered)
+                self._take(commit, {})
+        if self._limit is None:
+            return snapshot(self._result.view()())
+        shown = self._result.first(self._limit)
+        self._window = {document["_id"]: document for document in shown}
+        return snapshot(shown)
 
-    def commit(self, commits: Sequence[Commit]) -> Change | None:
+    def commit(self, commits: Iterable[Commit]) -> Change | None:
         """How the result has changed; ``None`` if it has not."""
-        if not self._live:
-            return None
         if self._waiting is not None:
             self._waiting.extend(commits)
             return None
-        touched = [self._take(commit) for commit in commits]
-        if not any(touched):
-            return None
-        before = self._shown
-        ordered = self._ordered()
-        self._shown = {document["_id"]: document for document in ordered}
-        inserted = [document for document in ordered if document["_id"] not in before]
-        updated = [
-            document
-            for document in ordered
-            if (old := before.get(document["_id"])) is not None and old is not document and old != document
-        ]
-        removed = [document_id for document_id in before if document_id not in self._shown]
+        before: dict[str, Document | None] = {}
+        for commit in commits:
+            self._take(commit, before)
+        if self._limit is not None:
+            return self._moved_window(self._limit) if before else None
+        inserted: list[Document] = []
+        updated: list[Document] = []
+        removed: list[str] = []
+        for document_id, old in before.items():
+            new = self._matching.get(document_id)
+            if new is None:
+                if old is not None:
+                    removed.append(document_id)
+            elif old is None:
+                inserted.append(new)
+            elif not identical(old, new):
+                updated.append(new)
         if not inserted and not updated and not removed:
             return None
-        return Change(ordered, inserted, updated, removed)
+        inserted.sort(key=self.query.key)
+        updated.sort(key=self.query.key)
+        return Change(self._result.view(), inserted, updated, removed)
 
-    def _take(self, commit: Commit) -> bool:
-        """Take in one commit; whether the result may differ."""
-        document_id = commit.change.id
-        if commit.after is not None and self.query.matches(commit.after):
-            self._all[document_id] = commit.after
-            return True
-        return self._all.pop(document_id, None) is not None
+    def _moved_window(self, limit: int) -> Change | None:
+        old = self._window
+        shown = {document["_id"]: document for document in self._result.first(limit)}
+        self._window = shown
+        inserted = [document for document_id, document in shown.items() if document_id not in old]
+        updated = [
+            document
+            for document_id, document in shown.items()
+            if (was := old.get(document_id)) is not None
+            and was is not document
+            and not identical(was, document)
+        ]
+        removed = [document_id for document_id in old if document_id not in shown]
+        if not inserted and not updated and not removed:
+            return None
+        return Change(list(shown.values()), inserted, updated, removed)
 
-    def _ordered(self) -> list[Document]:
-        ordered = list(self._all.values())
-        self._sort(ordered)
-        return ordered if self._limit is None else ordered[: self._limit]
+    def _take(self, commit: Commit, before: dict[str, Document | None]) -> None:
+        """Take in one commit, and note what it found if it is the first of its document."""
+        document_id, after = commit.change.id, commit.after
+        old = self._matching.get(document_id)
+        if after is not None and self.query.matches(after):
+            self._matching[document_id] = after
+            if old is not None:
+                self._result.remove(old)
+            self._result.add(after)
+        elif old is not None:
+            del self._matching[document_id]
+            self._result.remove(old)
+        else:
+            return
+        before.setdefault(document_id, old)
+
+
+_Key = tuple[str, str | None]
+"""A collection, and an id in it or, for those who care about all of it, ``None``."""
 
 
 class Observers:
-    """The observers of one store. They are held weakly: an abandoned stream costs nothing."""
+    """The observers of one store.
+
+    Streams are held weakly: an abandoned one costs nothing. Nor does one that has not been read yet: it is
+    told of commits from its first read on.
+    """
 
     def __init__(self, store: DocumentStore) -> None:
         self._store = store
-        self._streams: dict[str, WeakSet[Stream[Change]]] = {}
+        self._streams: WeakSet[Stream[Change]] = WeakSet()
+        self._told: dict[_Key, dict[int, weakref.ref[Stream[Change]]]] = {}
+        self._numbers = itertools.count()
         store.follow(self._committed)
 
     def observe(
         self,
         collection: str,
         selector: Selector | None = None,
-        sort: Sequence[str | Mapping[str, str]] | None = None,
+        sort: Sort | None = None,
         limit: int | None = None,
     ) -> Stream[Change]:
         """A stream of the query's result: the snapshot, then every change, coalesced for a slow reader.
 
         Raises:
-            InvalidSelector: the selector or the sort order is malformed.
+            InvalidSelector: the selector or the sort order is malformed, or ``limit`` is negative.
         """
-        observed = _Observed(collection, selector, sort, limit)
+        if limit is not None and limit < 0:
+            raise InvalidSelector(f"limit cannot be negative: {limit}")
+        observed = _Observed(selector, sort, limit)
+        keys: list[_Key] = [(collection, document_id) for document_id in observed.ids or (None,)]
+
+        def job(rows: Rows) -> tuple[list[Document], int]:
+            return finding.find(rows, collection, observed.query), finding.position(rows)
 
         async def start() -> None:
-            def job(rows: Rows) -> tuple[list[Document], int]:
-                return finding.find(rows, collection, observed.query), rows.lineage.seq
-
             observed.begin()
-            stream.push(observed.start(*await self._store.read(job)))
+            for key in keys:
+                self._told.setdefault(key, {})[number] = reference
+            try:
+                change = observed.start(*await self._store.read(job))
+            except BaseException:
+                stop()
+                raise
+            stream = reference()
+            assert stream is not None  # it is being read
+            stream.push(change)
 
-        stream: Stream[Change] = Stream(start=start, merge=merge_changes, source=observed)
-        self._streams.setdefault(collection, WeakSet()).add(stream)
+        def stop() -> None:
+            self._forget(keys, number)
+            observed.begin()
+
+        number = next(self._numbers)
+        stream: Stream[Change] = Stream(start=start, merge=merge_changes, on_close=stop, source=observed)
+        reference = weakref.ref(stream, lambda _: self._forget(keys, number))
+        self._streams.add(stream)
         return stream
 
     def close(self) -> None:
         """End every stream."""
-        for streams in self._streams.values():
-            for stream in list(streams):
-                stream.finish()
-        self._streams.clear()
+        for stream in list(self._streams):
+            stream.finish()
 
-    def _committed(self, commits: list[Commit]) -> None:
-        by_collection: dict[str, list[Commit]] = {}
+    def _forget(self, keys: Iterable[_Key], number: int) -> None:
+        for key in keys:
+            told = self._told.get(key)
+            if told is not None:
+                told.pop(number, None)
+                if not told:
+                    del self._told[key]
+
+    def _committed(self, commits: Sequence[Commit]) -> None:
+        concerned: dict[Stream[Change], list[Commit]] = {}
         for commit in commits:
-            if commit.change.collection in self._streams:
-                by_collection.setdefault(commit.change.collection, []).append(commit)
-        for collection, changed in by_collection.items():
-            for stream in list(self._streams[collection]):
-                observed = stream.source
-                assert isinstance(observed, _Observed)
-                change = observed.commit(changed)
-                if change is not None:
-                    stream.push(change)
+            collection, document_id = commit.change.collection, commit.change.id
+            for key in ((collection, None), (collection, document_id)):
+                for reference in list(self._told.get(key, {}).values()):
+                    stream = reference()
+                    if stream is not None:
+                        concerned.setdefault(stream, []).append(commit)
+        for stream, changed in concerned.items():
+            observed = stream.source
+            assert isinstance(observed, _Observed)
+            change = observed.commit(changed)
+            if change is not None:
+                stream.push(change)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
+from contextvars import Context
 from typing import Any
 
 from mesh.collections.sessions import SyncSession
 from mesh.core.commits import Commit
-from mesh.core.interest import InterestTable
+from mesh.core.routes import InterestTable
 from mesh.core.sync_effects import Effect
 from mesh.core.sync_following import Following
 from mesh.core.sync_serving import Serving
@@ -20,10 +21,11 @@ from mesh.core.wire import (
     Differences,
     Interest,
     InterestEntry,
+    Pull,
     Pulled,
-    PullKeys,
     Resume,
     Resumed,
+    Routes,
     Summaries,
 )
 from mesh.errors import SettleTimeout
@@ -59,11 +61,11 @@ class Replicator:
         self._peers.on_up(self._link_up)
         self._peers.on_down(self._link_down)
         self._peers.handle(Interest, self._on_interest)
+        self._peers.handle(Routes, self._on_routes)
         serving: dict[type, Callable[[Any, Any], list[Effect]]] = {
-            Resume: Serving.on_resume,
             Ack: Serving.on_ack,
             Summaries: Serving.on_summaries,
-            PullKeys: Serving.on_pull,
+            Pull: Serving.on_pull,
             Barrier: Serving.on_barrier,
         }
         following: dict[type, Callable[[Any, Any], list[Effect]]] = {
@@ -72,6 +74,7 @@ class Replicator:
             Differences: Following.on_differences,
             Pulled: Following.on_pulled,
         }
+        self._peers.handle(Resume, self._handler(lambda sync: sync, SyncSession.on_resume))
         for kind, served in serving.items():
             self._peers.handle(kind, self._handler(lambda sync: sync.serving, served))
         for kind, followed in following.items():
@@ -112,8 +115,19 @@ class Replicator:
 
     def _on_interest(self, link: Link, interest: Interest) -> None:
         sync = self._syncs.get(link.node_id)
-        if sync is not None and sync.link is link and self._table.heard(link.node_id, interest):
+        if sync is None or sync.link is not link:
+            return
+        if self._table.heard(link.node_id, interest, asyncio.get_running_loop().time()):
+            self._expire_later()
             sync.run(sync.serving.wanted(self._table.wanted_by(link.node_id)))
+            self._announce_soon()
+
+    def _on_routes(self, link: Link, routes: Routes) -> None:
+        sync = self._syncs.get(link.node_id)
+        if sync is not None and sync.link is link:
+            self._table.routed(link.node_id, routes)
+            # Documents may follow at once.
+            sync.run(sync.following.wanting(self._table.wanted_from(link.node_id)))
             self._announce_soon()
 
     def _announce_soon(self) -> None:
@@ -124,8 +138,8 @@ class Replicator:
 
     def _announce(self) -> None:
         self._announcing = False
-        for sync in list(self._syncs.values()):
-            sync.announce(self._table)
+        for peer in self._table.concerned:
+            self._syncs[peer].announce(self._table)
         self.progress.set()
 
     def wants(self, collection: str) -> bool:
@@ -148,7 +162,7 @@ class Replicator:
     def _link_up(self, link: Link) -> None:
         sync = SyncSession(self._store, link, spawn=self.spawn, progress=self.progress)
         self._syncs[link.node_id] = sync
-        sync.run(sync.serving.wanted(self._table.wanted_by(link.node_id)))
+        self._table.link_up(link.node_id)
         sync.announce(self._table)
         self.progress.set()
 
@@ -158,6 +172,7 @@ class Replicator:
             del self._syncs[link.node_id]
             sync.end()
             self._table.link_down(link.node_id, asyncio.get_running_loop().time())
+            self._announce_soon()
             self._expire_later()
         self.progress.set()
 
@@ -174,8 +189,11 @@ class Replicator:
             sync.barrier_reached(message.number)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run ``work`` as a task that :meth:`close` waits for."""
-        task = asyncio.get_running_loop().create_task(work)
+        """Run ``work`` as a task that :meth:`close` waits for.
+
+        It belongs to no transaction of the application, whoever has made the link.
+        """
+        task = asyncio.get_running_loop().create_task(work, context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from mesh.core.commits import Commit
 from mesh.core.identity import short_id
-from mesh.core.interest import InterestTable
+from mesh.core.routes import InterestTable
 from mesh.core.sync_effects import (
     ApplyFrame,
     Effect,
+    Push,
     ReadKeys,
     ReadLog,
     ReadPositions,
@@ -23,10 +25,10 @@ from mesh.core.sync_effects import (
 )
 from mesh.core.sync_following import Following
 from mesh.core.sync_serving import Serving
-from mesh.core.wire import WITHDRAWN, Barrier, Changes, Interest
+from mesh.core.wire import Barrier, Changes, Interest, Resume
 from mesh.errors import NotStarted, ProtocolViolation
 from mesh.network.link import Link
-from mesh.storage import replicas
+from mesh.storage import replicas, restored
 from mesh.storage.documents import DocumentStore
 
 _log = logging.getLogger("mesh.replication")
@@ -62,12 +64,14 @@ class SyncSession:
         """
         self.link = link
         self._log_id = store.log_id
-        self.serving = Serving(link.node_id, store.log_id, store.head)
         self.following = Following()
+        # Two strangers compare once: the one that was dialled does it.
+        share = self.following.share if link.url is None else None
+        self.serving = Serving(link.node_id, store.log_id, store.head, share, store.numbering)
         self._spawn = spawn
         self._progress = progress
         self._store = store
-        self._announced: dict[str, Interest] = {}
+        self._resumes: deque[Resume] = deque()
         self._applying = 0
         self._room: asyncio.Future[None] | None = None
         self._positions: Positions = {}
@@ -82,15 +86,13 @@ class SyncSession:
         return self.link.name or short_id(self.link.node_id)
 
     def announce(self, table: InterestTable) -> None:
-        """Tell the peer what has changed in what is wanted from it."""
+        """Tell the peer what has changed in what is wanted from it, and what it is sent."""
         peer = self.link.node_id
-        current = {interest.origin: interest for interest in table.announcements(peer)}
-        for origin, interest in current.items():
-            if self._announced.get(origin) != interest:
-                self.link.send(interest)
-        for origin in self._announced.keys() - current.keys():
-            self.link.send(Interest(origin, 0, WITHDRAWN, []))
-        self._announced = current
+        for message in table.tell(peer):
+            if isinstance(message, Interest):
+                self.following.told(message.entries)
+            self.link.send(message)
+        self.run(self.serving.wanted(table.wanted_by(peer)))
         self.run(self.following.wanting(table.wanted_from(peer)))
 
     def committed(self, commits: list[Commit]) -> None:
@@ -122,6 +124,14 @@ class SyncSession:
             return None
         self._room = asyncio.get_running_loop().create_future()
         return self._room
+
+    def on_resume(self, message: Resume) -> list[Effect]:
+        """The peer wants to be brought up to date. It is answered once it has been told what is asked of it,
+        so that one of the two sees both, and one comparison serves them."""
+        if self.following.reading_positions:
+            self._resumes.append(message)
+            return []
+        return self.serving.on_resume(message)
 
     # --- settled ----------------------------------------------------------------------------------
 
@@ -159,8 +169,10 @@ class SyncSession:
                     self.link.send(message)
                 case SavePosition(log_id, entries, upto):
                     self._save_soon(log_id, entries, upto)
-                case Renew():
-                    self._spawn(self._renew())
+                case Push(number, positions):
+                    self.run(self.serving.compared(number, positions))
+                case Renew(position):
+                    self._spawn(self._renew(position))
                 case ApplyFrame(frame):
                     self._applying += 1
                     self._spawn(self._apply(frame))
@@ -174,7 +186,9 @@ class SyncSession:
         try:
             match effect:
                 case ReadLog(after, until, limit, interest):
-                    page = await read(lambda rows: replicas.read_log(rows, after, until, limit, interest))
+                    page = await read(
+                        lambda rows: replicas.read_log(rows, peer, after, until, limit, interest)
+                    )
                     self.run(self.serving.log_read(*page))
                 case ReadWanted(wants, positions):
                     found = await read(lambda rows: replicas.read_wanted(rows, wants, positions))
@@ -182,6 +196,8 @@ class SyncSession:
                 case ReadPositions(entries):
                     standings = await read(lambda rows: replicas.read_standings(rows, peer, entries))
                     self.run(self.following.positions_read(standings))
+                    while self._resumes and not self.following.reading_positions:
+                        self.run(self.serving.on_resume(self._resumes.popleft()))
                 case ReadKeys(number, mine, interest):
                     keys = await read(lambda rows: replicas.key_set(rows, interest))
                     side = self.following if mine else self.serving
@@ -191,13 +207,13 @@ class SyncSession:
         except Exception as error:  # noqa: BLE001 - whatever it is, it ends the link
             self._failed(error)
 
-    async def _renew(self) -> None:
+    async def _renew(self, position: int) -> None:
         """Every link is closed when that is done, this one among them (see :meth:`committed`)."""
         log_id = self._log_id
 
         def job(rows: Any) -> None:
             if rows.lineage.log_id == log_id:  # several peers may find out
-                rows.lineage.renew()
+                restored.renew(rows, position)
 
         try:
             await self._store.write(job)
@@ -213,7 +229,7 @@ class SyncSession:
             return replicas.apply_frame(rows, self.link.node_id, frame)
 
         try:
-            wants = await self._store.write(job)
+            wants = await self._store.write(job, bulk=True)
             self._applying -= 1
             self.run(self.following.applied(frame, wants))
         except Exception as error:  # noqa: BLE001 - whatever it is, it ends the link
@@ -233,6 +249,8 @@ class SyncSession:
     # --- positions --------------------------------------------------------------------------------
 
     def _save_soon(self, log_id: bytes, entries: list[bytes], upto: int) -> None:
+        # The latest is saved last: the same entry may be among others.
+        self._positions.pop(tuple(entries), None)
         self._positions[tuple(entries)] = (log_id, upto)
         if self._ended:
             self._save_now()
@@ -261,6 +279,6 @@ class SyncSession:
             self._save_positions(rows, positions, era)
 
         try:
-            await self._store.write(job)
+            await self._store.write(job, bulk=True)
         except Exception as error:  # noqa: BLE001 - whatever it is, it ends the link
             self._failed(error)

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
 
-from mesh.core.structs import Struct
-
 Document = dict[str, Any]
 
 
-class Change(Struct, frozen=True):
-    """The result of an observed query after something changed, and what changed.
-
-    The first change of a stream is the snapshot: everything is in ``documents`` and in ``inserted``.
-    A document that starts to match is inserted, one that stops to match is removed, whatever the reason.
-
-    Attributes:
-        documents: the whole result now, in the order that was asked for.
-        inserted: what is new in the result.
-        updated: what was in it and has changed.
-        removed: the ids of what is no longer in it.
-    """
+class _Plain(msgspec.Struct, forbid_unknown_fields=True):
+    """A change as JSON."""
 
     documents: list[Document]
     inserted: list[Document] = msgspec.field(default_factory=list)
@@ -30,31 +19,114 @@ class Change(Struct, frozen=True):
     removed: list[str] = msgspec.field(default_factory=list)
 
 
+class Change:
+    """The result of an observed query after something changed, and what changed.
+
+    The first change of a stream is the snapshot: everything is in ``documents`` and in ``inserted``.
+    A document that starts to match is inserted, one that stops to match is removed, whatever the reason.
+
+    Documents are shared with other readers: copy what you want to alter.
+
+    Args:
+        documents: the whole result, or what gives it when it is asked for.
+        inserted: what is new in the result.
+        updated: what was in it and has changed.
+        removed: the ids of what is no longer in it.
+    """
+
+    __slots__ = ("_documents", "_inserted", "_removed", "_updated")
+
+    def __init__(
+        self,
+        documents: list[Document] | Callable[[], list[Document]],
+        inserted: Iterable[Document] = (),
+        updated: Iterable[Document] = (),
+        removed: Iterable[str] = (),
+    ) -> None:
+        self._documents = documents
+        self._inserted = {document["_id"]: document for document in inserted}
+        self._updated = {document["_id"]: document for document in updated}
+        self._removed = dict.fromkeys(removed)
+
+    @property
+    def documents(self) -> list[Document]:
+        """The whole result after the change, in the order that was asked for; put together on demand."""
+        if not isinstance(self._documents, list):
+            self._documents = self._documents()
+        return self._documents
+
+    @property
+    def inserted(self) -> list[Document]:
+        """What is new in the result."""
+        return list(self._inserted.values())
+
+    @property
+    def updated(self) -> list[Document]:
+        """What was in the result and has changed."""
+        return list(self._updated.values())
+
+    @property
+    def removed(self) -> list[str]:
+        """The ids of what is no longer in the result."""
+        return list(self._removed)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Change) and self.to_dict() == other.to_dict()
+
+    __hash__ = None  # type: ignore[assignment]  # like the lists in it
+
+    def __repr__(self) -> str:
+        return (
+            f"Change(documents={self.documents!r}, inserted={self.inserted!r}, updated={self.updated!r}, "
+            f"removed={self.removed!r})"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """This value as plain JSON types."""
+        return {
+            "documents": self.documents,
+            "inserted": self.inserted,
+            "updated": self.updated,
+            "removed": self.removed,
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Change:
+        """The value that ``to_dict()`` gave ``plain``.
+
+        Raises:
+            msgspec.ValidationError: ``plain`` does not have the shape of a change.
+        """
+        change = msgspec.convert(plain, _Plain)
+        return cls(change.documents, change.inserted, change.updated, change.removed)
+
+    def follow_with(self, newer: Change) -> None:
+        """Take a reader where this change and then ``newer`` would have taken it, at the cost of ``newer``.
+
+        A document that came and went in between is in neither list; one that went and came back is updated.
+        """
+        for document_id in newer._removed:
+            if self._inserted.pop(document_id, None) is None:
+                self._updated.pop(document_id, None)
+                self._removed[document_id] = None
+        for document_id, document in newer._inserted.items():
+            if document_id in self._removed:
+                del self._removed[document_id]
+                self._updated[document_id] = document
+            else:
+                self._inserted[document_id] = document
+        for document_id, document in newer._updated.items():
+            target = self._inserted if document_id in self._inserted else self._updated
+            target[document_id] = document
+        self._documents = newer._documents
+
+
 def snapshot(documents: list[Document]) -> Change:
     """The first change of a stream."""
-    return Change(documents, inserted=list(documents))
+    return Change(documents, inserted=documents)
 
 
 def merge_changes(older: Change, newer: Change) -> Change:
-    """One change that takes a reader where ``older`` and then ``newer`` would have taken it.
-
-    A document that came and went in between is in neither list; one that went and came back is updated.
-    """
-    inserted = {document["_id"]: document for document in older.inserted}
-    updated = {document["_id"]: document for document in older.updated}
-    removed = dict.fromkeys(older.removed)
-    for document_id in newer.removed:
-        if inserted.pop(document_id, None) is None:
-            updated.pop(document_id, None)
-            removed[document_id] = None
-    for document in newer.inserted:
-        document_id = document["_id"]
-        if document_id in removed:
-            del removed[document_id]
-            updated[document_id] = document
-        else:
-            inserted[document_id] = document
-    for document in newer.updated:
-        target = inserted if document["_id"] in inserted else updated
-        target[document["_id"]] = document
-    return Change(newer.documents, list(inserted.values()), list(updated.values()), list(removed))
+    """``older``, which nobody has seen yet, extended by ``newer``: takes a reader where both would have."""
+    older.follow_with(newer)
+    return older

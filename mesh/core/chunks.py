@@ -4,13 +4,14 @@ A blob is cut into chunks of ``CHUNK_BYTES``. The concatenated 32-byte BLAKE3 ha
 *chunk list*; the token's ``chunks_hash`` is the BLAKE3 of that list. So a list is verified against the token
 and every chunk against the list, before anything is written.
 
-On a bulk connection a chunk is one message: a 16-byte head, then its bytes. The head is, in network order,
+On a bulk connection a chunk is one message, or several that follow each other in its order: a 16-byte head,
+then bytes. The head is, in network order,
 
     u8   kind: ``CHUNK_KIND``, distinct from the kinds of wire frames
-    3 bytes of zero
+    u24  where in the chunk the bytes begin
     u32  the number that the downloader gave the blob on this connection (``ChunkGet.blob``)
     u32  index of the chunk
-    u32  its length in bytes
+    u32  how many bytes there are
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ MAX_CHUNK_FRAME_BYTES = CHUNK_HEAD_BYTES + CHUNK_BYTES
 EMPTY_HASH = blake3(b"").hexdigest()
 """The hash, and the ``chunks_hash``, of the blob without bytes."""
 
-_HEAD = struct.Struct("!B3xIII")
+_HEAD = struct.Struct("!IIII")
 
 
 def chunk_length(size_bytes: int, index: int) -> int:
@@ -79,13 +80,13 @@ def chunk_matches(token: BlobToken, hashes: Buffer, index: int, data: Buffer) ->
     return hash_chunk(data) == hashes[index * HASH_BYTES : (index + 1) * HASH_BYTES]
 
 
-def pack_head(into: bytearray, blob: int, index: int, length: int) -> None:
+def pack_head(into: bytearray, blob: int, index: int, length: int, offset: int = 0) -> None:
     """Write the head of a chunk message into the first 16 bytes of ``into``."""
-    _HEAD.pack_into(into, 0, CHUNK_KIND, blob, index, length)
+    _HEAD.pack_into(into, 0, CHUNK_KIND << 24 | offset, blob, index, length)
 
 
-def unpack_head(message: Buffer) -> tuple[int, int]:
-    """(blob number, index) of a chunk message.
+def unpack_head(message: Buffer) -> tuple[int, int, int]:
+    """(blob number, index, offset in the chunk) of a chunk message.
 
     Raises:
         ProtocolViolation: it is not a chunk message, or its length is not what its head says.
@@ -93,9 +94,12 @@ def unpack_head(message: Buffer) -> tuple[int, int]:
     if len(message) < CHUNK_HEAD_BYTES:
         raise ProtocolViolation(f"a chunk message of {len(message)} bytes")
     kind, blob, index, length = _HEAD.unpack_from(message)
-    if kind != CHUNK_KIND or length != len(message) - CHUNK_HEAD_BYTES or not 0 < length <= CHUNK_BYTES:
-        raise ProtocolViolation(f"a malformed chunk message (kind {kind}, length {length} of {len(message)})")
-    return blob, index
+    kind, offset = kind >> 24, kind & 0xFFFFFF
+    if kind != CHUNK_KIND or length != len(message) - CHUNK_HEAD_BYTES or not 0 < length <= CHUNK_BYTES - offset:
+        raise ProtocolViolation(
+            f"a malformed chunk message (kind {kind}, length {length} of {len(message)}, offset {offset})"
+        )
+    return blob, index, offset
 
 
 class ChunkMap:

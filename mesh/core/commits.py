@@ -42,15 +42,15 @@ class LogEntry:
     version: Version
     change: Change | None
     document: dict[str, Any] | None
-    source: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a peer asked for by name. ``gone`` is not held any more; ``done`` counts the requests that this
-    answers, in their order: the rest is to be read next."""
+    """What a peer asked for. ``offers`` are too large to send unasked, ``gone`` is not held any more;
+    ``done`` counts the requests that this answers, in their order: the rest is to be read next."""
 
     changes: list[Change]
+    offers: list[Version]
     gone: list[tuple[str, str]]
     done: int
 

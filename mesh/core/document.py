@@ -6,6 +6,10 @@ an empty one costs 8 µs, a live one 5 kB, and none may cross threads.
 Of two states the one with the higher rank wins whole; equal ranks merge; version vectors always join. A
 removed document has rank (incarnation, 1) and empty state, so that a removal wins over concurrent updates
 of its incarnation; writing to it starts the next incarnation.
+
+The state keeps an item for every value that was overwritten; runs of them, by one client in one key, take no
+more space than one. A document that is written again and again is therefore written under a Yjs client id per
+key: then only values that two stores overwrite in turn take space, 13 bytes each.
 """
 
 from __future__ import annotations
@@ -18,7 +22,9 @@ from typing import Any, Literal, ParamSpec, TypeVar
 import msgspec
 import pycrdt
 
-from mesh.core.updates import MAX_STRUCTS, clocks_of, read_update
+from mesh.core.items import Delta, client_for, written_once
+from mesh.core.roots import check_roots
+from mesh.core.updates import Brought, Fields, clocks_of, fields_of, read_update
 from mesh.core.values import MAX_SAFE_INTEGER, Registers, Writes, unflatten
 from mesh.core.versions import Rank, VersionVector, covers, join
 from mesh.core.wire import Change
@@ -28,7 +34,16 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 MAX_DOCUMENT_BYTES = 1 << 20
-"""Largest encoded state of one document; a larger one stalls the process that opens it."""
+"""Largest content of one document, encoded; a larger one stalls the process that opens it."""
+
+MAX_FIELDS = 20_000
+"""Registers that one document may have."""
+
+MAX_STATE_BYTES = 4 << 20
+"""Largest encoded state of one document, overwritten values included, that is taken from a peer."""
+
+MAX_WRITTEN_BYTES = MAX_STATE_BYTES // 2
+"""Largest state that a local write may make: what two stores have written apart can always be merged."""
 
 ROOT = "doc"
 """The root map that holds the fields; Yjs clients find it under this name."""
@@ -38,8 +53,20 @@ _ROOT_NAME = ROOT.encode()
 EMPTY_UPDATE = b"\x00\x00"
 """A Yjs update that says nothing."""
 
+MAX_YIELDING_ID = 1 << 32
+"""Below the Yjs client ids of nearly all writers, which are random below 2^53."""
+
 NEVER: Rank = (-1, 0)
 """Below the rank of every document that exists."""
+
+_FEW_OVERWRITTEN = 64
+"""A state with more items than that beside those that stand is written under a client id per key."""
+
+_SMALL_BYTES = 1 << 16
+"""Larger states are left to the library, which reads them faster."""
+
+_KEYS_APART = 8
+"""More keys than that, written at once into a state that is left to the library, share a client id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,34 +139,73 @@ def edit(
         The change to send (its collection and id are empty) and the new state; ``None`` if nothing changes.
 
     Raises:
-        DocumentTooLarge: the new state would be over ``MAX_DOCUMENT_BYTES``. Nothing has changed.
+        DocumentTooLarge: the document or its history would be over a limit. Nothing has changed.
     """
     fresh = held.dead or held.rank == NEVER
-    doc, root = _load(EMPTY_UPDATE if fresh else held.update, client_id)
-    registers = {} if fresh else _registers(root)
+    fields = None
+    if not fresh and len(held.update) <= _SMALL_BYTES:
+        fields = fields_of(held.update, _ROOT_NAME)
+    if fresh:
+        registers: Registers = {}
+    else:
+        registers = registers_of(held.update) if fields is None else fields.registers
     writes = plan(registers)
     if not writes and not fresh:
         return None
-    before = doc.get_state()
-    with doc.transaction():
-        for key in writes.removes:
-            if key in registers:
-                del root[key]
-        for key, value in writes.sets.items():
-            root[key] = value
-    update = doc.get_update()
-    _check_size(update)
-    clock, counter = tick()
-    rank = (held.rank[0] + 1, 0) if fresh else held.rank
-    vector = join(held.vector, {clock: counter})
+    if fresh:
+        update = delta = written_once(_ROOT_NAME, writes.sets, client_id)
+    elif fields is None or not fields.removed.isdisjoint(writes.sets):
+        update, delta = _written_by_library(held.update, writes, client_id)
+    else:
+        update, delta = _written(held.update, fields, writes, client_id)
     for key in writes.removes:
         registers.pop(key, None)
     registers.update(writes.sets)
+    if len(update) > len(held.update):
+        _check_limits(update, registers)
+    clock, counter = tick()
+    rank = (held.rank[0] + 1, 0) if fresh else held.rank
+    vector = join(held.vector, {clock: counter})
     whole = fresh or not held.vector
-    change = Change(
-        "", "", rank, {} if whole else held.vector, vector, update if whole else doc.get_update(before)
-    )
+    change = Change("", "", rank, {} if whole else held.vector, vector, update if whole else delta)
     return change, Merged(DocumentState(rank, update, vector), unflatten(registers))
+
+
+def _written(held: bytes, fields: Fields, writes: Writes, client_id: int) -> tuple[bytes, bytes]:
+    """The state after ``writes``, and what is new in it."""
+    elements = fields.elements
+    apart = fields.structs - len(elements) > _FEW_OVERWRITTEN
+    delta = Delta(_ROOT_NAME, fields.clocks)
+    for key in writes.removes:
+        if key in elements:
+            delta.delete(elements[key])
+    for key, value in writes.sets.items():
+        delta.set(client_for(client_id, key) if apart else client_id, key, value, elements.get(key))
+    update = delta.encode()
+    doc: pycrdt.Doc[Any] = pycrdt.Doc()
+    _apply(doc, held)
+    _apply(doc, update)
+    return doc.get_update(), update
+
+
+def _written_by_library(held: bytes, writes: Writes, client_id: int) -> tuple[bytes, bytes]:
+    """The same for a state with a long history, with collaborative roots, or with a past that matters."""
+    parts = [(client_id, writes)]
+    if len(writes.sets) <= _KEYS_APART:
+        parts = [(client_id, Writes({}, writes.removes))]
+        parts += [(client_for(client_id, key), Writes({key: value})) for key, value in writes.sets.items()]
+    doc, update = None, held
+    for client, part in parts:
+        if part:
+            doc, root = _load(update, client)
+            with doc.transaction():
+                for key in part.removes:
+                    root.pop(key, None)
+                for key, value in part.sets.items():
+                    root[key] = value
+            update = doc.get_update()
+    assert doc is not None
+    return update, doc.get_update(state_vector(held))
 
 
 def remove(held: DocumentState, clock: bytes, counter: int) -> tuple[Change, Merged]:
@@ -148,6 +214,43 @@ def remove(held: DocumentState, clock: bytes, counter: int) -> tuple[Change, Mer
     vector = join(held.vector, {clock: counter})
     state = DocumentState(rank, EMPTY_UPDATE, vector)
     return Change("", "", rank, {}, vector, EMPTY_UPDATE), Merged(state, None)
+
+
+@_refusing_panics
+def anew(
+    held: DocumentState, clock: bytes, counter: int, *, former: int | None, client_id: int, yielding_id: int
+) -> tuple[Change, Merged]:
+    """A merged document written anew: its registers as they are, and nothing of what they were made of.
+
+    Whoever holds that merges the two. One with collaborative roots keeps its items: a text cannot be written
+    twice.
+
+    Args:
+        held: what is held.
+        clock, counter: the tick.
+        former: the Yjs client id under which this store has written the registers that are to compete with
+            those of others; ``None``: there are none.
+        client_id: the id for those.
+        yielding_id: the id for the other registers, below ``MAX_YIELDING_ID``: of concurrent values, that
+            with the higher id wins.
+    """
+    if read_update(held.update, _ROOT_NAME).rich:
+        state = DocumentState(held.rank, held.update, join(held.vector, {clock: counter}))
+        registers = registers_of(held.update)
+    else:
+        fields = fields_of(held.update, _ROOT_NAME)
+        registers = registers_of(held.update) if fields is None else fields.registers
+        competing: Registers = {}
+        yielding: Registers = {}
+        for key, value in registers.items():
+            writer = former if fields is None else fields.elements[key][0]
+            mine = former is not None and writer in (former, client_for(former, key))
+            (competing if mine else yielding)[key] = value
+        doc, _ = _load(written_once(_ROOT_NAME, competing, client_id))
+        _apply(doc, written_once(_ROOT_NAME, yielding, yielding_id))
+        state = DocumentState(held.rank, doc.get_update(), {clock: counter})
+    change = Change("", "", state.rank, {}, state.vector, state.update)
+    return change, Merged(state, unflatten(registers))
 
 
 @_refusing_panics
@@ -181,24 +284,43 @@ def arrive(held: DocumentState, change: Change) -> Merged | Literal["held", "lac
     if change.rank > held.rank and brought.registers is not None:
         update, registers = change.update, brought.registers
     else:
-        doc, root = _load(held.update if change.rank == held.rank else EMPTY_UPDATE)
-        _apply(doc, change.update)
-        reached = clocks_of(doc.get_state())
-        if any(reached.get(client, 0) < end for client, (_, end) in brought.ranges.items()):
-            # The library would keep it apart until the rest comes, and all that the client writes later.
-            raise InvalidDocument("an update that builds on what is not in it")
-        update, registers = doc.get_update(), _registers(root)
-    _check_size(update)
+        base = held.update if change.rank == held.rank else EMPTY_UPDATE
+        update, registers = _joined(base, change.update, brought)
+    if len(update) > MAX_STATE_BYTES:
+        raise DocumentTooLarge(
+            f"{len(update)} bytes encoded are over the limit of {MAX_STATE_BYTES}", MAX_STATE_BYTES
+        )
     return Merged(DocumentState(change.rank, update, vector), unflatten(registers))
+
+
+def _joined(held: bytes, update: bytes, brought: Brought) -> tuple[bytes, Registers]:
+    """The state after ``update`` has arrived, which has been read, and its registers."""
+    doc, root = _load(held)
+    clocks = clocks_of(doc.get_state())
+    for client, (start, end) in brought.ranges.items():
+        if start > clocks.get(client, 0):
+            raise InvalidDocument("an update that builds on what is not in it")
+        clocks[client] = max(clocks.get(client, 0), end)
+    if any(end > clocks.get(client, 0) for client, _, end in brought.deletions):
+        raise InvalidDocument("an update that deletes what is not in it")
+    if brought.rich or len(list(doc.keys())) > 1:
+        check_roots(held, update, _ROOT_NAME)
+    _apply(doc, update)
+    reached = clocks_of(doc.get_state())
+    if any(reached.get(client, 0) < end for client, (_, end) in brought.ranges.items()):
+        # The library would keep it apart until the rest comes, and all that the client writes later.
+        raise InvalidDocument("an update that builds on what is not in it")
+    return doc.get_update(), _registers(root)
 
 
 def check_update(update: bytes) -> None:
     """Refuse an update that would harm the CRDT library.
 
     Raises:
-        InvalidDocument: it is malformed, or holds what no document does.
+        InvalidDocument: it is malformed, or holds more than fields.
     """
-    read_update(update, _ROOT_NAME)
+    if read_update(update, _ROOT_NAME).rich:
+        raise InvalidDocument("an item outside of the document's root map")
 
 
 def state_vector(update: bytes) -> bytes:
@@ -222,25 +344,32 @@ def difference(update: bytes, their_state_vector: bytes) -> bytes:
 
 def single_value_state(key: str, value: str, client_id: int) -> bytes:
     """The state of a document with one root key, the same bytes for the same arguments everywhere."""
-    doc: pycrdt.Doc[Any] = pycrdt.Doc(client_id=client_id)
-    doc.get(ROOT, type=pycrdt.Map)[key] = value
-    return doc.get_update()
+    return written_once(_ROOT_NAME, {key: value}, client_id)
 
 
-def _check_size(update: bytes) -> None:
-    if len(update) > MAX_DOCUMENT_BYTES:
+def _check_limits(update: bytes, registers: Registers) -> None:
+    if len(registers) > MAX_FIELDS:
         raise DocumentTooLarge(
-            f"{len(update)} bytes encoded are over the limit of {MAX_DOCUMENT_BYTES}: "
+            f"{len(registers)} fields are over the limit of {MAX_FIELDS}: split it, or put lists in place of "
+            "objects",
+            MAX_FIELDS,
+        )
+    if len(update) <= MAX_DOCUMENT_BYTES:
+        return
+    size = len(written_once(_ROOT_NAME, registers, 1))
+    if size > MAX_DOCUMENT_BYTES:
+        raise DocumentTooLarge(
+            f"{size} bytes encoded are over the limit of {MAX_DOCUMENT_BYTES}: "
             "split it, or move large parts into attachments",
             MAX_DOCUMENT_BYTES,
         )
-    if len(update) > 2 * MAX_STRUCTS:  # no item takes less than two bytes
-        try:
-            read_update(update, _ROOT_NAME)
-        except InvalidDocument as error:
-            raise DocumentTooLarge(
-                f"its history is over the limit of {MAX_STRUCTS} items: copy it under a new _id", MAX_STRUCTS
-            ) from error
+    if len(update) > MAX_WRITTEN_BYTES:
+        raise DocumentTooLarge(
+            f"{size} bytes, and {len(update) - size} of history of overwritten values, are over the limit of "
+            f"{MAX_WRITTEN_BYTES}: remove it and insert it again, which starts without a history, or give "
+            "each writer a document of its own",
+            MAX_WRITTEN_BYTES,
+        )
 
 
 def _load(update: bytes, client_id: int | None = None) -> tuple[pycrdt.Doc[Any], pycrdt.Map[Any]]:
@@ -263,7 +392,10 @@ def _registers(root: pycrdt.Map[Any]) -> Registers:
         registers: Registers = msgspec.json.decode(str(root), type=dict[str, Any])
     except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidDocument(f"holds what JSON cannot: {error}") from error
-    return {key: _number(value) for key, value in registers.items()}
+    return {key: value if type(value) in _EXACT else _number(value) for key, value in registers.items()}
+
+
+_EXACT = (str, bool, type(None), float)
 
 
 def _number(value: Any) -> Any:

@@ -19,12 +19,17 @@ import msgspec
 
 from mesh.core.identity import PUBLIC_KEY_BYTES, Identity, node_id_of, short_id, verify
 from mesh.core.wire import PROTOCOL_MAX, PROTOCOL_MIN, FrameReader, Hello, Message, Proof, frames_of
-from mesh.errors import HandshakeFailed, ProtocolViolation
+from mesh.errors import HandshakeFailed, IdentityCloned, ProtocolViolation
 
 MAX_HANDSHAKE_BYTES = 64 * 1024
 """What a peer may send before it has proven who it is."""
 
 NONCE_BYTES = 32
+
+INSTANCE_BYTES = 16
+
+CLONED = "another running node has the same identity, from a copy of its data directory"
+"""Why a clone is refused, word for word: the other side knows it by that. It fits the end of a WebSocket."""
 
 _DOMAIN = b"docmesh handshake 1\0"
 _DIALLER, _ACCEPTOR = b"dialler\0", b"acceptor\0"
@@ -44,6 +49,7 @@ class PeerInfo(NamedTuple):
         purpose: ``"link"`` or ``"bulk"``.
         features: the optional parts of the protocol that both sides know.
         protocol: the version that both sides speak.
+        instance: the run of it that speaks.
     """
 
     node_id: str
@@ -53,6 +59,7 @@ class PeerInfo(NamedTuple):
     purpose: str
     features: frozenset[str]
     protocol: int
+    instance: bytes = b""
 
 
 class Handshake:
@@ -60,6 +67,7 @@ class Handshake:
 
     Attributes:
         peer: the proven peer, once it is; the handshake is then over for this side.
+        claimed: who the other side says it is, once it has.
     """
 
     def __init__(
@@ -75,6 +83,7 @@ class Handshake:
         features: Sequence[str] = (),
         expect: str | None = None,
         refuse: Collection[str] = (),
+        instance: bytes = b"",
     ) -> None:
         """
         Args:
@@ -88,6 +97,7 @@ class Handshake:
             features: optional parts of the protocol that this node knows.
             expect: the only node id that will do.
             refuse: node ids that will not do.
+            instance: names this run of the node.
         """
         self.peer: PeerInfo | None = None
         self._identity = identity
@@ -104,10 +114,11 @@ class Handshake:
             name,
             listen,
             mesh_id,
+            instance,
         )
         self._my_hello = b""
         self._their_hello = b""
-        self._claimed: PeerInfo | None = None
+        self.claimed: PeerInfo | None = None
         self._failed = False
 
     def start(self) -> list[bytes]:
@@ -130,16 +141,16 @@ class Handshake:
 
     def _advance(self, frame: bytes) -> list[bytes]:
         message = _decode(frame)
-        if self._claimed is not None:
-            self.peer = self._check_proof(message, self._claimed)
+        if self.claimed is not None:
+            self.peer = self._check_proof(message, self.claimed)
             return [self._prove()] if self._dialler else []
         if not isinstance(message, Hello):
             raise HandshakeFailed("the other side did not say hello: it is not a mesh node of this kind")
-        self._claimed = self._check_hello(message)
+        self.claimed = self._check_hello(message)
         self._their_hello = bytes(frame)
         if self._dialler:
             return []
-        return [self._say_hello(self._claimed.purpose), self._prove()]
+        return [self._say_hello(self.claimed.purpose), self._prove()]
 
     def _say_hello(self, purpose: str | None = None) -> bytes:
         mine = self._mine
@@ -159,7 +170,9 @@ class Handshake:
             )
         self._check_form(hello)
         if hello.public_key == mine.public_key:
-            raise HandshakeFailed("this node reached itself: the address is its own, or its key was copied")
+            if hello.instance != mine.instance:
+                raise IdentityCloned(CLONED)
+            raise HandshakeFailed("this node reached itself: the address is its own")
         if hello.mesh_id != mine.mesh_id:
             raise HandshakeFailed(_other_mesh(hello.mesh_id, mine.mesh_id))
         node_id = node_id_of(hello.public_key)
@@ -179,11 +192,14 @@ class Handshake:
             hello.purpose,
             frozenset(hello.features) & frozenset(mine.features),
             protocol,
+            hello.instance,
         )
 
     def _check_form(self, hello: Hello) -> None:
         if len(hello.public_key) != PUBLIC_KEY_BYTES or len(hello.nonce) != NONCE_BYTES:
             raise HandshakeFailed("the other side's key or nonce has a wrong length")
+        if len(hello.instance) > INSTANCE_BYTES:
+            raise HandshakeFailed("the other side's instance has a wrong length")
         if hello.purpose not in _PURPOSES or (self._dialler and hello.purpose != self._mine.purpose):
             raise HandshakeFailed("the other side wants the connection for something else")
         texts = (hello.name, hello.listen or "", hello.mesh_id, *hello.features)

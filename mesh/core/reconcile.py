@@ -1,10 +1,10 @@
 """Set reconciliation: which of many documents differ between two replicas that share no history.
 
-Each document is a pair (key hash, version hash), 63 bits each. The key space is divided by prefixes of
-8 bits; a range is summed up by the XOR of its mixed pairs. Two replicas compare the
-256 first ranges, then only what is inside those that differ: small ranges are listed, large ones divided
-again. So the cost follows the number of differences, and the rounds the logarithm of the size (the
-idea of range-based set reconciliation, Meyer 2023).
+Each document is a pair (key hash, version hash), 63 bits each; the version hash covers the key. The key space
+is divided by prefixes of 4 bits, and a range is summed up by the XOR of its version hashes. Two replicas
+compare the first ranges, then only what is inside those that differ: small ranges are listed by shortened
+hashes, large ones divided again. So the cost follows the number of differences, and the rounds the logarithm
+of the size (the idea of range-based set reconciliation, Meyer 2023).
 """
 
 from __future__ import annotations
@@ -12,42 +12,54 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable
+from itertools import accumulate
+from operator import xor
 from typing import NamedTuple
 
+from mesh.errors import ProtocolViolation
+
 KEY_BITS = 63
-STEP_BITS = 8
+STEP_BITS = 4
 LIST_UP_TO = 64
 """A range with at most so many documents is listed instead of divided."""
 
-MAX_SUMMARIES = 4096
+LISTED_BYTES = 6
+"""What a listing tells of a version hash: within a range of few documents two are told apart all the same."""
+
+MAX_SUMMARIES = 256
 """Summaries in one message: the answer, even if it lists every range, fits a message too."""
 
 MAX_PULLED = 100_000
-"""Keys in one message; one with fewer of them is the last of a pull."""
+"""Documents in one message; one with fewer of them is the last of a pull."""
 
-MAX_DEPTH = 4
-"""Ranges are never divided beyond 32 bits: what still collides there is listed."""
+MAX_BITS = 32
+"""Ranges are never divided beyond so many bits: what still collides there is listed."""
+
+_CHILDREN = 1 << STEP_BITS
+_DIGEST_BYTES = 8
+_LISTED = (1 << (8 * LISTED_BYTES)) - 1
 
 
 class Range(NamedTuple):
-    """The keys whose highest ``depth * STEP_BITS`` bits are ``prefix``."""
+    """The keys whose highest ``bits`` bits are ``prefix``."""
 
-    depth: int
+    bits: int
     prefix: int
 
     @property
     def start(self) -> int:
         """The first key of the range."""
-        return self.prefix << (KEY_BITS - self.depth * STEP_BITS)
+        return self.prefix << (KEY_BITS - self.bits)
 
     @property
     def end(self) -> int:
         """The first key after the range."""
-        return (self.prefix + 1) << (KEY_BITS - self.depth * STEP_BITS)
+        return (self.prefix + 1) << (KEY_BITS - self.bits)
 
     def children(self) -> list[Range]:
-        """The 256 ranges that this one divides into."""
-        return [Range(self.depth + 1, (self.prefix << STEP_BITS) | step) for step in range(1 << STEP_BITS)]
+        """The 16 ranges that this one divides into."""
+        first = self.prefix << STEP_BITS
+        return [Range(self.bits + STEP_BITS, prefix) for prefix in range(first, first + _CHILDREN)]
 
 
 WHOLE = Range(0, 0)
@@ -61,66 +73,68 @@ class KeySet:
     """
 
     def __init__(self, rows: Iterable[tuple[int, int, int]], others: Iterable[tuple[int, int]] = ()) -> None:
-        ordered = sorted(rows)
+        """
+        Args:
+            rows: sorted by key.
+            others: in any order.
+        """
         self._others = dict(others)
-        self._keys = array("q", [row[0] for row in ordered])
-        self._versions = array("q", [row[1] for row in ordered])
-        self._positions = array("q", [row[2] for row in ordered])
+        self._keys = array("q")
+        self._versions = array("q")
+        self._positions = array("q")
+        for key, version, position in rows:
+            self._keys.append(key)
+            self._versions.append(version)
+            self._positions.append(position)
         # The digests of all beginnings: that of any range is the difference of two.
-        self._digests = array("q", [0])
-        digest = 0
-        for key, version, _ in ordered:
-            digest ^= _mixed(key, version)
-            self._digests.append(digest)
+        self._digests = array("q", accumulate(self._versions, xor, initial=0))
 
     def __len__(self) -> int:
         return len(self._keys)
 
-    def pairs(self, within: Range) -> list[tuple[int, int]]:
-        """The pairs in a range."""
-        start, end = self._bounds(within)
-        return list(zip(self._keys[start:end], self._versions[start:end], strict=True))
+    def key(self, index: int) -> int:
+        """The key hash of the document at a place of the set."""
+        return self._keys[index]
 
-    def position(self, key: int) -> int | None:
+    def position(self, index: int) -> int:
+        """Where the document at a place of the set stood in the log."""
+        return self._positions[index]
+
+    def position_of(self, key: int) -> int | None:
         """Where the document with a key hash stood in the log; ``None`` if it is not held."""
         index = bisect_left(self._keys, key)
         found = index < len(self._keys) and self._keys[index] == key
         return self._positions[index] if found else self._others.get(key)
 
-    def count(self, within: Range) -> int:
-        """How many pairs are in a range."""
-        start, end = self._bounds(within)
-        return end - start
-
-    def digest(self, within: Range) -> int:
-        """63 bits that sum up a range; 0 for an empty one."""
-        start, end = self._bounds(within)
-        return self._digests[start] ^ self._digests[end]
-
-    def _bounds(self, within: Range) -> tuple[int, int]:
+    def bounds(self, within: Range) -> tuple[int, int]:
+        """The places of a range in the set: the first one, and the one after the last."""
         return bisect_left(self._keys, within.start), bisect_left(self._keys, within.end)
 
+    def digest(self, start: int, end: int) -> int:
+        """63 bits that sum up a range, given by its places; 0 for an empty one."""
+        return self._digests[start] ^ self._digests[end]
 
-_MASK = (1 << KEY_BITS) - 1
-
-
-def _mixed(key: int, version: int) -> int:
-    """Ties a version to its key, so that two documents that swap versions do not cancel out."""
-    mixed = (key * 0x9E3779B97F4A7C15 + version + 0x632BE59BD9B4E019) & _MASK
-    mixed = ((mixed ^ (mixed >> 31)) * 0xC2B2AE3D27D4EB4F) & _MASK
-    return mixed ^ (mixed >> 29)
+    def listed(self, start: int, end: int) -> list[int]:
+        """The shortened version hashes of a range, given by its places."""
+        return [version & _LISTED for version in self._versions[start:end]]
 
 
-Summary = tuple[Range, int]
-"""A range and the sender's digest of it."""
+class Summary(NamedTuple):
+    """The sender's digests of the ranges that a range divides into, in their order."""
 
-Listing = tuple[Range, list[tuple[int, int]]]
-"""A range and all of the sender's pairs in it."""
+    bits: int
+    prefix: int
+    digests: bytes
 
 
-def summaries(mine: KeySet, ranges: Iterable[Range]) -> list[Summary]:
-    """My digests of the ranges that ``ranges`` divide into, empty ones included."""
-    return [(child, mine.digest(child)) for parent in ranges for child in parent.children()]
+class Listing(NamedTuple):
+    """All that the sender holds in a range: shortened version hashes in the order of its set, and the place
+    of the first one there."""
+
+    bits: int
+    prefix: int
+    first: int
+    versions: bytes
 
 
 class Answer(NamedTuple):
@@ -130,27 +144,58 @@ class Answer(NamedTuple):
     listings: list[Listing]
 
 
+class Differing(NamedTuple):
+    """Places of documents that the other side does not hold in the same version: in its set, and in mine."""
+
+    theirs: list[int]
+    mine: list[int]
+
+
+def first_ranges(mine: KeySet) -> list[Range]:
+    """What to divide first, so that what differs can be listed at once where there are not too many."""
+    return [WHOLE] if len(mine) <= LIST_UP_TO * _CHILDREN else WHOLE.children()
+
+
+def summary(mine: KeySet, parent: Range) -> Summary:
+    """My digests of the ranges that ``parent`` divides into, empty ones included."""
+    digests = [mine.digest(*mine.bounds(child)).to_bytes(_DIGEST_BYTES, "big") for child in parent.children()]
+    return Summary(*parent, b"".join(digests))
+
+
 def answer(mine: KeySet, theirs: Iterable[Summary]) -> Answer:
-    """For each of their ranges that differs from mine: my pairs in it, or that it should be divided."""
+    """For each of their ranges that differs from mine: what I hold in it, or that it should be divided.
+
+    Raises:
+        ProtocolViolation: they are no summaries.
+    """
     divide: list[Range] = []
     listings: list[Listing] = []
-    for within, digest in theirs:
-        if digest == mine.digest(within):
-            continue
-        if mine.count(within) <= LIST_UP_TO or within.depth >= MAX_DEPTH:
-            listings.append((within, mine.pairs(within)))
-        else:
-            divide.append(within)
+    for bits, prefix, digests in theirs:
+        whole_steps = bits % STEP_BITS == 0 and 0 <= bits < MAX_BITS and 0 <= prefix < 1 << bits
+        if not whole_steps or len(digests) != _CHILDREN * _DIGEST_BYTES:
+            raise ProtocolViolation("a summary of no range")
+        for i, child in enumerate(Range(bits, prefix).children()):
+            start, end = mine.bounds(child)
+            digest = int.from_bytes(digests[i * _DIGEST_BYTES : (i + 1) * _DIGEST_BYTES], "big")
+            if digest == mine.digest(start, end):
+                continue
+            if end - start <= LIST_UP_TO or child.bits >= MAX_BITS:
+                versions = [version.to_bytes(LISTED_BYTES, "big") for version in mine.listed(start, end)]
+                listings.append(Listing(*child, start, b"".join(versions)))
+            else:
+                divide.append(child)
     return Answer(divide, listings)
 
 
-def differing_keys(mine: KeySet, listings: Iterable[Listing]) -> list[int]:
-    """The keys whose versions differ between mine and the listed ones, or that only one side has."""
-    differing: list[int] = []
-    for within, pairs in listings:
-        here = dict(mine.pairs(within))
-        for key, version in pairs:
-            if here.pop(key, None) != version:
-                differing.append(key)
-        differing.extend(here)
-    return sorted(differing)
+def differing(mine: KeySet, listings: Iterable[Listing]) -> Differing:
+    """What differs between mine and the listed ones, or only one side has."""
+    result = Differing([], [])
+    for bits, prefix, first, versions in listings:
+        start, end = mine.bounds(Range(bits, prefix))
+        here = {version: start + i for i, version in enumerate(mine.listed(start, end))}
+        for i in range(len(versions) // LISTED_BYTES):
+            version = int.from_bytes(versions[i * LISTED_BYTES : (i + 1) * LISTED_BYTES], "big")
+            if here.pop(version, None) is None:
+                result.theirs.append(first + i)
+        result.mine.extend(here.values())
+    return result

@@ -11,7 +11,7 @@ Decided where dialects differ: a comparison holds only between values of one kin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
@@ -24,8 +24,10 @@ MAX_SELECTOR_BYTES = 8 * 1024
 MAX_SELECTOR_DEPTH = 16
 MAX_SELECTOR_TERMS = 256
 MAX_PATTERN_CHARS = 128
+MAX_SORT_FIELDS = 16
 
 Selector = Mapping[str, Any]
+Sort = Sequence[str | Mapping[str, str]]
 Matcher = Callable[[Mapping[str, Any]], bool]
 """Whether a document (its fields and ``_id``) is selected."""
 
@@ -45,20 +47,46 @@ def compile_selector(selector: Selector | None) -> Matcher:
     Raises:
         InvalidSelector: it is malformed, uses an unknown operator, or is over a bound.
     """
-    if not selector:
-        if selector is None or isinstance(selector, Mapping):
-            return lambda document: True
-        raise InvalidSelector(f"a selector is an object, not {selector!r}")
+    plain = plain_selector(selector)
+    return _Compiler().fields(plain, "", 0) if plain else lambda document: True
+
+
+def plain_selector(selector: Selector | None) -> dict[str, Any]:
+    """A copy of ``selector`` as JSON types only; ``{}`` for ``None``.
+
+    Raises:
+        InvalidSelector: it is no object, cannot be JSON, or is too large.
+    """
+    if selector is None:
+        return {}
     if not isinstance(selector, Mapping):
-        raise InvalidSelector(f"a selector is an object, not a {type(selector).__name__}")
+        raise InvalidSelector(f"a selector is an object, not {_shown(selector)}")
     try:
-        plain = normalized(selector)
+        plain: dict[str, Any] = normalized(selector)
     except InvalidDocument as error:
         raise InvalidSelector(error.reason, error.path) from error
     size = len(msgspec.json.encode(plain))
     if size > MAX_SELECTOR_BYTES:
         raise InvalidSelector(f"{size} bytes as JSON, over the limit of {MAX_SELECTOR_BYTES}")
-    return _Compiler().fields(plain, "", 0)
+    return plain
+
+
+def only_ids(selector: Selector | None) -> frozenset[str] | None:
+    """The ids that a document must have one of to be selected by a valid selector, where it names them."""
+    condition = (selector or {}).get("_id")
+    if isinstance(condition, str):
+        return frozenset((condition,))
+    if isinstance(condition, Mapping):
+        if "$eq" in condition:
+            condition = {"$in": [condition["$eq"]]}
+        if "$in" in condition:
+            return frozenset(item for item in condition["$in"] if isinstance(item, str))
+    return None
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:60] + "..."
 
 
 class _Compiler:
@@ -77,14 +105,14 @@ class _Compiler:
     def fields(self, selector: Any, path: str, depth: int) -> _Test:
         """A test of a whole object: every entry must hold."""
         if not isinstance(selector, dict):
-            raise InvalidSelector(f"an object of fields is needed, not {selector!r}", path)
+            raise InvalidSelector(f"an object of fields is needed, not {_shown(selector)}", path)
         return _all([self._entry(key, value, f"{path}/{key}", depth) for key, value in selector.items()])
 
     def _entry(self, key: str, value: Any, path: str, depth: int) -> _Test:
         self._count(path, depth)
         if key in ("$and", "$or", "$nor"):
             if not isinstance(value, list) or not value:
-                raise InvalidSelector(f"{key} takes a list of selectors", path)
+                raise InvalidSelector(f"{key} takes a list of selectors, not {_shown(value)}", path)
             tests = [self.fields(item, f"{path}/{i}", depth + 1) for i, item in enumerate(value)]
             if key == "$and":
                 return _all(tests)
@@ -120,12 +148,12 @@ class _Compiler:
                 return lambda value: not identical(value, operand)
             case "$in" | "$nin":
                 if not isinstance(operand, list):
-                    raise InvalidSelector(f"{operator} takes a list", path)
+                    raise InvalidSelector(f"{operator} takes a list, not {_shown(operand)}", path)
                 wanted = operator == "$in"
                 return lambda value: any(identical(value, item) for item in operand) is wanted
             case "$exists":
                 if not isinstance(operand, bool):
-                    raise InvalidSelector("$exists takes true or false", path)
+                    raise InvalidSelector(f"$exists takes true or false, not {_shown(operand)}", path)
                 return lambda value: (value is not MISSING) is operand
             case "$not":
                 test = self.condition(operand, path, depth + 1)
@@ -161,6 +189,10 @@ def _comparable(a: Any, b: Any) -> bool:
     return kind_rank(a) == kind_rank(b) and kind_rank(a) in (2, 3)
 
 
+LIST_RANK: Final = 4
+"""Kinds of this rank and above have parts."""
+
+
 def kind_rank(value: Any) -> int:
     """The order of kinds when sorting: missing, null, booleans... as CouchDB collates them."""
     if value is MISSING:
@@ -173,7 +205,7 @@ def kind_rank(value: Any) -> int:
         return 2
     if isinstance(value, str):
         return 3
-    return 4 if isinstance(value, list) else 5
+    return LIST_RANK if isinstance(value, list) else LIST_RANK + 1
 
 
 def _pattern(pattern: Any, path: str) -> Callable[[str], bool]:
@@ -208,34 +240,66 @@ def lookup(document: Any, segments: Sequence[str]) -> Any:
 # --- sort, skip, limit, fields ----------------------------------------------------------------
 
 
-def sort_key(sort: Sequence[str | Mapping[str, str]] | None) -> Callable[[list[dict[str, Any]]], None]:
-    """Sorts documents in place by ``sort`` (``["year", {"name": "desc"}]``), then by ``_id``.
+def parse_sort(sort: Sort | None) -> list[tuple[tuple[str, ...], bool]]:
+    """The segments of every field of ``sort`` (``["year", {"name": "desc"}]``), and whether it descends.
+
+    Raises:
+        InvalidSelector: ``sort`` is malformed, or has more than ``MAX_SORT_FIELDS`` fields.
+    """
+    if isinstance(sort, str | Mapping) or (sort is not None and not isinstance(sort, Sequence)):
+        raise InvalidSelector(f"sort takes a list of fields, not {_shown(sort)}", "/sort")
+    if sort is not None and len(sort) > MAX_SORT_FIELDS:
+        raise InvalidSelector(f"sort takes at most {MAX_SORT_FIELDS} fields, not {len(sort)}", "/sort")
+    return [_parse_sort_field(entry, f"/sort/{index}") for index, entry in enumerate(sort or ())]
+
+
+def _parse_sort_field(entry: Any, path: str) -> tuple[tuple[str, ...], bool]:
+    if isinstance(entry, str):
+        return split_path(entry), False
+    if isinstance(entry, Mapping) and len(entry) == 1:
+        [(field, direction)] = entry.items()
+        if isinstance(field, str) and direction in ("asc", "desc"):
+            return split_path(field), direction == "desc"
+    raise InvalidSelector(f'sort takes "field" or {{"field": "asc" | "desc"}}, not {_shown(entry)}', path)
+
+
+def sort_key(sort: Sort | None) -> Callable[[Mapping[str, Any]], Any]:
+    """A key that sorts documents by ``sort``, then by ``_id``; no two documents have the same.
 
     Raises:
         InvalidSelector: ``sort`` is malformed.
     """
-    keys: list[tuple[tuple[str, ...], bool]] = []
-    for entry in sort or ():
-        if isinstance(entry, str):
-            keys.append((split_path(entry), False))
-            continue
-        if not isinstance(entry, Mapping) or len(entry) != 1 or set(entry.values()) - {"asc", "desc"}:
-            raise InvalidSelector(
-                f'sort takes "field" or {{"field": "asc" | "desc"}}, not {entry!r}', "/sort"
-            )
-        [(field, direction)] = entry.items()
-        keys.append((split_path(field), direction == "desc"))
+    fields = parse_sort(sort)
+    if not fields:
+        return itemgetter("_id")
 
-    def apply(documents: list[dict[str, Any]]) -> None:
-        documents.sort(key=lambda document: str(document["_id"]))
-        for segments, descending in reversed(keys):
-            documents.sort(key=partial(_collated_at, segments), reverse=descending)
+    def key(document: Mapping[str, Any]) -> tuple[Any, ...]:
+        values = [
+            _Descending(collated(lookup(document, segments)))
+            if descending
+            else collated(lookup(document, segments))
+            for segments, descending in fields
+        ]
+        return (*values, document["_id"])
 
-    return apply
+    return key
 
 
-def _collated_at(segments: tuple[str, ...], document: dict[str, Any]) -> tuple[Any, ...]:
-    return collated(lookup(document, segments))
+class _Descending:
+    """A key that sorts the other way round."""
+
+    __slots__ = ("key",)
+
+    def __init__(self, key: tuple[Any, ...]) -> None:
+        self.key = key
+
+    def __lt__(self, other: _Descending) -> bool:
+        return other.key < self.key
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Descending) and self.key == other.key
+
+    __hash__ = None  # type: ignore[assignment]  # a key is only compared
 
 
 def collated(value: Any) -> tuple[Any, ...]:

@@ -64,6 +64,15 @@ class ReadKeys:
 
 
 @dataclass(frozen=True, slots=True)
+class Push:
+    """The comparison has found what the peer lacks for its resume ``number``: the documents at ``positions``
+    of our log, to be told to ``compared``."""
+
+    number: int
+    positions: list[int]
+
+
+@dataclass(frozen=True, slots=True)
 class ApplyFrame:
     """Apply a frame's changes durably, find out what of it is lacking, then call ``applied``."""
 
@@ -81,7 +90,10 @@ class SavePosition:
 
 @dataclass(frozen=True, slots=True)
 class Renew:
-    """This store has been restored from a backup: give it a new identity, and start over with everybody."""
+    """The peer has read ``position`` of our log, which was never there: this store is a backup that was put
+    back. Give it a new identity, and start over with everybody."""
+
+    position: int
 
 
-Effect = Send | ReadLog | ReadWanted | ReadPositions | ReadKeys | ApplyFrame | SavePosition | Renew
+Effect = Send | ReadLog | ReadWanted | ReadPositions | ReadKeys | Push | ApplyFrame | SavePosition | Renew

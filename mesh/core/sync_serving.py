@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from mesh.core import reconcile
 from mesh.core.commits import PAGE_BYTES, Commit, Found, LogEntry, change_size
-from mesh.core.document import MAX_DOCUMENT_BYTES
+from mesh.core.document import MAX_STATE_BYTES
 from mesh.core.interest import InterestSet
-from mesh.core.reconcile import KeySet, Range
+from mesh.core.numbering import ONE_RUN, Numbering
+from mesh.core.reconcile import KeySet, Summary
 from mesh.core.sync_effects import Effect, ReadKeys, ReadLog, ReadWanted, Renew, Send
 from mesh.core.wire import (
     Ack,
@@ -19,15 +20,15 @@ from mesh.core.wire import (
     Change,
     Changes,
     Differences,
+    Pull,
     Pulled,
-    PullKeys,
     Resume,
     Resumed,
     Summaries,
     Version,
     Want,
 )
-from mesh.errors import ProtocolViolation
+from mesh.errors import InvalidSelector, ProtocolViolation
 
 PAGE = 500
 """Documents per frame and per page read from the log (PEERS.md: frames of about 500)."""
@@ -36,8 +37,9 @@ FRAME_BYTES = 192 * 1024
 """A frame is closed once its changes have this many bytes."""
 
 WINDOW_FRAMES = 16
-WINDOW_BYTES = 4 * 1024 * 1024
-"""Frames and bytes that may be unacknowledged: what a slow peer costs at most."""
+WINDOW_BYTES = MAX_STATE_BYTES + 4 * 1024 * 1024
+"""Frames and bytes that may be unacknowledged: what a slow peer costs at most. There is room for a page, and
+its last document, beside others that are on their way."""
 
 PAGE_FRAMES = 5
 """Frames that one read of the store fills at most."""
@@ -78,6 +80,18 @@ class _Pull:
     last: bool
 
 
+@dataclass(slots=True)
+class _Batch:
+    """The changes of one frame, and what they take."""
+
+    changes: list[Change] = field(default_factory=list)
+    size: int = 0
+
+    def add(self, change: Change) -> None:
+        self.changes.append(change)
+        self.size += change_size(change)
+
+
 class Serving:
     """Sends one peer what it wants of our log, at the peer's pace.
 
@@ -89,16 +103,27 @@ class Serving:
       5. What is sent of a document makes the peer hold it as it is held here, or ask for what is missing.
     """
 
-    def __init__(self, peer: str, log_id: bytes, head: int) -> None:
+    def __init__(
+        self,
+        peer: str,
+        log_id: bytes,
+        head: int,
+        share: Callable[[int, InterestSet], bool] | None = None,
+        numbering: Numbering = ONE_RUN,
+    ) -> None:
         """
         Args:
             peer: the peer's node_id.
             log_id: names our log; new when the store is.
             head: the last position of our log.
+            share: see :meth:`~mesh.core.sync_following.Following.share`; one end of a link has it.
+            numbering: which positions of our log there are.
         """
         self._peer = peer
         self._log_id = log_id
         self._head = head
+        self._share = share
+        self._numbering = numbering
         self._wanted = InterestSet()
         self._live: _Scan | None = None
         self._scans: deque[_Scan] = deque()
@@ -107,7 +132,7 @@ class Serving:
         self._owed_wants: deque[Want] = deque()
         self._owed_pulls: deque[_Pull] = deque()
         self._reconciling: dict[int, InterestSet] = {}
-        self._keys: dict[int, KeySet] = {}
+        self._keys: dict[int, KeySet | None] = {}  # None: they are being read
         self._waiting_summaries: dict[int, list[Summaries]] = {}
         self._next_frame = 1
         self._in_flight: dict[int, tuple[int, int]] = {}  # frame -> bytes, documents
@@ -136,40 +161,44 @@ class Serving:
             return self._evaluate()
         matching = [commit for commit in commits if self._matches(commit)]
         wanted = [commit.change for commit in matching if commit.source != self._peer]
-        *full, last = _batches(wanted) or [[]]
+        *full, last = _batches(wanted) or [_Batch()]
         if not (
             all(commit.whole or self._was_sent(commit) for commit in matching)
-            and self._room(len(full) + 1, sum(map(change_size, wanted)))
+            and self._room(len(full) + 1, last.size + sum(batch.size for batch in full))
         ):
             return self._evaluate()  # the documents are read from the log, whole, when there is room
         live.cursor = self._head
-        effects: list[Effect] = [self._frame(0, 0, batch) for batch in full]
+        effects = [self._frame(0, 0, batch) for batch in full]
         if wanted or self._head - self._told >= SILENT_LAG:
             effects.append(self._frame(0, self._head, last))  # the position is told with the last frame
         return effects + self._evaluate()
 
     def on_resume(self, message: Resume) -> list[Effect]:
-        """The peer says where it stands, and wants the rest."""
-        # What a peer asks for, it also has to have announced as interest.
-        if not all(map(self._wanted.covers, message.entries)):
-            raise ProtocolViolation("asked to resume what no interest was announced for")
+        """The peer says where it stands, and wants the rest, even if its way leads elsewhere by now."""
         open_ones = {*self._reconciling, *(scan.number for scan in self._scans)}
         if message.number < 1 or message.number in open_ones or len(open_ones) >= MAX_CATCHUPS:
             raise ProtocolViolation(f"a catch-up {message.number} too many")
-        if message.log_id == self._log_id and message.after > self._head:
-            return [Renew()]  # the peer has read more of our log than there is
+        if message.log_id == self._log_id and not self._numbering.issued(message.after, self._head):
+            return [Renew(message.after)]
         if self._live is None:
             self._live = _Scan(0, self._head, 0, self._wanted)
             self._told = self._head
         upto = self._live.cursor
-        interest = InterestSet(message.entries)
+        try:
+            interest = InterestSet(message.entries)
+        except InvalidSelector as error:
+            raise ProtocolViolation(f"asked to resume what cannot be: {error}") from error
         known = message.log_id == self._log_id and 0 < message.after <= upto
         if known or message.empty:
             self._scans.append(_Scan(message.number, message.after if known else 0, upto, interest))
-        else:
-            self._reconciling[message.number] = interest
-        answer = Resumed(message.number, self._log_id, upto, not (known or message.empty))
-        return [Send(answer), *self._evaluate()]
+            return [Send(Resumed(message.number, self._log_id, upto, False)), *self._evaluate()]
+        self._reconciling[message.number] = interest
+        shared = self._share is not None and self._share(message.number, interest)
+        effects: list[Effect] = [Send(Resumed(message.number, self._log_id, upto, True, shared))]
+        if not shared:
+            self._keys[message.number] = None
+            effects.append(ReadKeys(message.number, False, interest))  # while the peer reads its own
+        return effects + self._evaluate()
 
     def on_ack(self, message: Ack) -> list[Effect]:
         """The peer holds a frame, but for what it now asks for."""
@@ -185,27 +214,16 @@ class Serving:
 
     def on_summaries(self, message: Summaries) -> list[Effect]:
         """The peer's digests, to be compared with ours."""
-        interest = self._interest_of(message.number)
-        keys = self._keys.get(message.number)
+        if message.number not in self._keys:
+            raise ProtocolViolation(f"a comparison {message.number} that was not agreed on")
+        keys = self._keys[message.number]
         if len(message.summaries) > reconcile.MAX_SUMMARIES:
             raise ProtocolViolation(f"more than {reconcile.MAX_SUMMARIES} summaries at once")
         if keys is None:
-            waiting = self._waiting_summaries.setdefault(message.number, [])
-            waiting.append(message)
-            return [ReadKeys(message.number, False, interest)] if len(waiting) == 1 else []
-        theirs = [(Range(depth, prefix), digest) for depth, prefix, digest in message.summaries]
-        if any(not 0 < r.depth <= reconcile.MAX_DEPTH for r, _ in theirs):
-            raise ProtocolViolation("a summary of no range")
-        divide, listings = reconcile.answer(keys, theirs)
-        return [
-            Send(
-                Differences(
-                    message.number,
-                    [(r.depth, r.prefix) for r in divide],
-                    [(r.depth, r.prefix, pairs) for r, pairs in listings],
-                )
-            )
-        ]
+            self._waiting_summaries.setdefault(message.number, []).append(message)
+            return []
+        divide, listings = reconcile.answer(keys, [Summary(*summary) for summary in message.summaries])
+        return [Send(Differences(message.number, [*divide], [*listings]))]
 
     def log_read(self, entries: Sequence[LogEntry], upto: int) -> list[Effect]:
         """Result of :class:`ReadLog`: the entries found, and how far the log has been read for them."""
@@ -215,28 +233,24 @@ class Serving:
         if scan.interest is not interest:  # more is wanted by now, and was passed over: read this again
             return self._evaluate()
         effects: list[Effect] = []
-        changes: list[Change] = []
+        batch = _Batch()
         offers: list[Version] = []
         notices: list[Version] = []
-        size = 0
         for entry in entries:
             version = entry.version
-            if entry.source == self._peer:
-                continue
             if scan.interest.matches(version.collection, entry.document):
                 if entry.change is None:
                     offers.append(version)
                     continue
-                changes.append(entry.change)
-                size += change_size(entry.change)
-                if size >= FRAME_BYTES:
-                    effects.append(self._frame(scan.number, entry.seq, changes, offers, notices))
-                    changes, offers, notices, size = [], [], [], 0
+                batch.add(entry.change)
+                if batch.size >= FRAME_BYTES:
+                    effects.append(self._frame(scan.number, entry.seq, batch, offers, notices))
+                    batch, offers, notices = _Batch(), [], []
             elif scan.interest.partial(version.collection) and version.collection != "receipts":
                 notices.append(version)  # (what a receipt is selected by never changes)
         scan.cursor = upto
-        if changes or offers or notices or scan is not self._live:
-            effects.append(self._frame(scan.number, upto, changes, offers, notices))
+        if batch.changes or offers or notices or scan is not self._live:
+            effects.append(self._frame(scan.number, upto, batch, offers, notices))
         if scan is not self._live and upto >= scan.end:
             self._scans.remove(scan)
         return effects + self._evaluate()
@@ -246,8 +260,8 @@ class Serving:
         reading, self._reading = self._reading, None
         assert isinstance(reading, ReadWanted)
         effects: list[Effect] = [self._frame(0, 0, batch) for batch in _batches(found.changes)]
-        if found.gone:
-            effects.append(self._frame(0, 0, [], gone=found.gone))
+        if found.offers or found.gone:
+            effects.append(self._frame(0, 0, _Batch(), found.offers, gone=found.gone))
         self._owed_wants.extendleft(reversed(reading.wants[found.done :]))
         if reading.pull is not None:
             rest = reading.positions[max(0, found.done - len(reading.wants)) :]
@@ -264,7 +278,7 @@ class Serving:
         self._owed_pulls.popleft()
         if not pull.last:
             return []
-        del self._reconciling[pull.number]
+        self._reconciling.pop(pull.number, None)
         self._keys.pop(pull.number, None)
         return [Send(Pulled(pull.number))]
 
@@ -276,16 +290,23 @@ class Serving:
             effects += self.on_summaries(waiting)
         return effects
 
-    def on_pull(self, message: PullKeys) -> list[Effect]:
+    def on_pull(self, message: Pull) -> list[Effect]:
         """The peer has compared, and pulls what differs."""
-        self._interest_of(message.number)
         keys = self._keys.get(message.number)
         if keys is None:
             raise ProtocolViolation("pulled before anything was compared")
+        if not all(0 <= place < len(keys) for place in message.places):
+            raise ProtocolViolation("pulled what was not listed")
         # What has moved on in the log since comes with the live changes.
-        found = {position for key in message.keys if (position := keys.position(key)) is not None}
-        last = len(message.keys) < reconcile.MAX_PULLED
+        found = {position for key in message.keys if (position := keys.position_of(key)) is not None}
+        found.update(map(keys.position, message.places))
+        last = max(len(message.keys), len(message.places)) < reconcile.MAX_PULLED
         self._owed_pulls.append(_Pull(message.number, sorted(found), last))
+        return self._evaluate()
+
+    def compared(self, number: int, positions: list[int]) -> list[Effect]:
+        """Result of :class:`Push`."""
+        self._owed_pulls.append(_Pull(number, sorted(positions), True))
         return self._evaluate()
 
     def on_barrier(self, message: Barrier) -> list[Effect]:
@@ -295,29 +316,22 @@ class Serving:
         self._barriers.append(_Barrier(message.number, self._head))
         return self._evaluate()
 
-    def _interest_of(self, number: int) -> InterestSet:
-        interest = self._reconciling.get(number)
-        if interest is None:
-            raise ProtocolViolation(f"a reconciliation {number} that was not agreed on")
-        return interest
-
     def _frame(
         self,
         scan: int,
         upto: int,
-        changes: Sequence[Change],
+        batch: _Batch,
         offers: Sequence[Version] = (),
         notices: Sequence[Version] = (),
         gone: Sequence[tuple[str, str]] = (),
     ) -> Effect:
         number = self._next_frame
         self._next_frame += 1
-        size = sum(map(change_size, changes))
-        self._in_flight[number] = (size, len(changes) + len(offers) + len(notices))
-        self._bytes_in_flight += size
+        self._in_flight[number] = (batch.size, len(batch.changes) + len(offers) + len(notices))
+        self._bytes_in_flight += batch.size
         if scan == 0 and upto:
             self._told = upto
-        return Send(Changes(number, scan, upto, list(changes), list(offers), list(notices), list(gone)))
+        return Send(Changes(number, scan, upto, batch.changes, list(offers), list(notices), list(gone)))
 
     def _matches(self, commit: Commit) -> bool:
         collection = commit.change.collection
@@ -351,7 +365,7 @@ class Serving:
         effects: list[Effect] = []
         while self._owed_pulls and not self._owed_pulls[0].positions and not self._reading:
             effects += self._pulled()
-        if self._reading is None and self._room(PAGE_FRAMES, PAGE_BYTES + MAX_DOCUMENT_BYTES):
+        if self._reading is None and self._room(PAGE_FRAMES, PAGE_BYTES + MAX_STATE_BYTES):
             if self._owed_wants or self._owed_pulls:
                 self._reading = self._owed()
                 effects.append(self._reading)
@@ -373,7 +387,7 @@ class Serving:
                 continue
             self._barriers.remove(barrier)
             if self._live is not None and self._told < self._live.cursor and self._room(1, 0):
-                effects.append(self._frame(0, self._live.cursor, []))
+                effects.append(self._frame(0, self._live.cursor, _Batch()))
             effects.append(Send(BarrierReached(barrier.number)))
         return effects
 
@@ -396,14 +410,11 @@ class Serving:
         )
 
 
-def _batches(changes: Sequence[Change]) -> list[list[Change]]:
-    """``changes``, in order, in lists that fit a frame."""
-    batches: list[list[Change]] = []
-    size = FRAME_BYTES
+def _batches(changes: Sequence[Change]) -> list[_Batch]:
+    """``changes``, in order, as they fit frames."""
+    batches: list[_Batch] = []
     for change in changes:
-        if size >= FRAME_BYTES or len(batches[-1]) >= PAGE:
-            batches.append([])
-            size = 0
-        batches[-1].append(change)
-        size += change_size(change)
+        if not batches or batches[-1].size >= FRAME_BYTES or len(batches[-1].changes) >= PAGE:
+            batches.append(_Batch())
+        batches[-1].add(change)
     return batches

@@ -1,45 +1,111 @@
 """Reads a Yjs update (version 1) without the CRDT library: to refuse what would harm it, and to save time.
 
-A document of the mesh is one root map, so its updates hold items of that map with JSON values, deleted items
-and collected ones, and the set of deletions; nothing else is let through. Nesting is bounded because the
+The fields of a document are the items of one root map, with JSON values; beside them are deleted items,
+collected ones and the set of deletions. A document may also hold collaborative roots, written by Yjs clients:
+:mod:`mesh.core.roots` says what may be in those. Nothing else is let through. Nesting is bounded because the
 library recurses on its stack, numbers because it believes them.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import struct
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
 
 from mesh.core.values import MAX_SAFE_INTEGER, Registers
 from mesh.errors import InvalidDocument
 
-MAX_STRUCTS = 20_000
+MAX_STRUCTS = 500_000
 """Items in one update."""
+
+MAX_UNLIKE_STRUCTS = 100_000
+"""Items in one update that are not in a run of overwritten values; such runs are skipped quickly."""
+
+_EASILY_READ = 512
+"""Items up to which it is told here, and not by the library, which values stand."""
 
 MAX_NESTING = 64
 """Lists and objects within each other, in one value."""
 
-MAX_CLOCK = 2**31
+MAX_CLOCK = 2**29
 MAX_CLIENT = 2**53
 
-_GC, _DELETED, _ANY = 0, 1, 8
+GC, DELETED, STRING, EMBED, FORMAT, TYPE, ANY = 0, 1, 4, 5, 6, 7, 8
+"""Kinds of content."""
+
 _LEFT, _RIGHT, _KEY = 0x80, 0x40, 0x20
 _CONSTANTS = {126: None, 121: False, 120: True}
 _FLOATS = {124: struct.Struct(">f"), 123: struct.Struct(">d")}
-_UNDEFINED, _INTEGER, _STRING, _OBJECT, _LIST = 127, 125, 119, 118, 117
+_UNDEFINED, _INTEGER, _TEXT, _OBJECT, _LIST = 127, 125, 119, 118, 117
+_TYPES = 3
+"""Arrays, maps and texts are the types 0, 1 and 2."""
+
+_NUMBER = rb"[\x80-\xff]{0,7}[\x00-\x7f]"
+_OVERWRITTEN = rb"[\x81\xa1]" + _NUMBER + _NUMBER + rb"[\x01-\x7f]"
+_RUNS = [(many, re.compile(rb"(?:" + _OVERWRITTEN + rb"){%d}" % many, re.DOTALL)) for many in (64, 8)]
+_lengths = re.compile(_OVERWRITTEN.replace(rb"[\x01-\x7f]", rb"([\x01-\x7f])"), re.DOTALL)
+
+R = TypeVar("R")
+
+Id = tuple[int, int]
+"""Client and clock of one element of an item."""
+
+
+class Item(NamedTuple):
+    """One item of an update; ``detail`` is the text of a string, or which type a nested one is."""
+
+    client: int
+    clock: int
+    length: int
+    kind: int
+    left: Id | None = None
+    right: Id | None = None
+    parent: str | Id | None = None
+    key: str | None = None
+    detail: Any = None
+
+    @property
+    def end(self) -> int:
+        return self.clock + self.length
 
 
 class Brought(NamedTuple):
     """What an update brings.
 
-    ``ranges`` are the clocks, from and up to, of its items by client. ``registers`` is the root map, if the
-    update is all there is to a document that was written once: nothing in it was overwritten or deleted.
+    Attributes:
+        ranges: the clocks, from and up to, of its items by client.
+        deletions: (client, from, up to) of what it says is deleted.
+        registers: the root map, if the update is all there is to a document that was written once: nothing in
+            it was overwritten or deleted.
+        rich: whether there is anything that belongs to a collaborative root.
     """
 
     ranges: dict[int, tuple[int, int]]
+    deletions: list[tuple[int, int, int]]
     registers: Registers | None
+    rich: bool
+
+
+class Fields(NamedTuple):
+    """The root map of a whole state.
+
+    Attributes:
+        registers: what it reads as.
+        elements: which element holds each register.
+        removed: keys that have no register any more.
+        clocks: the clock up to which each client's items are there.
+        structs: how many items there are.
+    """
+
+    registers: Registers
+    elements: dict[str, Id]
+    removed: set[str]
+    clocks: dict[int, int]
+    structs: int
 
 
 def read_update(update: bytes, root: bytes) -> Brought:
@@ -47,15 +113,40 @@ def read_update(update: bytes, root: bytes) -> Brought:
 
     Args:
         update: from anywhere.
-        root: the name of the only root map that items may be in.
+        root: the name of the root map that holds the fields.
 
     Raises:
         InvalidDocument: the update is malformed, or holds what no document of the mesh does.
     """
+    return _guarded(_Reader(update, root).update)
+
+
+def fields_of(update: bytes, root: bytes) -> Fields | None:
+    """The root map of a state that the library has encoded; ``None`` if it takes the library to read it.
+
+    Raises:
+        InvalidDocument: as :func:`read_update`.
+    """
+    return _guarded(_Reader(update, root, chains=True).fields)
+
+
+def items_of(update: bytes, root: bytes) -> tuple[list[Item], list[tuple[int, int, int]]]:
+    """Every item of ``update``, and its deletions as (client, from, up to).
+
+    Raises:
+        InvalidDocument: as :func:`read_update`.
+    """
+    items: list[Item] = []
+    return items, _guarded(_Reader(update, root, items).update).deletions
+
+
+def _guarded(read: Callable[[], R]) -> R:
     try:
-        return _Reader(update, root).update()
+        return read()
     except (IndexError, struct.error):
         raise InvalidDocument("a malformed update: it is cut short") from None
+    except UnicodeDecodeError:
+        raise InvalidDocument("a malformed update: a text is not UTF-8") from None
 
 
 def clocks_of(state_vector: bytes) -> dict[int, int]:
@@ -71,35 +162,85 @@ def clocks_of(state_vector: bytes) -> dict[int, int]:
 
 
 class _Reader:
-    def __init__(self, data: bytes, root: bytes) -> None:
+    def __init__(
+        self, data: bytes, root: bytes, items: list[Item] | None = None, *, chains: bool = False
+    ) -> None:
         self._data = data
-        self._parent = b"\1" + bytes((len(root),)) + root
+        self._first = bytes((_KEY | ANY, 1, len(root))) + root
+        self._root = root.decode()
         self._at = 0
-        self._registers: Registers = {}
+        self._items = items
+        self._chains = chains  # whether it matters what was overwritten by what
         self._plain = True  # whether the registers are all there is to it
+        self._known = True  # whether the values are surely those that the library reads
+        self._rich = False
+        self._above: dict[Id, str | Id] = {}  # the last element of an item -> its key, or what is left of it
+        self._values: dict[Id, Any] = {}  # the element that holds a value -> the value
+        self._deletions: list[tuple[int, int, int]] = []
+        self._structs = 0
 
     def update(self) -> Brought:
+        """See :func:`read_update`."""
         ranges: dict[int, tuple[int, int]] = {}
-        structs = 0
+        unlike = 0
         for _ in self._times():
             count, client, start = self._number(), self._client(), self._number()
-            structs += count
-            if structs > MAX_STRUCTS:
+            self._structs += count
+            if self._structs > MAX_STRUCTS:
                 raise InvalidDocument(f"more than {MAX_STRUCTS} items in an update")
             if client in ranges:
                 raise InvalidDocument("a malformed update: a client occurs twice")
             clock = start
-            for _ in range(count):
-                clock += self._item()
-                if clock > MAX_CLOCK:
-                    raise InvalidDocument("a malformed update: a clock is out of bounds")
+            while count:
+                skipped, clocks = self._skip(count, client, clock)
+                if not skipped:
+                    skipped, clocks = 1, self._item(client, clock)
+                    unlike += 1
+                count -= skipped
+                clock += clocks
+                if clock > MAX_CLOCK or unlike > MAX_UNLIKE_STRUCTS:
+                    raise InvalidDocument("a malformed update: a clock or its structure is out of bounds")
             self._plain = self._plain and not start
             ranges[client] = (start, clock)
         for _ in self._times():
-            self._deletions()
+            self._read_deletions()
         if self._at != len(self._data):
             raise InvalidDocument("a malformed update: something follows it")
-        return Brought(ranges, self._registers if self._plain else None)
+        registers = None
+        if self._plain and self._known and not self._rich:
+            above = self._above
+            registers = {str(above[last]): value for last, value in self._values.items()}
+            if len(registers) < self._structs:  # a key twice: the library knows which one wins
+                registers = None
+        return Brought(ranges, self._deletions, registers, self._rich)
+
+    def fields(self) -> Fields | None:
+        """See :func:`fields_of`."""
+        brought = self.update()
+        if not self._known or self._rich or (brought.registers is None and self._structs > _EASILY_READ):
+            return None
+        clocks = {client: end for client, (_, end) in brought.ranges.items()}
+        above = self._above
+        if brought.registers is not None:
+            elements = {str(above[last]): last for last in self._values}
+            return Fields(brought.registers, elements, set(), clocks, self._structs)
+        registers: Registers = {}
+        elements = {}
+        for last, value in self._values.items():
+            key = above[last]
+            for _ in range(self._structs):
+                if isinstance(key, str):
+                    break
+                key = above.get(key, "")
+            if not isinstance(key, str) or not key or key in registers or self._is_deleted(*last):
+                return None
+            registers[key] = value
+            elements[key] = last
+        removed = {key for key in above.values() if isinstance(key, str)} - registers.keys()
+        return Fields(registers, elements, removed, clocks, self._structs)
+
+    def _is_deleted(self, client: int, clock: int) -> bool:
+        return any(of == client and start <= clock < end for of, start, end in self._deletions)
 
     def clocks(self) -> dict[int, int]:
         found = {self._client(): self._number() for _ in self._times()}
@@ -107,54 +248,159 @@ class _Reader:
             raise InvalidDocument("something is out of bounds")
         return found
 
-    def _item(self) -> int:
+    # --- items ------------------------------------------------------------------------------------
+
+    def _skip(self, count: int, client: int, clock: int) -> tuple[int, int]:
+        """Read some of ``count`` items, of the two most common sorts; how many, and their clocks."""
+        if self._items is not None:
+            return 0, 0
+        info = self._data[self._at]
+        if info == _KEY | ANY:
+            read = self._first_registers(count, client, clock)
+            return read, read
+        if info & 0x1F == DELETED and not (self._chains and self._structs <= _EASILY_READ):
+            for many, run in _RUNS:
+                if count > many and (found := run.match(self._data, self._at)) is not None:
+                    self._at = found.end()
+                    self._plain = self._known = False
+                    return many, sum(map(ord, _lengths.findall(self._data, found.start(), found.end())))
+        return 0, 0
+
+    def _first_registers(self, count: int, client: int, clock: int) -> int:
+        """Read the registers that follow here and were written for the first time; how many there are."""
+        data, at, first, above, values = self._data, self._at, self._first, self._above, self._values
+        length = len(first) + 1
+        for read in range(count):
+            start = at + length
+            if not data.startswith(first, at):
+                break
+            end = start + data[start - 1]
+            if end - start >= 0x80 or data[end] != 1:
+                break
+            last = (client, clock + read)
+            above[last] = data[start:end].decode()
+            if data[end + 1] == _TEXT and data[end + 2] < 0x80:
+                start = end + 3
+                at = start + data[end + 2]
+                values[last] = data[start:at].decode()
+            else:
+                self._at = end + 1
+                values[last] = self._value(0)
+                at = self._at
+        else:
+            read = count
+        self._at = at
+        return read
+
+    def _item(self, client: int, clock: int) -> int:
         """Read one item; how many clocks it takes."""
         info = self._byte()
-        content = info & 0x1F
-        if content == _GC:
-            self._plain = False
-            return self._length()
-        key = ""
-        if info & (_LEFT | _RIGHT):
-            self._plain = False
-            for flag in (_LEFT, _RIGHT):
-                if info & flag:
-                    self._client()
-                    self._number()
-        elif info & _KEY and self._data.startswith(self._parent, self._at):
-            self._at += len(self._parent)
-            key = self._text()
+        kind = info & 0x1F
+        if kind == GC:
+            self._plain = self._known = False
+            return self._keep(Item(client, clock, self._length(), GC))
+        left = right = parent = key = None
+        if info & _LEFT:
+            left = (self._client(), self._number())
+        if info & _RIGHT:
+            right = (self._client(), self._number())
+            self._known = False
+        if left is None and right is None:
+            parent = self._parent_of_item()
+            key = self._text() if info & _KEY else None
+            if parent != self._root:
+                self._rich = True
+            elif key is None or kind not in (DELETED, ANY):
+                raise InvalidDocument("an item of the root map that is not a field with a JSON value")
         else:
-            raise InvalidDocument("an item outside of the document's root map")
-        length = self._length()
-        if content == _DELETED:
             self._plain = False
-        elif content == _ANY:
+        detail = None
+        if kind == DELETED:
+            length = self._length()
+            self._plain = False
+        elif kind == ANY:
+            length = self._length()
+            self._known = self._known and length == 1
             for _ in range(length):
                 value = self._value(0)
-            self._plain = self._plain and length == 1 and key not in self._registers
-            self._registers[key] = value
+            self._values[client, clock + length - 1] = value
         else:
-            raise InvalidDocument(f"an item of kind {content}, which is not a JSON value")
-        return length
+            self._rich = True
+            length, detail = self._rich_content(kind)
+        last = (client, clock + length - 1)
+        if key is not None:
+            self._above[last] = key
+        elif left is not None:
+            self._above[last] = left
+        return self._keep(Item(client, clock, length, kind, left, right, parent, key, detail))
 
-    def _deletions(self) -> None:
+    def _keep(self, item: Item) -> int:
+        if self._items is not None:
+            self._items.append(item)
+        return item.length
+
+    def _parent_of_item(self) -> str | Id:
+        named = self._byte()
+        if named == 1:
+            return self._text()
+        if named:
+            raise InvalidDocument("a malformed update: an item in nothing")
+        return (self._client(), self._number())
+
+    def _rich_content(self, kind: int) -> tuple[int, Any]:
+        """The length of an item's content, and the detail that matters."""
+        if kind == STRING:
+            text = self._text()
+            length = len(text) if text.isascii() else len(text.encode("utf-16-le")) // 2
+            if not length:
+                raise InvalidDocument("a malformed update: an item of no length")
+            return length, text
+        if kind == EMBED:
+            self._json()
+            return 1, None
+        if kind == FORMAT:
+            self._text()
+            self._json()
+            return 1, None
+        if kind == TYPE and (which := self._number()) < _TYPES:
+            return 1, which
+        raise InvalidDocument(f"an item of kind {kind}, which no document of the mesh holds")
+
+    def _json(self) -> None:
+        text = self._text()
+        depth = deepest = 0
+        for bracket in re.findall(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', text):
+            depth += (bracket in "[{") - (bracket in "]}")
+            deepest = max(deepest, depth)
+        if deepest > MAX_NESTING:
+            raise InvalidDocument(f"values nested more than {MAX_NESTING} levels deep")
+        try:
+            msgspec.json.decode(text)
+        except (msgspec.MsgspecError, RecursionError):
+            raise InvalidDocument("a malformed update: an attribute or embed that is not JSON") from None
+
+    def _read_deletions(self) -> None:
         self._plain = False
-        self._client()
+        client = self._client()
         for _ in self._times():
-            if self._number() + self._number() > MAX_CLOCK:
+            start = self._number()
+            end = start + self._length()
+            if end > MAX_CLOCK:
                 raise InvalidDocument("a malformed update: a deletion is out of bounds")
+            self._deletions.append((client, start, end))
+
+    # --- values -----------------------------------------------------------------------------------
 
     def _value(self, depth: int) -> Any:
         kind = self._byte()
-        if kind == _STRING:
+        if kind == _TEXT:
             return self._text()
         if kind in _FLOATS:
             layout = _FLOATS[kind]
             (number,) = layout.unpack_from(self._data, self._at)
             self._at += layout.size
             if not math.isfinite(number):
-                self._plain = False
+                self._known = False
             elif number.is_integer() and abs(number) <= MAX_SAFE_INTEGER:
                 return int(number)
             return number
@@ -168,12 +414,12 @@ class _Reader:
             found = {self._text(): self._value(depth + 1) for _ in self._times()}
             return dict(sorted(found.items()))
         if kind == _INTEGER:
-            self._plain = False
+            self._known = False
             while self._byte() & 0x80:
                 pass
             return None
         if kind == _UNDEFINED:
-            self._plain = False
+            self._known = False
             return None
         raise InvalidDocument(f"a value of kind {kind}, which JSON does not have")
 
@@ -222,10 +468,7 @@ class _Reader:
     def _text(self) -> str:
         size = self._number()
         start = self._at
-        self._at += size
-        if self._at > len(self._data):
+        self._at = end = start + size
+        if end > len(self._data):
             raise IndexError
-        try:
-            return self._data[start : self._at].decode()
-        except UnicodeDecodeError:
-            raise InvalidDocument("a malformed update: a text is not UTF-8") from None
+        return self._data[start:end].decode()

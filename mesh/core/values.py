@@ -84,7 +84,7 @@ def check_id(document_id: object) -> str:
     size = len(_encoded(document_id, "/_id"))
     if not 0 < size <= MAX_ID_BYTES:
         raise InvalidDocument(f"an _id must have 1 to {MAX_ID_BYTES} bytes, not {size}", "/_id")
-    return document_id
+    return str(document_id)
 
 
 def normalized(value: Any, path: str = "", depth: int = 0) -> Any:
@@ -93,7 +93,7 @@ def normalized(value: Any, path: str = "", depth: int = 0) -> Any:
     Raises:
         InvalidDocument: JSON or the CRDT cannot hold it; ``path`` points at the offender.
     """
-    if value is None or value is True or value is False:
+    if _is_plain(value):
         return value
     if isinstance(value, str):
         _encoded(value, path)
@@ -111,13 +111,16 @@ def normalized(value: Any, path: str = "", depth: int = 0) -> Any:
     if depth >= MAX_DEPTH:
         raise InvalidDocument(f"nested more than {MAX_DEPTH} levels deep", path)
     if isinstance(value, Mapping):
-        plain = {
-            _checked_key(key, path): normalized(item, f"{path}/{escape(key)}", depth + 1)
-            for key, item in value.items()
-        }
+        plain = {}
+        for key, item in value.items():
+            name = _checked_key(key, path)
+            plain[name] = item if _is_plain(item) else normalized(item, f"{path}/{escape(name)}", depth + 1)
         return dict(sorted(plain.items())) if depth else plain  # the CRDT keeps no order of keys
     if isinstance(value, list | tuple):
-        return [normalized(item, f"{path}/{index}", depth + 1) for index, item in enumerate(value)]
+        return [
+            item if _is_plain(item) else normalized(item, f"{path}/{index}", depth + 1)
+            for index, item in enumerate(value)
+        ]
     raise InvalidDocument(
         f"a {type(value).__name__} is not a JSON value"
         + ("; add it as an attachment and store its token" if isinstance(value, bytes | bytearray) else ""),
@@ -125,11 +128,22 @@ def normalized(value: Any, path: str = "", depth: int = 0) -> Any:
     )
 
 
+def _is_plain(value: object) -> bool:
+    """Whether ``value`` is one of the scalars that most fields hold, and can be stored as it is."""
+    kind = type(value)
+    if kind is str:
+        return value.isascii()  # type: ignore[attr-defined, no-any-return]
+    if kind is int:
+        return -MAX_SAFE_INTEGER <= value <= MAX_SAFE_INTEGER  # type: ignore[operator]
+    return kind is bool or value is None
+
+
 def _checked_key(key: object, path: str) -> str:
     if not isinstance(key, str):
         raise InvalidDocument(f"the key {key!r} is not a string", path)
-    _encoded(key, path)
-    return key
+    if not key.isascii():
+        _encoded(key, path)
+    return str(key)
 
 
 def _encoded(text: str, path: str) -> bytes:
@@ -187,9 +201,14 @@ def flatten(fields: Mapping[str, Any]) -> Registers:
     if not isinstance(fields, Mapping):
         raise InvalidDocument(f"a document is a mapping of fields, not a {type(fields).__name__}")
     registers: Registers = {}
-    for key, value in normalized(fields).items():
-        if key != "_id":
-            _flatten_into(registers, "/" + escape(key), value)
+    for key, value in fields.items():
+        pointer = "/" + escape(_checked_key(key, ""))
+        if key == "_id":
+            continue
+        if _is_plain(value):
+            registers[pointer] = value
+        else:
+            _flatten_into(registers, pointer, normalized(value, pointer, 1))
     return registers
 
 
@@ -203,6 +222,15 @@ def _flatten_into(registers: Registers, pointer: str, value: Any) -> None:
 
 def unflatten(registers: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that ``registers`` stand for, without the ``_id``; keys are in sorted order."""
+    fields: dict[str, Any] = {}
+    for pointer in sorted(registers):
+        if pointer[:1] != "/" or pointer.rfind("/"):
+            return _unflatten_nested(registers)
+        fields[unescape(pointer[1:])] = registers[pointer]
+    return fields
+
+
+def _unflatten_nested(registers: Mapping[str, Any]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     visible = {key: value for key, value in registers.items() if key.startswith("/")}
     if len(visible) < len(registers):
@@ -286,12 +314,21 @@ def _end_counters(held: Mapping[str, Any], pointer: str, writes: Writes) -> bool
 
 def plan_merge(held: Mapping[str, Any], fields: Mapping[str, Any]) -> Writes:
     """The writes that merge ``fields`` into ``held``, deeply; what is equal already is not written."""
-    return _plan_registers(held, flatten(fields), keep_objects=True)
+    return merge_registers(held, flatten(fields))
+
+
+def merge_registers(held: Mapping[str, Any], wanted: Registers) -> Writes:
+    """:func:`plan_merge` of fields that are flattened already."""
+    return _plan_registers(held, wanted, keep_objects=True) if held else Writes(dict(wanted))
 
 
 def plan_replace(held: Mapping[str, Any], fields: Mapping[str, Any]) -> Writes:
     """The writes after which ``held`` reads as exactly ``fields``."""
-    wanted = flatten(fields)
+    return replace_registers(held, flatten(fields))
+
+
+def replace_registers(held: Mapping[str, Any], wanted: Registers) -> Writes:
+    """:func:`plan_replace` of fields that are flattened already."""
     writes = Writes()
     for key in held:
         if key.startswith("/") and key not in wanted:

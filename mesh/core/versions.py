@@ -76,9 +76,10 @@ def key_hash(collection: str, document_id: str) -> int:
     return _hash63(f"{collection}\0{document_id}".encode())
 
 
-def version_hash(rank: Rank, encoded_vector: bytes) -> int:
-    """63 bits that differ, but for chance, between any two versions of a document."""
-    return _hash63(b"%d.%d." % rank + encoded_vector)
+def version_hash(key: int, rank: Rank, encoded_vector: bytes) -> int:
+    """63 bits that differ, but for chance, between any two versions of any documents; ``key`` is the
+    :func:`key_hash` of this one."""
+    return _hash63(b"%d.%d.%d." % (key, *rank) + encoded_vector)
 
 
 def _hash63(data: bytes) -> int:

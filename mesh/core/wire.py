@@ -60,6 +60,7 @@ class Hello(_Message, tag=1, frozen=True):
 
     ``purpose`` is ``"link"`` for documents or ``"bulk"`` for blob chunks. ``listen`` is where the
     sender accepts connections (``None``: nowhere), so that the other side may dial a bulk connection.
+    ``instance`` is random, and new with every start: it tells a restart from a clone.
     """
 
     protocol_min: int
@@ -71,6 +72,7 @@ class Hello(_Message, tag=1, frozen=True):
     name: str
     listen: str | None
     mesh_id: str
+    instance: bytes = b""
 
 
 class Proof(_Message, tag=2, frozen=True):
@@ -132,12 +134,14 @@ class Resume(_Message, tag=11, frozen=True):
 
 class Resumed(_Message, tag=12, frozen=True):
     """Answer to :class:`Resume`: what is lacking follows, from the log ``log_id`` up to ``upto``.
-    ``reconcile``: the position is of no use, so compare sets with :class:`Summaries`."""
+    ``reconcile``: the position is of no use, so compare sets with :class:`Summaries`. ``shared``: there is no
+    need to, as the sender is about to compare the same entries for itself, and learns what differs."""
 
     number: int
     log_id: bytes
     upto: int
     reconcile: bool
+    shared: bool = False
 
 
 class Change(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -201,31 +205,33 @@ class Ack(_Message, tag=14, frozen=True):
 
 
 class Summaries(_Message, tag=15, frozen=True):
-    """My digests, as (depth, prefix, digest), of ranges of the entries of :class:`Resume`
+    """My digests, as (bits, prefix, digests), of the parts of ranges of the entries of :class:`Resume`
     ``number`` (see :mod:`mesh.core.reconcile`)."""
 
     number: int
-    summaries: list[tuple[int, int, int]]
+    summaries: list[tuple[int, int, bytes]]
 
 
 class Differences(_Message, tag=16, frozen=True):
-    """Answer to :class:`Summaries`: the ranges that differ, to be divided (depth, prefix) or listed
-    (depth, prefix, (key hash, version hash) pairs)."""
+    """Answer to :class:`Summaries`: the ranges that differ, to be divided (bits, prefix) or listed
+    (bits, prefix, place of the first one, shortened version hashes)."""
 
     number: int
     divide: list[tuple[int, int]]
-    listings: list[tuple[int, int, list[tuple[int, int]]]]
+    listings: list[tuple[int, int, int, bytes]]
 
 
-class PullKeys(_Message, tag=17, frozen=True):
-    """The comparison is over: send me the documents with these key hashes, then :class:`Pulled`."""
+class Pull(_Message, tag=17, frozen=True):
+    """The comparison is over: send me the documents at these places of the listings, and what became of
+    those with these key hashes, then :class:`Pulled`."""
 
     number: int
+    places: list[int]
     keys: list[int]
 
 
 class Pulled(_Message, tag=18, frozen=True):
-    """Everything that :class:`PullKeys` ``number`` asked for has been sent."""
+    """Everything that the comparison for :class:`Resume` ``number`` has found has been sent."""
 
     number: int
 
@@ -240,6 +246,14 @@ class BarrierReached(_Message, tag=20, frozen=True):
     """Everything that the sender had for the receiver when it got the barrier is durable there."""
 
     number: int
+
+
+class Routes(_Message, tag=21, frozen=True):
+    """The sender's documents for the origins in ``added`` go by way of the receiver from now on, who may
+    resume the entries that it passed on for them; those for ``removed`` no longer do."""
+
+    added: list[str]
+    removed: list[str]
 
 
 # --- attachments (tags 30-49) -----------------------------------------------------------------
@@ -354,7 +368,7 @@ class PieceGet(_Message, tag=41, frozen=True):
 Message = (
     Hello | Proof | Goodbye | Ping | Pong
     | Interest | Resume | Resumed | Changes | Ack
-    | Summaries | Differences | PullKeys | Pulled | Barrier | BarrierReached
+    | Summaries | Differences | Pull | Pulled | Barrier | BarrierReached | Routes
     | BlobAsk | BlobForget | BlobHave | BulkDial
     | ChunkListGet | ChunkList | ChunkGet | ChunkCancel | ChunkRefused | ChunkPiece
     | BlobServed | PieceGet

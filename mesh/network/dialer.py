@@ -9,10 +9,13 @@ from collections.abc import Awaitable, Callable
 from typing import Literal
 
 from mesh.core.backoff import Backoff
-from mesh.errors import MeshError
+from mesh.errors import IdentityCloned, MeshError
 
 STABLE_SECONDS = 10.0
 """A link that stood this long counts as a success: the next failure starts the backoff over."""
+
+CLONED_SECONDS = 600.0
+"""How long an address that refuses this node for a clone is left alone."""
 
 log = logging.getLogger(__name__)
 
@@ -147,10 +150,12 @@ class Dialer:
         try:
             target.node_id = await self._dial(target.url)
         except MeshError as error:
+            cloned = isinstance(error, IdentityCloned)
             if target.error is None or str(target.error) != str(error):
-                log.info("%s; trying again for ever", error)
+                log.log(logging.ERROR if cloned else logging.INFO, "%s; trying again for ever", error)
             target.error = error
-            target.next_try = asyncio.get_running_loop().time() + target.backoff.next_delay()
+            delay = CLONED_SECONDS if cloned else target.backoff.next_delay()
+            target.next_try = asyncio.get_running_loop().time() + delay
             target.state = "waiting"
             target.attempted.set()
 

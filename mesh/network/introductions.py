@@ -5,12 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import NamedTuple
 
-from mesh.core.handshake import MAX_HANDSHAKE_BYTES, NONCE_BYTES, Handshake, PeerInfo
+from mesh.core.handshake import (
+    CLONED,
+    INSTANCE_BYTES,
+    MAX_HANDSHAKE_BYTES,
+    NONCE_BYTES,
+    Handshake,
+    PeerInfo,
+)
 from mesh.core.identity import Identity
-from mesh.errors import HandshakeFailed, LinkClosed, PeerUnreachable
+from mesh.errors import HandshakeFailed, IdentityCloned, LinkClosed, PeerUnreachable
 from mesh.network.link import plain
 from mesh.network.transport import Connection, Transport
 
@@ -64,6 +71,7 @@ class Introductions:
         self._name = name
         self._mesh_id = mesh_id
         self._features = features
+        self._instance = rng.randbytes(INSTANCE_BYTES)
         self._strangers: set[Connection] = set()
         self._dials: dict[asyncio.Timeout, asyncio.Future[None]] = {}
 
@@ -81,6 +89,7 @@ class Introductions:
         Raises:
             PeerUnreachable: nobody answers there, or this node is offline.
             HandshakeFailed: who answers is not acceptable, or does not accept this node.
+            IdentityCloned: who answers has this node's identity, or knows another node that has.
             InvalidAddress: ``url`` is not one.
         """
         if self.offline:
@@ -105,8 +114,17 @@ class Introductions:
             del self._dials[scope]
             ended.set_result(None)
 
-    async def admit(self, connection: Connection, *, refuse: Collection[str]) -> PeerInfo | None:
-        """Shake hands on a connection that came in; ``None``: nothing came of it, and it is closed."""
+    async def admit(
+        self,
+        connection: Connection,
+        *,
+        refuse: Collection[str],
+        cloned: Callable[[PeerInfo], Awaitable[bool]],
+    ) -> PeerInfo | None:
+        """Shake hands on a connection that came in; ``None``: nothing came of it, and it is closed.
+
+        ``cloned``: whether somebody else than the one who claims to be a peer is known to be that peer.
+        """
         if self.offline or len(self._strangers) >= MAX_STRANGERS:
             await connection.close(self.offline or "too many connections at once")
             return None
@@ -114,11 +132,12 @@ class Introductions:
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
                 handshake = self._handshake(dialler=False, refuse=refuse)
-                peer, _ = await _shake_hands(connection, handshake)
+                peer, _ = await _shake_hands(connection, handshake, cloned)
             return peer
         except (HandshakeFailed, LinkClosed, TimeoutError) as error:
             reason = getattr(error, "reason", "the handshake takes too long")
-            log.info("no link with %s: %s", connection.remote, plain(reason))
+            level = logging.ERROR if isinstance(error, IdentityCloned) else logging.INFO
+            log.log(level, "no link with %s: %s", connection.remote, plain(reason))
             await connection.close(reason)
             return None
         finally:
@@ -137,6 +156,10 @@ class Introductions:
         match error:
             case TimeoutError():
                 return PeerUnreachable(url, self.offline or "it does not complete the handshake")
+            case LinkClosed(reason=reason) if CLONED in reason:
+                return IdentityCloned(f"{CLONED} (says {url})")
+            case IdentityCloned():
+                return IdentityCloned(f"{error.reason} (at {url})")
             case LinkClosed():
                 return HandshakeFailed(f"{url} ended it: {plain(error.reason)}")
             case HandshakeFailed():
@@ -157,10 +180,15 @@ class Introductions:
             features=self._features,
             expect=expect,
             refuse=refuse,
+            instance=self._instance,
         )
 
 
-async def _shake_hands(connection: Connection, handshake: Handshake) -> tuple[PeerInfo, list[bytes]]:
+async def _shake_hands(
+    connection: Connection,
+    handshake: Handshake,
+    cloned: Callable[[PeerInfo], Awaitable[bool]] | None = None,
+) -> tuple[PeerInfo, list[bytes]]:
     """Shake hands until the peer is proven; what is still to be sent then."""
     frames = handshake.start()
     received = 0
@@ -172,4 +200,8 @@ async def _shake_hands(connection: Connection, handshake: Handshake) -> tuple[Pe
         if received > MAX_HANDSHAKE_BYTES:
             raise HandshakeFailed("the other side sent too much before it proved its key")
         frames = handshake.receive(answer)
+        # Before this side proves itself, so that the other one does not take the connection for a link.
+        claimed = handshake.claimed if handshake.peer is None else None
+        if cloned is not None and claimed is not None and await cloned(claimed):
+            raise IdentityCloned(CLONED)
     return handshake.peer, frames

@@ -31,6 +31,7 @@ HANDLER_SECONDS = 5.0
 """How long a running handler may go on after its link has ended."""
 
 _STREAM, _BULK_STREAM = 0, 1
+_FIRST_ASKED = 1 << 32  # the heartbeat's pings are numbered below
 _MAX_REASON = 200
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class Link:
         url: how this node dialled it; ``None``: it was dialled by the peer.
         listen: where the peer says it accepts connections.
         features: the optional parts of the protocol that both sides know.
+        instance: the run of the peer that is at the other end.
         since: when it came up, in seconds since the epoch.
         started_at: the same on the event loop's clock.
         pending_bytes: queued and not yet handed to the transport.
@@ -77,6 +79,7 @@ class Link:
         self.name = peer.name
         self.listen = peer.listen
         self.features = peer.features
+        self.instance = peer.instance
         self.url = url
         self.since = since
         self.pending_bytes = 0
@@ -87,6 +90,7 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self.started_at = self._loop.time()
         self._heartbeat = Heartbeat(self.started_at)
+        self._asked: dict[int, asyncio.Event] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._handling = False
         self._frames: deque[bytes] = deque()
@@ -224,6 +228,8 @@ class Link:
         match message:
             case Ping():
                 self._queue_first(Pong(message.number))
+            case Pong(number) if (answered := self._asked.pop(number, None)) is not None:
+                answered.set()
             case Pong():
                 self._heartbeat.ponged(message.number, self._loop.time())
             case Goodbye():
@@ -255,6 +261,18 @@ class Link:
             create(self._write(), name=f"write {short_id(self.node_id)}"),
         )
         self._beat()
+
+    async def answers(self, seconds: float) -> bool:
+        """Whether the peer answers a ping within some time."""
+        number = _FIRST_ASKED + len(self._asked)
+        answered = self._asked.setdefault(number, asyncio.Event())
+        self._queue_first(Ping(number))
+        try:
+            async with asyncio.timeout(seconds):
+                await answered.wait()
+        except TimeoutError:
+            self._asked.pop(number, None)
+        return answered.is_set() and not self.closed
 
     async def ended(self) -> str:
         """Wait until the link has ended; why."""

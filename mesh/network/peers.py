@@ -33,6 +33,9 @@ from mesh.network.transport import BULK_PATH, Connection, Listener, Transport
 MAX_BULK_PER_PEER = 8
 """Bulk connections that one peer may have dialled at once."""
 
+CLONE_SECONDS = 3.0
+"""A link on which a ping is answered within this time is alive: who else claims to be that peer is not."""
+
 TOGETHER_SECONDS = 20.0
 """Two links that came up within this time may be two sides dialling each other at once: it is as long as a
 dial and a handshake may take."""
@@ -199,6 +202,7 @@ class Peers:
         Raises:
             PeerUnreachable: nobody answers there, or this node is offline.
             HandshakeFailed: who answers is not acceptable, or does not accept this node.
+            IdentityCloned: another running node has this node's identity.
             InvalidAddress: ``url`` is not ``ws://host:port``.
             PlaintextRefused: it is not loopback, and must be.
         """
@@ -277,7 +281,7 @@ class Peers:
 
     async def _accept(self, connection: Connection) -> None:
         self._track(asyncio.current_task())
-        peer = await self._introductions.admit(connection, refuse=self._refused)
+        peer = await self._introductions.admit(connection, refuse=self._refused, cloned=self._cloned)
         if peer is None:
             return
         if self._introductions.offline:
@@ -288,6 +292,13 @@ class Peers:
             await self._serve(link)
         else:
             await connection.close("another link with this peer is kept")
+
+    async def _cloned(self, claimed: PeerInfo) -> bool:
+        """Whether another run of the peer is at the other end of the link that stands, alive."""
+        link = self._links.get(claimed.node_id)
+        if link is None or link.instance == claimed.instance or claimed.purpose != "link":
+            return False
+        return await link.answers(CLONE_SECONDS)
 
     async def _serve_bulk(self, connection: Connection, node_id: str) -> None:
         if self._bulk_handler is None or self._bulk_accepted[node_id] >= MAX_BULK_PER_PEER:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -18,6 +18,7 @@ from mesh.collections.observers import Observers
 from mesh.collections.owned import OwnedDocuments
 from mesh.collections.replication import Replicator
 from mesh.collections.subscriptions import Subscriptions
+from mesh.collections.transactions import Transaction, transaction
 from mesh.core.identity import PRIVATE_KEY_BYTES, Identity, short_id
 from mesh.core.interest import EVERYTHING
 from mesh.core.receipts import NodeRecord
@@ -174,6 +175,7 @@ class Node:
         store = DocumentStore(
             None if directory is None else directory.store,
             InlineWorker() if directory is None else environment.worker("mesh-store"),
+            None if directory is None else environment.worker("mesh-read"),
             rng=environment.random,
             clock=environment.clock,
         )
@@ -252,6 +254,7 @@ class Node:
             distributions,
         )
         await self._introduce(parts)
+        stack.callback(store.end_transactions)  # else what ends first might wait for them
         return parts
 
     async def _introduce(self, parts: _Parts) -> None:
@@ -328,6 +331,22 @@ class Node:
         return Collection(
             name, parts.store, parts.observers, parts.subscriptions, lambda: random.randbytes(16).hex()
         )
+
+    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
+        """Several writes in one commit: all of them, or none if the block fails or the process dies.
+
+            async with node.transaction() as tx:
+                await tx.collection("cars").insert({"_id": "c1"})
+
+        Others see nothing of it before its end, and whoever else writes waits until then, peers included.
+        It is rolled back after 30 s. Inside of the block, this node is written through ``tx`` only.
+
+        Raises:
+            NestedTransaction: it is asked for inside of another one.
+            TransactionEnded: at the end of the block: it has been rolled back before, and why.
+        """
+        random = self._environment.random
+        return transaction(self._started.store, lambda: random.randbytes(16).hex())
 
     async def collections(self) -> dict[str, int]:
         """How many documents each collection has here."""

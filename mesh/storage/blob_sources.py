@@ -24,8 +24,7 @@ from mesh.errors import (
 from mesh.storage.blobs import Source
 from mesh.storage.worker import Worker
 
-_MIN_RESERVE = 16 << 20
-_MAX_RESERVE = 256 << 20
+_MAX_RESERVE = 1 << 30
 
 
 class Intake:
@@ -120,6 +119,11 @@ class SourceFile:
         self._buffer = memoryview(bytearray(min(CHUNK_BYTES, self._before.st_size + 1)))
         self._read = 0
 
+    @property
+    def status(self) -> os.stat_result:
+        """What was known of the file when it was opened; still true when all of it has been read."""
+        return self._before
+
     def read(self) -> memoryview:
         """The next bytes; empty at the end."""
         try:
@@ -187,16 +191,16 @@ def writing(folder: Path, needed: int) -> Iterator[None]:
 def check_room(folder: Path, needed: int) -> None:
     """Refuse to write ``needed`` bytes of a blob where that would not leave room for documents.
 
-    What stays free is 5 % of the disk, at most 256 MiB, and at least 16 MiB of a disk of more than 64 MiB.
+    What stays free is 5 % of the disk, at most 1 GiB.
 
     Raises:
         StorageFull: ``needed`` in it is with what has to stay free.
     """
     room = os.statvfs(folder)
     disk, free = room.f_blocks * room.f_frsize, room.f_bavail * room.f_frsize
-    reserve = min(max(disk // 20, _MIN_RESERVE if disk > 4 * _MIN_RESERVE else 0), _MAX_RESERVE)
+    reserve = min(disk // 20, _MAX_RESERVE)
     if free < needed + reserve:
-        raise StorageFull(str(folder), needed + reserve, free)
+        raise StorageFull(str(folder), needed + reserve, free, reserve)
 
 
 def write_all(fd: int, data: Buffer, offset: int) -> None:

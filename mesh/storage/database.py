@@ -1,58 +1,49 @@
-"""The SQLite file: one connection on one worker, and group commit.
+"""The SQLite file: who writes when, and group commit.
 
 Jobs that arrive while a commit is under way are committed together by the next one, so that many writers
 share one ``fsync``. Each job is atomic by itself: one that raises is rolled back alone.
+
+Commits and transactions take turns. Reads of a file have a connection of their own: each sees what was
+committed before it, waits for nobody and holds up nobody. A store in memory has one connection, whose reads
+take turns as well.
 """
 
 from __future__ import annotations
 
 import asyncio
-import shutil
 import sqlite3
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from functools import partial
+from typing import Any, Generic, TypeVar
 
-import sqlite_utils
-
-from mesh.errors import DataDirUnusable, MeshError, NotStarted, StorageFull, StoreCorrupt
-from mesh.storage.schema import migrate, refuse_newer
+from mesh.errors import NotStarted
+from mesh.storage.connection import Connection, Job, Outcome, Session
+from mesh.storage.transactions import OpenTransaction, refuse_inside
+from mesh.storage.turns import Turns
 from mesh.storage.worker import Worker
-
-
-class Session(Protocol):
-    """What jobs are given: it may keep state beside the tables, which follows the transaction."""
-
-    def keep(self) -> None:
-        """A job is done: what it changed stands."""
-
-    def undo(self) -> None:
-        """A job has failed: forget what it changed."""
-
-    def finish(self) -> None:
-        """All jobs are done, the commit is next: write what is still to be written."""
-
-    def undo_all(self) -> None:
-        """The transaction has failed: forget what all its jobs changed."""
-
 
 R = TypeVar("R")
 T = TypeVar("T", bound=Session)
 
 IN_MEMORY = ":memory:"
 
-PAGE_BYTES = 4096
-"""What the file grows by at least."""
+MAX_BATCH_JOBS = 500
+"""Jobs of one commit at most: what comes next waits for no more than these."""
+
+_Waiting = list[tuple[Job[T, Any], asyncio.Future[Any]]]
 
 
 class Database(Generic[T]):
-    """Runs jobs against one connection.
+    """Runs jobs against one file.
 
     Args:
         path: the file, or :data:`IN_MEMORY`.
-        worker: where the connection lives; nothing else touches it.
-        begin: makes the object that jobs are given, once the connection is open.
-        committed: called on the event loop after every commit, before the jobs' callers go on.
+        worker: where it is written.
+        begin: makes the object that jobs are given, once a connection is open.
+        committed: called on the event loop after every commit, before the jobs' callers go on, and before
+            any read returns that has seen it.
+        reader: where it is read, on a connection of its own, and what makes the object that reads are given;
+            ``None``: on the connection that writes.
     """
 
     def __init__(
@@ -61,16 +52,24 @@ class Database(Generic[T]):
         worker: Worker,
         begin: Callable[[sqlite3.Connection], T],
         committed: Callable[[T], None],
+        reader: tuple[Worker, Callable[[sqlite3.Connection], T]] | None = None,
     ) -> None:
-        self._path = path
         self._worker = worker
-        self._begin = begin
+        self._writer = Connection(path, begin)
         self._committed = committed
-        self._connection: sqlite3.Connection | None = None
-        self._session: T | None = None
-        self._open_for_jobs = False
-        self._jobs: list[tuple[Callable[[T], Any], asyncio.Future[Any]]] = []
-        self._drain: asyncio.Task[None] | None = None
+        self._read_worker, self._reader = worker, None
+        if reader is not None:
+            self._read_worker, begin_reading = reader
+            self._reader = Connection(path, begin_reading, read_only=True)
+        self._files_are_open = self._open_for_jobs = self._open_for_transactions = False
+        self._turns = Turns()
+        self._transaction: OpenTransaction[T] | None = None
+        self._jobs: _Waiting[T] = []
+        self._bulk: _Waiting[T] = []
+        self._bulk_is_next = False
+        self._draining = False
+        self._told = 0
+        self._telling = asyncio.Event()
 
     async def open(self) -> None:
         """Open the file, creating or migrating it.
@@ -78,156 +77,151 @@ class Database(Generic[T]):
         Raises:
             StoreTooNew, StoreCorrupt, StorageFull, DataDirUnusable: see there. Nothing stays open.
         """
-        try:
-            await self._worker.run(self._open)
-        except BaseException:
-            await self._worker.run(self._close)
-            raise
-        self._open_for_jobs = True
+        await self._worker.run(self._writer.open)
+        if self._reader is not None:
+            try:
+                await self._read_worker.run(self._reader.open)
+            except BaseException:
+                await self._worker.run(self._writer.close)
+                raise
+        self._files_are_open = self._open_for_jobs = self._open_for_transactions = True
 
-    def _open(self) -> None:
-        with self._naming_errors():
-            connection = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
-            self._connection = connection
-            connection.execute("PRAGMA busy_timeout=5000")
-            tables = sqlite_utils.Database(connection, execute_plugins=False)
-            refuse_newer(tables, self._path)
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
-            connection.execute("PRAGMA cache_size=-8000")
-            migrate(tables)
-            self._session = self._begin(connection)
-
-    async def write(self, job: Callable[[T], R]) -> R:
-        """The result of ``job``, whose changes are durable when this returns.
-
-        Raises:
-            NotStarted: the store is not open.
-            StorageFull: the disk is full; nothing of the job was kept.
-            Exception: whatever the job raised; nothing of it was kept.
-        """
-        self._check_open()
-        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        self._jobs.append((job, future))
-        if self._drain is None:
-            self._drain = asyncio.create_task(self._drain_jobs())
-        return await future
-
-    async def read(self, job: Callable[[T], R]) -> R:
-        """The result of ``job``, which must not write.
-
-        Raises:
-            NotStarted: the store is not open.
-        """
-        self._check_open()
-        return await self._worker.run(self._read, job)
+    async def close(self) -> None:
+        """Commit what was asked for, roll back an open transaction, close the file. May be repeated."""
+        self.end_transactions()
+        self._open_for_jobs = False
+        while self._draining:
+            async with self._turns:
+                pass
+        async with self._turns:  # who waits to begin a transaction has been sent away by now
+            if not self._files_are_open:
+                return
+            if self._reader is not None:
+                await self._read_worker.run(self._reader.close)
+            await self._worker.run(self._writer.close)  # as the last one, it empties the write-ahead log
+            self._files_are_open = False
 
     def _check_open(self) -> None:
         if not self._open_for_jobs:
             raise NotStarted("the store is not open")
 
-    def _read(self, job: Callable[[T], R]) -> R:
-        with self._naming_errors():
-            return job(self._opened())
+    # --- reading ----------------------------------------------------------------------------------
 
-    async def close(self) -> None:
-        """Commit what was asked for, then close the file. May be repeated."""
-        self._open_for_jobs = False
-        if self._drain is not None:
-            await self._drain
-        if self._connection is not None:
-            await self._worker.run(self._close)
+    async def read(self, job: Job[T, R]) -> R:
+        """The result of ``job``, which must not write.
 
-    def _close(self) -> None:
-        connection, self._connection, self._session = self._connection, None, None
-        if connection is not None:
-            connection.close()
+        Raises:
+            NotStarted: the store is not open.
+            NestedTransaction: it would wait for the transaction that it is inside of.
+        """
+        self._check_open()
+        if self._reader is None:
+            refuse_inside(self)
+            async with self._turns:
+                return await self._worker.run(self._writer.read, job)
+        result, seen = await self._read_worker.run(
+            self._reader.read_snapshot, job, lambda: self._writer.commits
+        )
+        while seen > self._told:
+            await self._telling.wait()
+        return result
 
-    def _opened(self) -> T:
-        if self._session is None:
+    # --- writing ----------------------------------------------------------------------------------
+
+    async def write(self, job: Job[T, R], *, bulk: bool = False) -> R:
+        """The result of ``job``, whose changes are durable when this returns.
+
+        Args:
+            bulk: work for somebody else: it lets others go first. Bulk jobs keep their order.
+
+        Raises:
+            NotStarted: the store is not open.
+            NestedTransaction: it would wait for the transaction that it is inside of.
+            StorageFull: the disk is full; nothing of the job was kept.
+            Exception: whatever the job raised; nothing of it was kept.
+        """
+        self._check_open()
+        refuse_inside(self)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[R] = loop.create_future()
+        (self._bulk if bulk else self._jobs).append((job, future))
+        if not self._draining:
+            self._draining = True
+            # What else is asked for in this pass of the loop comes along.
+            self._turns.take(partial(loop.call_soon, self._begin_commit))
+        return await future
+
+    def _begin_commit(self) -> None:
+        """Commit some of the waiting jobs: bulk ones and others take turns, so that a bulk job holds up
+        others for its own time only, and they hold it up for one commit."""
+        while self._jobs or self._bulk:
+            waiting = self._bulk if self._bulk and (self._bulk_is_next or not self._jobs) else self._jobs
+            self._bulk_is_next = waiting is self._jobs
+            batch = waiting[:MAX_BATCH_JOBS]
+            done = self._worker.submit(self._writer.commit, [job for job, _ in batch])
+            if not done.done():
+                done.add_done_callback(partial(self._end_commit, waiting, batch))
+                return
+            self._answer(waiting, batch, done)  # no thread: nothing happens before it is told of
+        self._draining = False
+        self._turns.give_back()
+
+    def _end_commit(
+        self, waiting: _Waiting[T], batch: _Waiting[T], done: asyncio.Future[list[Outcome]]
+    ) -> None:
+        self._answer(waiting, batch, done)
+        self._draining = bool(self._jobs or self._bulk)
+        if self._draining:
+            self._turns.take(self._begin_commit)
+        self._turns.give_back()
+
+    def _answer(self, waiting: _Waiting[T], batch: _Waiting[T], done: asyncio.Future[list[Outcome]]) -> None:
+        error = done.exception()
+        outcomes: list[Outcome] = [(None, error)] * len(batch) if error is not None else done.result()
+        del waiting[: len(outcomes)]
+        self._tell(self._writer.session if error is None else None)
+        for (_, future), (result, problem) in zip(batch, outcomes, strict=False):
+            if future.done():
+                continue  # its caller was cancelled; the write stands
+            if problem is not None:
+                future.set_exception(problem)
+            else:
+                future.set_result(result)
+
+    def _tell(self, session: T | None) -> None:
+        """A commit has been made, or has failed; then there is no ``session``."""
+        if session is not None:
+            self._committed(session)
+        self._told = self._writer.commits
+        self._telling.set()
+        self._telling = asyncio.Event()
+
+    # --- transactions -----------------------------------------------------------------------------
+
+    async def transaction(self) -> OpenTransaction[T]:
+        """Begin a transaction, once it is its turn. It has to be committed or rolled back.
+
+        Raises:
+            NotStarted: the store is not open.
+            NestedTransaction: it would wait for the transaction that it is inside of.
+        """
+        refuse_inside(self)
+        await self._turns.wait()
+        if not self._open_for_transactions:
+            self._turns.give_back()
             raise NotStarted("the store is not open")
-        return self._session
+        self._transaction = OpenTransaction(self, self._worker, self._writer, self._transaction_over)
+        return self._transaction
 
-    # --- group commit -----------------------------------------------------------------------------
+    def end_transactions(self) -> None:
+        """Roll back the transaction that is open, and let none begin: closing is next."""
+        self._open_for_transactions = False
+        if self._transaction is not None:
+            self._transaction.end("the node was closed")
 
-    async def _drain_jobs(self) -> None:
+    def _transaction_over(self, *, committed: bool) -> None:
+        self._transaction = None
         try:
-            while self._jobs:
-                batch, self._jobs = self._jobs, []
-                try:
-                    outcomes = await self._worker.run(self._commit, [job for job, _ in batch])
-                except BaseException as error:
-                    for _, future in batch:
-                        if not future.done():
-                            future.set_exception(error)
-                    if not isinstance(error, Exception):
-                        raise
-                    continue
-                self._committed(self._opened())
-                for (_, future), (result, problem) in zip(batch, outcomes, strict=True):
-                    if future.done():
-                        continue  # its caller was cancelled; the write stands
-                    if problem is not None:
-                        future.set_exception(problem)
-                    else:
-                        future.set_result(result)
+            self._tell(self._writer.session if committed else None)
         finally:
-            self._drain = None
-
-    def _commit(self, jobs: list[Callable[[T], Any]]) -> list[tuple[Any, BaseException | None]]:
-        session = self._opened()
-        connection = self._connection
-        assert connection is not None
-        outcomes: list[tuple[Any, BaseException | None]] = []
-        with self._naming_errors():
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                for job in jobs:
-                    connection.execute("SAVEPOINT job")
-                    try:
-                        with self._naming_errors():
-                            result = job(session)
-                    except Exception as error:
-                        if not connection.in_transaction:  # SQLite itself gave up, e.g. on a full disk
-                            raise
-                        connection.execute("ROLLBACK TO job")
-                        session.undo()
-                        outcomes.append((None, error))
-                    else:
-                        session.keep()
-                        outcomes.append((result, None))
-                    connection.execute("RELEASE job")
-                session.finish()
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                session.undo_all()
-                raise
-        return outcomes
-
-    def _naming_errors(self) -> _NamedErrors:
-        return _NamedErrors(self._path)
-
-
-class _NamedErrors:
-    """Turns SQLite's errors into ours."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if not isinstance(error, sqlite3.DatabaseError):
-            return
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
-            folder = Path(self._path).parent
-            raise StorageFull(self._path, PAGE_BYTES, shutil.disk_usage(folder).free) from error
-        if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
-            raise DataDirUnusable(self._path, str(error)) from error
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            raise StoreCorrupt(self._path, str(error)) from error
-        raise MeshError(f"the store {self._path}: {error}") from error
+            self._turns.give_back()

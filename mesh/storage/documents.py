@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,9 +11,14 @@ from typing import Any, TypeVar
 import msgspec
 
 from mesh.core.commits import Commit
-from mesh.storage import finding
+from mesh.core.numbering import Numbering
+from mesh.errors import StoreCorrupt
+from mesh.storage import finding, lineage, salvage
+from mesh.storage.connection import NamedErrors
 from mesh.storage.database import IN_MEMORY, Database
-from mesh.storage.rows import Rows
+from mesh.storage.rows import Rows, Snapshot
+from mesh.storage.salvage import Rebuilt
+from mesh.storage.transactions import OpenTransaction
 from mesh.storage.worker import Worker
 
 _log = logging.getLogger("mesh.storage")
@@ -32,27 +36,42 @@ class DocumentStore:
 
     Args:
         path: the SQLite file; ``None`` keeps everything in memory.
-        worker: where the file is read and written; closed with the store.
+        worker: where the file is written; closed with the store.
+        reader: where it is read, at the same time; closed with the store. ``None``, and always in memory:
+            reads and writes take turns.
         rng: draws identities.
         clock: wall clock, in seconds since the epoch.
     """
 
     def __init__(
-        self, path: Path | None, worker: Worker, *, rng: random.Random, clock: Callable[[], float]
+        self,
+        path: Path | None,
+        worker: Worker,
+        reader: Worker | None = None,
+        *,
+        rng: random.Random,
+        clock: Callable[[], float],
     ) -> None:
         self.path = path
         self._rng = rng
         self._clock = clock
-        self._worker = worker
+        self._workers = [worker] if reader is None else [worker, reader]
         self._database: Database[Rows] = Database(
-            IN_MEMORY if path is None else str(path), self._worker, self._begin, self._committed
+            IN_MEMORY if path is None else str(path),
+            worker,
+            self._begin,
+            self._committed,
+            None if path is None or reader is None else (reader, Snapshot),
         )
         self._followers: list[Callable[[list[Commit]], None]] = []
         self.log_id = b""
         self.positions_era = 0
         self.head = 0
+        self.numbering = Numbering()
         self.documents = 0
         """How many documents are held, removed ones not counted."""
+        self.rebuilt: Rebuilt | None = None
+        """What became of the file if it was damaged when it was opened."""
 
     def follow(self, follower: Callable[[list[Commit]], None]) -> None:
         """Call ``follower``, on the event loop, with everything that is committed from now on, and with
@@ -60,21 +79,32 @@ class DocumentStore:
         self._followers.append(follower)
 
     async def open(self) -> None:
-        """Open or create the file.
+        """Open or create the file. A damaged one is rebuilt, and kept aside: see ``rebuilt``.
 
         Raises:
-            StoreTooNew, StoreCorrupt, StorageFull, DataDirUnusable: see there.
+            StoreTooNew, StorageFull, DataDirUnusable: see there.
         """
         try:
-            await self._database.open()
+            try:
+                await self._database.open()
+            except StoreCorrupt as damage:
+                self.rebuilt = await self._workers[0].run(self._rebuild, damage)
+                await self._database.open()
         except BaseException:
-            await self._worker.close()
+            await self._close_workers()
             raise
-        self.log_id, self.positions_era, self.head, self.documents = await self._database.read(
+        (
+            self.log_id,
+            self.positions_era,
+            self.head,
+            self.numbering,
+            self.documents,
+        ) = await self._database.write(
             lambda rows: (
                 rows.lineage.log_id,
                 rows.lineage.positions_era,
                 rows.lineage.seq,
+                rows.lineage.numbering,
                 sum(finding.collections(rows).values()),
             )
         )
@@ -82,7 +112,11 @@ class DocumentStore:
     async def close(self) -> None:
         """Finish what was asked for and close the file. May be repeated."""
         await self._database.close()
-        await self._worker.close()
+        await self._close_workers()
+
+    async def _close_workers(self) -> None:
+        for worker in self._workers:
+            await worker.close()
 
     def disk_bytes(self) -> int:
         """What the file and its write-ahead log take on the disk; 0 in memory."""
@@ -91,22 +125,44 @@ class DocumentStore:
         log = self.path.with_name(self.path.name + "-wal")
         return sum(path.stat().st_size for path in (self.path, log) if path.exists())
 
-    async def write(self, job: Callable[[Rows], R]) -> R:
-        """The result of ``job``, durable when this returns; atomic by itself."""
-        return await self._database.write(job)
+    async def write(self, job: Callable[[Rows], R], *, bulk: bool = False) -> R:
+        """The result of ``job``, durable when this returns; atomic by itself. ``bulk``: what others ask for
+        goes first."""
+        return await self._database.write(job, bulk=bulk)
 
     async def read(self, job: Callable[[Rows], R]) -> R:
-        """The result of ``job``, which only reads."""
+        """The result of ``job``, which only reads, and has no use for the lineage."""
         return await self._database.read(job)
 
+    async def transaction(self) -> OpenTransaction[Rows]:
+        """Begin a transaction; it has to be committed or rolled back.
+
+        Raises:
+            NestedTransaction: one is open around here.
+        """
+        return await self._database.transaction()
+
+    def end_transactions(self) -> None:
+        """Roll back the transaction that is open, and let none begin: the store is about to be closed."""
+        self._database.end_transactions()
+
+    def _rebuild(self, damage: StoreCorrupt) -> Rebuilt:
+        assert self.path is not None
+        with NamedErrors(str(self.path)):
+            return salvage.rebuild(self.path, damage.reason, self._rng, self._clock)
+
     def _begin(self, connection: Any) -> Rows:
-        return Rows(connection, self._rng, self._clock, "" if self.path is None else _host_of(self.path))
+        place = ("", "") if self.path is None else (lineage.host_of(self.path), lineage.boot_id())
+        rows = Rows(connection, self._rng, self._clock, *place)
+        rows.retry_refused()
+        return rows
 
     def _committed(self, rows: Rows) -> None:
         commits = rows.take_commits()
         renewed = self.log_id != rows.lineage.log_id
         self.log_id = rows.lineage.log_id
         self.positions_era = rows.lineage.positions_era
+        self.numbering = rows.lineage.numbering
         if commits or renewed:
             self.head = rows.lineage.seq
             self.documents += sum((c.after is not None) - (c.before is not None) for c in commits)
@@ -116,15 +172,6 @@ class DocumentStore:
                 except Exception:  # noqa: BLE001 - whatever it is, it is logged
                     # The commit stands: neither its writer nor the other followers may suffer.
                     _log.exception("a follower of the store failed")
-
-
-def _host_of(path: Path) -> str:
-    """Names this machine and this very file: a copy of the file, or its restored backup, differs."""
-    try:
-        machine = Path("/etc/machine-id").read_text().strip()
-    except OSError:
-        machine = os.uname().nodename
-    return f"{machine}:{path.stat().st_ino}"
 
 
 # --- remembered subscriptions -------------------------------------------------------------------

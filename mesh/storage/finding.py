@@ -1,43 +1,84 @@
-"""Jobs that read documents: by their id, or by a query."""
+"""Jobs that read documents: by their id, or by a query.
+
+SQLite selects, sorts and cuts where it does so as the evaluator would. What it cannot judge is looked at
+here: documents with :data:`~mesh.storage.queries.UNSEEN` texts, and results that are sorted by lists or
+objects.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from heapq import nsmallest
 from typing import Any
 
 import msgspec
 
-from mesh.storage.queries import ALL, Query
+from mesh.core.selector import LIST_RANK, projected, split_path
+from mesh.storage.queries import ALL, BY_ID, UNSEEN, Query, in_collection
 from mesh.storage.rows import Rows
 
-_decode_json = msgspec.json.Decoder(dict[str, Any]).decode
+Document = dict[str, Any]
+
+FIRST_LOOK = 300
+"""Documents that are looked at in the order of their ids before an index is."""
+
+_BUT_UNSEEN = f" AND NOT {UNSEEN}"
+
+_decode_json = msgspec.json.Decoder(Document).decode
+_decode_parts = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-def get(rows: Rows, collection: str, document_id: str) -> dict[str, Any] | None:
+def get(rows: Rows, collection: str, document_id: str) -> Document | None:
     """A document, or ``None``."""
-    row = rows.get(collection, document_id)
-    return None if row is None else row.document
-
-
-def find(rows: Rows, collection: str, query: Query = ALL) -> list[dict[str, Any]]:
-    """The documents of a collection that are selected, in the order of their ids."""
     found = rows.connection.execute(
-        "SELECT json FROM documents WHERE collection = ? AND json IS NOT NULL "
-        f"AND {query.filter.sql} ORDER BY id",
-        (collection, *query.filter.parameters),
-    )
-    documents = [_decode_json(json) for (json,) in found]
-    return documents if query.filter.exact else list(filter(query.matches, documents))
+        "SELECT json FROM documents WHERE collection = ? AND id = ? AND json IS NOT NULL",
+        (collection, document_id),
+    ).fetchone()
+    return None if found is None else _decode_json(found[0])
+
+
+def find(
+    rows: Rows,
+    collection: str,
+    query: Query = ALL,
+    *,
+    skip: int = 0,
+    limit: int | None = None,
+    fields: Sequence[str] | None = None,
+) -> list[Document]:
+    """The documents of a collection that are selected, in the order of the query, then of their ids.
+
+    ``skip`` leaves out so many first, ``limit`` brings at most so many, ``fields`` (dotted paths) only these
+    and the ``_id``.
+    """
+    if limit == 0:
+        return []
+    decode = _decode_json if fields is None else _decoder(fields)
+    until = None if limit is None else skip + limit
+    unseen = _unseen(rows, collection)
+    if not unseen:
+        cut = _cut_by_sql(rows, collection, query, skip, until, decode)
+        if cut is not None:
+            return cut if fields is None else [projected(document, fields) for document in cut]
+    every = _matching(rows, collection, query, unseen)
+    ordered = sorted(every, key=query.key) if until is None else nsmallest(until, every, key=query.key)
+    return ordered[skip:] if fields is None else [projected(document, fields) for document in ordered[skip:]]
+
+
+def ids(rows: Rows, collection: str, query: Query = ALL) -> list[str]:
+    """The ids of the documents of a collection that are selected."""
+    return [document["_id"] for document in find(rows, collection, query, fields=())]
 
 
 def count(rows: Rows, collection: str, query: Query = ALL) -> int:
     """How many documents of a collection are selected."""
+    unseen = _unseen(rows, collection)
     if not query.filter.exact:
-        return len(find(rows, collection, query))
-    row = rows.connection.execute(
-        f"SELECT count(*) FROM documents WHERE collection = ? AND json IS NOT NULL AND {query.filter.sql}",
-        (collection, *query.filter.parameters),
-    ).fetchone()
-    return int(row[0])
+        return sum(1 for _ in _matching(rows, collection, query, unseen))
+    sql = query.selecting("count(*)", collection) + (_BUT_UNSEEN if unseen else "")
+    [(seen,)] = rows.connection.execute(sql, query.filter.parameters).fetchall()
+    return int(seen) + sum(map(query.matches, unseen))
 
 
 def collections(rows: Rows) -> dict[str, int]:
@@ -48,3 +89,94 @@ def collections(rows: Rows) -> dict[str, int]:
             "GROUP BY collection ORDER BY collection"
         ).fetchall()
     )
+
+
+def position(rows: Rows) -> int:
+    """The position of the log that a read sees; what is committed later comes after it."""
+    [(last, floor)] = rows.connection.execute(
+        "SELECT (SELECT max(seq) FROM documents), (SELECT seq FROM store)"
+    ).fetchall()
+    return max(last or 0, floor or 0)
+
+
+def _cut_by_sql(
+    rows: Rows,
+    collection: str,
+    query: Query,
+    skip: int,
+    until: int | None,
+    decode: Callable[[str], Document],
+) -> list[Document] | None:
+    """The documents from ``skip`` until ``until``; ``None`` where SQL cannot sort them."""
+    if query.order is None:
+        return None
+    what = f"json, {query.doubt}"
+    ending = f" ORDER BY {query.order}"
+    if query.filter.exact and until is not None:
+        ending += f" LIMIT {until}"
+    sql = query.selecting(what, collection) + ending
+    if until is not None and query.order == "id" and _sorts(rows, sql, query):
+        # An index may find many more than are wanted, and all of them would be sorted by id.
+        first = (
+            f"(SELECT collection, id, json FROM documents INDEXED BY {BY_ID} "
+            f"WHERE {in_collection(collection)} ORDER BY id LIMIT {FIRST_LOOK})"
+        )
+        found = _read(rows, query.selecting(what, collection, first) + ending, query, skip, until, decode)
+        if found is not None and len(found) == until - skip:
+            return found
+    return _read(rows, sql, query, skip, until, decode)
+
+
+def _sorts(rows: Rows, sql: str, query: Query) -> bool:
+    """Whether SQLite looks at all that a statement selects before it gives the first."""
+    plan = rows.connection.execute(f"EXPLAIN QUERY PLAN {sql}", query.filter.parameters).fetchall()
+    return any("TEMP B-TREE" in step[3] for step in plan)
+
+
+def _read(
+    rows: Rows, sql: str, query: Query, skip: int, until: int | None, decode: Callable[[str], Document]
+) -> list[Document] | None:
+    matching = 0
+    found: list[Document] = []
+    with closing(rows.connection.execute(sql, query.filter.parameters)) as selected:
+        for json, doubt in selected:
+            if not query.filter.exact and not query.matches(_decode_json(json)):
+                continue
+            if doubt >= LIST_RANK:
+                return None
+            matching += 1
+            if matching > skip:
+                found.append(decode(json))
+            if matching == until:
+                break
+    return found
+
+
+def _matching(rows: Rows, collection: str, query: Query, unseen: list[Document]) -> Iterator[Document]:
+    """Every document that matches, in no order."""
+    yield from filter(query.matches, unseen)
+    sql = query.selecting("json", collection) + (_BUT_UNSEEN if unseen else "")
+    with closing(rows.connection.execute(sql, query.filter.parameters)) as selected:
+        for (json,) in selected:
+            document = _decode_json(json)
+            if query.filter.exact or query.matches(document):
+                yield document
+
+
+def _unseen(rows: Rows, collection: str) -> list[Document]:
+    found = rows.connection.execute(
+        f"SELECT json FROM documents INDEXED BY documents_unseen "
+        f"WHERE {in_collection(collection)} AND {UNSEEN}"
+    )
+    return [_decode_json(json) for (json,) in found]
+
+
+def _decoder(fields: Sequence[str]) -> Callable[[str], Document]:
+    """Decodes no more of a document than ``fields`` are in."""
+    names = {"_id", *(split_path(field)[0] for field in fields)}
+
+    def decode(json: str) -> Document:
+        parts = _decode_parts(json)
+        return {name: msgspec.json.decode(parts[name]) for name in names if name in parts}
+
+    return decode

@@ -1,96 +1,132 @@
 """Under which identity a store writes: its log, its clock and how far both have got.
 
-A copy of a store, or a backup of it that was restored, must not go on under the identity of the original:
+A copy of a store, or a backup of it that was put back, must not go on under the identity of the original:
 both would give the same numbers to different writes.
+
+Positions and counters are one sequence: a local write ticks with the position that it takes. So the last row
+of the documents says how far it has got, and no commit has to write it down.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import random
 import sqlite3
 from collections.abc import Mapping
+from pathlib import Path
 
+import msgspec
+
+from mesh.core.numbering import MAX_GAP, MIN_GAP, ONE_RUN, Numbering
 from mesh.core.versions import CLOCK_BYTES
 
 _log = logging.getLogger("mesh.storage")
 
-_State = tuple[bytes, bytes, int, int]
-"""Log id, clock identity, last counter, last position of the log."""
+_State = tuple[bytes, bytes, int, int, Numbering]
 
 
 class Lineage:
     """The one row of the table ``store``; changes are kept or undone with the transaction they belong to.
 
+    A store goes on under a new identity where ``host`` has changed: it is a copy. So it does where it was not
+    closed before the machine went down: a disk that lost power may have lost what peers have seen. After a
+    mere crash of the process it goes on as it was.
+
     Args:
         connection: the open database; every call happens on its thread.
-        rng: draws identities.
-        host: names the machine and file that the store belongs to; where it has changed, the store is a copy,
-            and goes on under a new identity.
+        rng: draws identities and gaps.
+        host: names the machine and file that the store belongs to.
+        boot: names the present run of the machine; empty: unknown, which counts as another one.
 
     Attributes:
         log_id: names the log; new whenever the store's past is not that of the file.
         clock: the clock identity of local writes.
         seq: the last position of the log.
+        numbering: which positions and counters have been given under this identity.
         positions_era: grows whenever the positions reached in peers' logs have become void.
     """
 
-    def __init__(self, connection: sqlite3.Connection, rng: random.Random, host: str) -> None:
+    def __init__(self, connection: sqlite3.Connection, rng: random.Random, host: str, boot: str = "") -> None:
         self._connection = connection
         self._rng = rng
         self.positions_era = 0
-        self._load(host)
+        self._load(host, boot)
         self._stored = self._kept = self._state
 
-    def _load(self, host: str) -> None:
-        row = self._connection.execute("SELECT log_id, clock, counter, seq, host FROM store").fetchone()
-        if row is not None and row[4] == host:
-            self._state = row[:4]
-            return
-        self.seq = row[3] if row is not None else 0
-        self._renew()
+    def _load(self, host: str, boot: str) -> None:
+        last: int
+        (last,) = self._connection.execute("SELECT coalesce(max(seq), 0) FROM documents").fetchone()
+        row = self._connection.execute("SELECT log_id, clock, seq, host, boot, runs FROM store").fetchone()
+        if row is None:
+            self.seq = last
+            self._renew()
+        else:
+            self.log_id, self.clock, floor, known_host, open_since, runs = row
+            self.numbering = msgspec.json.decode(runs, type=Numbering)
+            last = max(last, floor)
+            self.numbering = self.numbering.reopened(last, self._rng.randint(MIN_GAP, MAX_GAP))
+            self.seq = self.numbering.start
+            if known_host != host:
+                _log.warning("this store is a copy, or was put back: it goes on under a new identity")
+                self._renew()
+            elif open_since is not None and open_since != (boot or None):
+                _log.warning(
+                    "the machine went down while this store was open, and its disk may have lost what peers "
+                    "have seen: it goes on under a new identity"
+                )
+                self._renew()
+        self._floor = self.seq  # nothing stands there
         self._connection.execute(
-            "INSERT OR REPLACE INTO store(id, log_id, clock, counter, seq, host) VALUES (1, ?, ?, ?, ?, ?)",
-            (*self._state, host),
+            "INSERT OR REPLACE INTO store(id, log_id, clock, seq, runs, host, boot) "
+            "VALUES (1, ?, ?, ?, ?, ?, ?)",
+            (*self._row(), host, boot),
         )
 
     @property
     def _state(self) -> _State:
-        return (self.log_id, self.clock, self._counter, self.seq)
+        return (self.log_id, self.clock, self.seq, self._floor, self.numbering)
 
     @_state.setter
     def _state(self, state: _State) -> None:
-        self.log_id, self.clock, self._counter, self.seq = state
+        self.log_id, self.clock, self.seq, self._floor, self.numbering = state
+
+    def _row(self) -> tuple[bytes, bytes, int, str]:
+        """What the table holds of it: only what the documents do not say."""
+        return (self.log_id, self.clock, self._floor, msgspec.json.encode(self.numbering).decode())
 
     # --- numbers ----------------------------------------------------------------------------------
 
     def tick(self) -> tuple[bytes, int]:
-        """This store's clock identity and its next counter."""
-        self._counter += 1
-        return self.clock, self._counter
+        """This store's clock identity and the counter of the write that takes the next position."""
+        return self.clock, self.seq + 1
 
     def next_position(self) -> int:
         """The next position of the log."""
         self.seq += 1
         return self.seq
 
+    def remember_position(self) -> None:
+        """The row at the end of the log may be about to go, or never come: say otherwise where it ends."""
+        self._floor = self.seq
+
     # --- identity ---------------------------------------------------------------------------------
 
-    def met(self, vector: Mapping[bytes, int]) -> None:
-        """A version has arrived. One that knows more of this store's writes than it does itself says that
-        this is a restored backup: it goes on under a new identity, and its log is a new one."""
-        if vector.get(self.clock, 0) > self._counter:
-            self.renew()
+    def unknown(self, vector: Mapping[bytes, int]) -> int | None:
+        """The counter in a version that only another life of this store can have given: this one is a backup
+        that was put back."""
+        counter = vector.get(self.clock, 0)
+        return counter if counter and not self.numbering.issued(counter, self.seq) else None
 
     def renew(self) -> None:
-        """This store turns out to be a restored backup: what it wrote since is held by others only."""
+        """Go on under a new identity, with a log of its own."""
         _log.warning("this store has been restored from a backup: it goes on under a new identity")
         self._renew()
 
     def _renew(self) -> None:
         self.log_id = self._rng.randbytes(16)
         self.clock = self._rng.randbytes(CLOCK_BYTES)
-        self._counter = 0
+        self.numbering = ONE_RUN
         # The client ids still belong to the store that this one was copied from.
         self._connection.execute("UPDATE documents SET client_id = NULL")
         # Peers do not send what came from here: past the positions in their logs it would stay lost.
@@ -113,10 +149,8 @@ class Lineage:
 
     def finish(self) -> None:
         """The commit is next: write what is still to be written."""
-        if self._stored != self._state:
-            self._connection.execute(
-                "UPDATE store SET log_id = ?, clock = ?, counter = ?, seq = ?", self._state
-            )
+        if (self.log_id, self._floor) != (self._stored[0], self._stored[3]):
+            self._connection.execute("UPDATE store SET log_id = ?, clock = ?, seq = ?, runs = ?", self._row())
 
     def committed(self) -> None:
         """The transaction stands."""
@@ -125,3 +159,24 @@ class Lineage:
     def undo_all(self) -> None:
         """The transaction has failed: forget what all its jobs changed."""
         self._state = self._kept = self._stored
+
+    def close(self) -> None:
+        """Note that the store is closed in good order."""
+        self._connection.execute("UPDATE store SET boot = NULL")
+
+
+def host_of(path: Path) -> str:
+    """Names this machine and this very file: a copy of the file, or its restored backup, differs."""
+    try:
+        machine = Path("/etc/machine-id").read_text().strip()
+    except OSError:
+        machine = os.uname().nodename
+    return f"{machine}:{path.stat().st_ino}"
+
+
+def boot_id() -> str:
+    """Names the time since this machine was started; empty where it does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""

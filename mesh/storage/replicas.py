@@ -17,6 +17,7 @@ from mesh.core.values import check_collection, check_id
 from mesh.core.versions import check_version, covers, decode_vector
 from mesh.core.wire import Change, Changes, InterestEntry, Version, Want
 from mesh.errors import InvalidCollectionName, InvalidDocument, PermissionDenied
+from mesh.storage import restored
 from mesh.storage.rows import Row, Rows
 
 _decode_json = msgspec.json.Decoder(dict[str, Any]).decode
@@ -30,6 +31,8 @@ def apply_frame(rows: Rows, peer: str, frame: Changes) -> list[Want]:
 
     A change that is refused is put into quarantine with the reason, and the rest goes on.
     """
+    for change in frame.changes:
+        restored.meet(rows, change.until)
     wants: dict[tuple[str, str], Want] = {}
     for change in frame.changes:
         key = (change.collection, change.id)
@@ -56,7 +59,6 @@ def _arrive(rows: Rows, peer: str, row: Row | None, change: Change) -> bool:
     check_collection(change.collection)
     check_id(change.id)
     check_version(change.rank, change.until)
-    rows.lineage.met(change.until)
     held = rows.state_of(row)
     client_id = row.client_id if row is not None else None
     if change.collection in OWNED_COLLECTIONS:
@@ -93,28 +95,28 @@ def _want(row: Row | None, collection: str, document_id: str) -> Want:
 
 
 def read_log(
-    rows: Rows, after: int, until: int, limit: int, interest: InterestSet
+    rows: Rows, peer: str, after: int, until: int, limit: int, interest: InterestSet
 ) -> tuple[list[LogEntry], int]:
     """Up to ``limit`` documents of the interest's collections that last changed after position ``after`` and
-    up to ``until``, and the position up to which the log has been read for them. It may be fewer, so that
-    they have about ``PAGE_BYTES``."""
+    up to ``until``, but for those that are as ``peer`` sent them, and the position up to which the log has
+    been read for them. It may be fewer, so that they have about ``PAGE_BYTES``."""
     where, parameters = _in_collections(interest)
     found = rows.connection.execute(
-        "SELECT seq, collection, id, rank_major, rank_minor, vector, json, source, "
+        "SELECT seq, collection, id, rank_major, rank_minor, vector, json, "
         f"CASE WHEN length(state) <= {SMALL_DOCUMENT_BYTES} THEN state END FROM documents "
-        f"WHERE seq > ? AND seq <= ? AND {where} ORDER BY seq LIMIT ?",
-        (after, until, *parameters, limit),
+        f"WHERE seq > ? AND seq <= ? AND source IS NOT ? AND {where} ORDER BY seq LIMIT ?",
+        (after, until, peer, *parameters, limit),
     )
     entries: list[LogEntry] = []
     size = 0
-    for seq, collection, document_id, major, minor, encoded, json, source, state in found:
+    for seq, collection, document_id, major, minor, encoded, json, state in found:
         version = Version(collection, document_id, (major, minor), decode_vector(encoded))
         change = None
         if state is not None:
             change = Change(collection, document_id, version.rank, {}, version.vector, state)
         # Only a selector looks at the fields.
         selective = json is not None and interest.partial(collection)
-        entries.append(LogEntry(seq, version, change, _decode_json(json) if selective else None, source))
+        entries.append(LogEntry(seq, version, change, _decode_json(json) if selective else None))
         size += len(state or b"") + len(encoded)
         if size >= PAGE_BYTES:
             return entries, seq
@@ -125,11 +127,12 @@ def read_wanted(rows: Rows, wants: Sequence[Want], positions: Sequence[int]) -> 
     """The changes that answer ``wants`` and those that stand at ``positions`` of the log, up to about
     ``PAGE_BYTES`` of them."""
     changes: list[Change] = []
+    offers: list[Version] = []
     gone: list[tuple[str, str]] = []
     size = 0
     for done, want in enumerate(wants):
         if size >= PAGE_BYTES:
-            return Found(changes, gone, done)
+            return Found(changes, offers, gone, done)
         row = rows.get(want.collection, want.id)
         if row is None:
             gone.append((want.collection, want.id))
@@ -142,37 +145,43 @@ def read_wanted(rows: Rows, wants: Sequence[Want], positions: Sequence[int]) -> 
         size += change_size(changes[-1])
     for done, position in enumerate(positions):
         if size >= PAGE_BYTES:
-            return Found(changes, gone, len(wants) + done)
+            return Found(changes, offers, gone, len(wants) + done)
         found = rows.connection.execute(
-            "SELECT collection, id, rank_major, rank_minor, vector, state FROM documents WHERE seq = ?",
+            "SELECT collection, id, rank_major, rank_minor, vector, "
+            f"CASE WHEN length(state) <= {SMALL_DOCUMENT_BYTES} THEN state END FROM documents WHERE seq = ?",
             (position,),
         ).fetchone()
         if found is not None:
             collection, document_id, major, minor, encoded, update = found
-            vector = decode_vector(encoded)
-            changes.append(Change(collection, document_id, (major, minor), {}, vector, update))
+            version = Version(collection, document_id, (major, minor), decode_vector(encoded))
+            if update is None:
+                offers.append(version)
+                continue
+            changes.append(Change(collection, document_id, version.rank, {}, version.vector, update))
             size += change_size(changes[-1])
-    return Found(changes, gone, len(wants) + len(positions))
+    return Found(changes, offers, gone, len(wants) + len(positions))
 
 
 def key_set(rows: Rows, interest: InterestSet) -> KeySet:
     """Everything held of ``interest``, ready for comparison."""
     where, parameters = _in_collections(interest)
+    execute = rows.connection.execute
+    if not interest.selective:
+        columns = "key_hash, version_hash, seq"
+        return KeySet(execute(f"SELECT {columns} FROM documents WHERE {where} ORDER BY key_hash", parameters))
+    matching: list[tuple[int, int, int]] = []
     others: list[tuple[int, int]] = []
-
-    def pairs() -> Iterable[tuple[int, int, int]]:
-        for key, version, seq, collection, json in rows.connection.execute(
-            f"SELECT key_hash, version_hash, seq, collection, json FROM documents WHERE {where}", parameters
+    for key, version, seq, collection, json in execute(
+        f"SELECT key_hash, version_hash, seq, collection, json FROM documents WHERE {where}", parameters
+    ):
+        if not interest.partial(collection) or interest.matches(
+            collection, None if json is None else _decode_json(json)
         ):
-            if not interest.partial(collection) or interest.matches(
-                collection, None if json is None else _decode_json(json)
-            ):
-                yield key, version, seq
-            else:
-                others.append((key, seq))
-
-    ordered = sorted(pairs())
-    return KeySet(ordered, others)
+            matching.append((key, version, seq))
+        else:
+            others.append((key, seq))
+    matching.sort()
+    return KeySet(matching, others)
 
 
 def _in_collections(interest: InterestSet) -> tuple[str, list[str]]:

@@ -21,6 +21,7 @@ from mesh.core.document import ABSENT, DocumentState, Merged
 from mesh.core.versions import decode_vector, encode_vector, key_hash, version_hash
 from mesh.core.wire import Change
 from mesh.storage.lineage import Lineage
+from mesh.version import VERSION
 
 _log = logging.getLogger("mesh.storage")
 
@@ -61,15 +62,19 @@ class Rows:
         connection: the open database; every call happens on its thread.
         rng: draws identities and client ids.
         clock: wall clock, in seconds since the epoch.
-        host: names the machine and file that the store belongs to; where it has changed, the store is a copy,
-            and goes on under a new identity.
+        host, boot: see :class:`~mesh.storage.lineage.Lineage`.
     """
 
     def __init__(
-        self, connection: sqlite3.Connection, rng: random.Random, clock: Callable[[], float], host: str
+        self,
+        connection: sqlite3.Connection,
+        rng: random.Random,
+        clock: Callable[[], float],
+        host: str,
+        boot: str = "",
     ) -> None:
         self.connection = connection
-        self.lineage = Lineage(connection, rng, host)
+        self.lineage = Lineage(connection, rng, host, boot)
         self._rng = rng
         self._now = clock
         self.commits: list[Commit] = []
@@ -81,25 +86,34 @@ class Rows:
 
     # --- following the transaction ----------------------------------------------------------------
 
+    @property
+    def changes(self) -> int:
+        """See :class:`~mesh.storage.connection.Session`."""
+        return len(self.commits)
+
     def keep(self) -> None:
-        """See :class:`~mesh.storage.database.Session`."""
+        """See :class:`~mesh.storage.connection.Session`."""
         self.lineage.keep()
         self._kept_commits = len(self.commits)
 
     def undo(self) -> None:
-        """See :class:`~mesh.storage.database.Session`."""
+        """See :class:`~mesh.storage.connection.Session`."""
         self.lineage.undo()
         del self.commits[self._kept_commits :]
 
     def finish(self) -> None:
-        """See :class:`~mesh.storage.database.Session`."""
+        """See :class:`~mesh.storage.connection.Session`."""
         self.lineage.finish()
 
     def undo_all(self) -> None:
-        """See :class:`~mesh.storage.database.Session`."""
+        """See :class:`~mesh.storage.connection.Session`."""
         self.lineage.undo_all()
         self.commits.clear()
         self._kept_commits = 0
+
+    def close(self) -> None:
+        """See :class:`~mesh.storage.connection.Session`."""
+        self.lineage.close()
 
     def take_commits(self) -> list[Commit]:
         """What has been committed since the last call."""
@@ -143,6 +157,7 @@ class Rows:
         seq = self.lineage.next_position()
         state = merged.state
         vector = encode_vector(state.vector)
+        key = key_hash(collection, document_id)
         after = None
         if merged.fields is not None:  # what else claims to be the _id is not
             after = {"_id": document_id} | merged.fields | {"_id": document_id}
@@ -160,8 +175,8 @@ class Rows:
                 *state.rank,
                 vector,
                 state.update,
-                key_hash(collection, document_id),
-                version_hash(state.rank, vector),
+                key,
+                version_hash(key, state.rank, vector),
                 client_id,
                 source if whole else None,
                 self._now(),
@@ -177,6 +192,7 @@ class Rows:
             return False
         self.connection.execute("DELETE FROM documents WHERE seq = ?", (held.seq,))
         seq = self.lineage.next_position()
+        self.lineage.remember_position()
         state = held.state
         change = Change(collection, document_id, state.rank, {}, state.vector, state.update)
         self.commits.append(Commit(seq, change, held.document, None, None, whole=True, evicted=True))
@@ -189,14 +205,30 @@ class Rows:
         return ABSENT if row is None else row.state
 
     def quarantine(self, change: Change, peer: str, reason: str) -> None:
-        """Note a change that was refused, so that it can be asked for again after an upgrade."""
+        """Note a change that was refused, so that it is asked for again after an upgrade."""
         version = msgspec.msgpack.encode((change.rank, encode_vector(change.until)))
         self.connection.execute(
-            "INSERT OR REPLACE INTO quarantine(collection, id, version, peer, reason, at) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
-            (change.collection, change.id, version, peer, reason, self._now()),
+            "INSERT OR REPLACE INTO quarantine(collection, id, version, peer, reason, refused_by, at) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (change.collection, change.id, version, peer, reason, VERSION, self._now()),
         )
         self.connection.execute(
             "DELETE FROM quarantine WHERE rowid <= (SELECT max(rowid) FROM quarantine) - ?", (MAX_QUARANTINE,)
         )
         _log.warning("refused %s/%s from %s: %s", change.collection, change.id, peer[:8], reason)
+
+    def retry_refused(self) -> None:
+        """Ask every peer again for what another version of the mesh has refused: positions are forgotten, so
+        that what is held is compared with what they hold."""
+        retried = self.connection.execute("DELETE FROM quarantine WHERE refused_by <> ?", (VERSION,)).rowcount
+        if retried:
+            _log.info("%d changes that another version refused are asked for again", retried)
+            self.lineage.forget_positions()
+
+
+class Snapshot(Rows):
+    """Rows as they were at one moment, to be read only. The lineage belongs to whoever writes: there is none
+    here."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection

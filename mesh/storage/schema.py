@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlite_utils import Database, Migrations
 
+from mesh.core.versions import version_hash
 from mesh.errors import StoreTooNew
 
 migrations = Migrations("docmesh")
@@ -48,6 +49,35 @@ def m002_store(db: Database) -> None:
         {"collection": str, "id": str, "version": bytes, "peer": str, "reason": str, "at": float},
         pk=("collection", "id", "version"),
     )
+
+
+@migrations()
+def m003_runs(db: Database) -> None:
+    """Counters are positions. Which of them were given, and under which boot of the machine the store is open
+    (NULL: it was closed in good order)."""
+    db.table("store").transform(drop={"counter"})
+    db.table("store").add_column("runs", str, not_null_default="[[],0]")
+    db.table("store").add_column("boot", str)
+
+
+@migrations()
+def m003_comparison(db: Database) -> None:
+    """What comparisons read comes before what may be long, and a version's hash covers its key. Which version
+    of the mesh refused a change, so that a newer one asks for it again."""
+    documents = db.table("documents")
+    documents.transform(column_order=("seq", "collection", "id", "key_hash", "version_hash", "source"))
+    for seq, key, major, minor, vector in db.execute(
+        "SELECT seq, key_hash, rank_major, rank_minor, vector FROM documents"
+    ).fetchall():
+        hashed = version_hash(key, (major, minor), vector)
+        db.execute("UPDATE documents SET version_hash = ? WHERE seq = ?", (hashed, seq))
+    db.table("quarantine").add_column("refused_by", str)
+
+
+@migrations()
+def m004_unseen_texts(db: Database) -> None:
+    """The few documents with a text that SQL cannot judge: see :data:`mesh.storage.queries.UNSEEN`."""
+    db.execute("CREATE INDEX documents_unseen ON documents(collection) WHERE instr(json, '\\u0000') > 0")
 
 
 def refuse_newer(db: Database, path: str) -> None:

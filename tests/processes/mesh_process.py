@@ -196,7 +196,7 @@ def spawn(arguments: Sequence[str], environment: dict[str, str] | None = None) -
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=_environment(environment),
+        env=source_environment(environment),
     )
 
 
@@ -213,10 +213,11 @@ def run_mesh(
         capture_output=True,
         text=True,
         timeout=timeout,
-        env=_environment(environment),
+        env=source_environment(environment),
         check=False,
     )
 
 
-def _environment(more: dict[str, str] | None) -> dict[str, str]:
+def source_environment(more: dict[str, str] | None = None) -> dict[str, str]:
+    """The environment of a process that runs this source tree."""
     return os.environ | {"PYTHONPATH": str(ROOT)} | (more or {})

@@ -1,7 +1,14 @@
 """Five replicas, whatever happens to them: once everybody can reach everybody again, all are equal.
 
-Each has its store in a file, and is stopped, crashed, cut off and started again between random writes.
-``MESH_TEST_THOROUGH=20`` tries so many times as much as usual.
+Each has its store in a file, and is stopped, crashed, cut off and started again between random writes. Links
+break in the middle of a transfer; any change that was ever made, and any document as it once was, may arrive
+anywhere once more. At the end all hold the same documents at the same versions, and beyond that:
+
+- a counter is the sum of all increments,
+- what was removed stays removed, though others went on updating it,
+- a field that was unset stays unset, though its write arrives later.
+
+A run is 300 schedules; ``MESH_TEST_THOROUGH=34`` tries so many times as many.
 """
 
 from __future__ import annotations
@@ -9,24 +16,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import shutil
 import tempfile
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from mesh.core.wire import InterestEntry
+from mesh.core.commits import Commit
+from mesh.core.wire import Change, Changes, InterestEntry
 from mesh.errors import DocumentExists, DocumentNotFound, InvalidDocument
 from mesh.network.memory import Path as NetworkPath
+from mesh.storage import replicas
 from tests.simulation.virtual_clock import VirtualClockLoop
 from tests.unit.collections.mesh_of_stores import DocumentNode, MeshOfStores
 
 THOROUGH = int(os.environ.get("MESH_TEST_THOROUGH", "1"))
 COUNT = 5
+MEMORY_DISK = next(filter(os.path.isdir, ["/dev/shm"]), None)
+"""Here a file costs no disk access."""
 
 nodes = st.integers(0, COUNT - 1)
 ids = st.sampled_from(["a", "b", "c", "d"])
@@ -36,12 +49,21 @@ pointers = st.sampled_from(["f", "g", "n", "f.in", "f.in.er", "g.n"])
 
 
 class Replicas(RuleBasedStateMachine):
-    """Each rule is something that happens; the end heals everything and compares."""
+    """Each rule is something that happens; the end heals everything and compares.
+
+    ``cars`` are documents that everybody fights over. Of ``kept`` the machine knows what has to become.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp())
+        self.folder = Path(tempfile.mkdtemp(dir=MEMORY_DISK))
         self.runner = asyncio.Runner(loop_factory=VirtualClockLoop)
+        self.changes: list[Change] = []  # every one that was ever made, and documents as they once were
+        self.total = 0
+        self.alive: set[str] = set()
+        self.removed: set[str] = set()
+        self.marks: set[str] = set()
+        self.unset: set[str] = set()
         self.run(self.set_up())
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
@@ -60,10 +82,18 @@ class Replicas(RuleBasedStateMachine):
         number = int(node.name[1:])
         if not node.running:
             await node.start()
+        node.store.follow(self.note)
         for other in {(number + 1) % COUNT, (number * 3 + 2) % COUNT} - {number}:
             node.peers.dialer.add(f"ws://n{other}:1")
         node.want(InterestEntry("nodes"))
-        await node.collection().subscribe()
+        await self.subscribe(node)
+
+    async def subscribe(self, node: DocumentNode) -> None:
+        for name in ("cars", "kept"):
+            await node.collection(name).subscribe()
+
+    def note(self, commits: list[Commit]) -> None:
+        self.changes += [commit.change for commit in commits if commit.source is None and not commit.evicted]
 
     # --- writes -----------------------------------------------------------------------------------
 
@@ -118,13 +148,141 @@ class Replicas(RuleBasedStateMachine):
         if node.running:
             self.run(node.owned.write("nodes", node.node_id, {"name": name}))
 
+    # --- writes of which it is known what they come to ---------------------------------------------
+
+    @rule(number=nodes, by=st.integers(-3, 9))
+    def count(self, number: int, by: int) -> None:
+        """Never removed, replaced or unset: its value is the sum."""
+
+        async def work() -> None:
+            kept = self.node(number).collection("kept")
+            await kept.upsert({"_id": "tally"})
+            await kept.increment("tally", "sum", by)
+            self.total += by
+
+        if self.node(number).running:
+            self.run(work())
+
+    @rule(number=nodes)
+    def bear(self, number: int) -> None:
+        """A document with an id that is never used again."""
+
+        async def work() -> None:
+            document_id = f"life{len(self.alive) + len(self.removed)}"
+            await self.node(number).collection("kept").insert({"_id": document_id, "age": 0})
+            self.alive.add(document_id)
+
+        if self.node(number).running:
+            self.run(work())
+
+    @rule(number=nodes, data=st.data())
+    def age(self, number: int, data: st.DataObject) -> None:
+        """Updates of what may have been removed elsewhere."""
+
+        async def work(document_id: str) -> None:
+            kept = self.node(number).collection("kept")
+            with contextlib.suppress(DocumentNotFound):
+                await kept.increment(document_id, "age")
+                await kept.update(document_id, {f"by{number}": "still here"})
+
+        if self.node(number).running and self.alive | self.removed:
+            self.run(work(data.draw(st.sampled_from(sorted(self.alive | self.removed)))))
+
+    @rule(number=nodes, data=st.data())
+    def end(self, number: int, data: st.DataObject) -> None:
+        async def work(document_id: str) -> None:
+            if await self.node(number).collection("kept").remove(document_id):
+                self.alive.discard(document_id)
+                self.removed.add(document_id)
+
+        if self.node(number).running and self.alive | self.removed:
+            self.run(work(data.draw(st.sampled_from(sorted(self.alive | self.removed)))))
+
+    @rule(number=nodes, nested=st.booleans())
+    def mark(self, number: int, nested: bool) -> None:
+        """A field that is written only once."""
+
+        async def work() -> None:
+            field = f"mark{len(self.marks) + len(self.unset)}"
+            value = {"deep": {"er": number}} if nested else number
+            await self.node(number).collection("kept").upsert({"_id": "marks", field: value})
+            self.marks.add(field)
+
+        if self.node(number).running:
+            self.run(work())
+
+    @rule(number=nodes, data=st.data())
+    def rub_out(self, number: int, data: st.DataObject) -> None:
+        """Only where it can be seen: what is not there yet cannot be unset."""
+
+        async def work(field: str) -> None:
+            kept = self.node(number).collection("kept")
+            if field in (await kept.get("marks") or {}):
+                await kept.unset("marks", field)
+                self.marks.discard(field)
+                self.unset.add(field)
+
+        if self.node(number).running and self.marks:
+            self.run(work(data.draw(st.sampled_from(sorted(self.marks)))))
+
+    # --- what a node does for itself ----------------------------------------------------------------
+
+    @rule(number=nodes, again=st.booleans())
+    def unsubscribe(self, number: int, again: bool) -> None:
+        async def work() -> None:
+            cars = self.node(number).collection()
+            await (await cars.subscribe()).cancel()
+            if again:
+                await cars.subscribe()
+
+        if self.node(number).running:
+            self.run(work())
+
     # --- the world --------------------------------------------------------------------------------
 
-    @initialize(delay=st.sampled_from([0.0, 0.05]), jitter=st.sampled_from([0.0, 0.1]))
-    def distances(self, delay: float, jitter: float) -> None:
+    @initialize(
+        delay=st.sampled_from([0.0, 0.05]),
+        jitter=st.sampled_from([0.0, 0.1]),
+        loss=st.sampled_from([0.0, 0.0, 0.02]),
+    )
+    def distances(self, delay: float, jitter: float, loss: float) -> None:
         for one in range(COUNT):
             for other in range(one):
-                self.world.network.set_path(f"n{one}", f"n{other}", NetworkPath(delay * (one + 1), jitter))
+                path = NetworkPath(delay * (one + 1), jitter, loss)
+                self.world.network.set_path(f"n{one}", f"n{other}", path)
+
+    @rule(number=nodes)
+    def take_snapshot(self, number: int) -> None:
+        """What a node holds now may arrive somewhere much later."""
+
+        async def work() -> None:
+            def job(rows: Any) -> list[Change]:
+                changes = []
+                for collection, document_id in rows.connection.execute(
+                    "SELECT collection, id FROM documents"
+                ):
+                    held = rows.get(collection, document_id).state
+                    changes.append(Change(collection, document_id, held.rank, {}, held.vector, held.update))
+                return changes
+
+            self.changes += await self.node(number).store.read(job)
+
+        if self.node(number).running:
+            self.run(work())
+
+    @rule(number=nodes, sender=nodes, count=st.integers(1, 20), seed=st.integers(0, 1000))
+    def deliver_again(self, number: int, sender: int, count: int, seed: int) -> None:
+        """Any changes of the past, twice, late, out of order, or without what lies between."""
+
+        async def work() -> None:
+            changes = random.Random(seed).choices(self.changes, k=count)
+            frame = Changes(1, 0, 0, changes)
+            await self.node(number).store.write(
+                lambda rows: replicas.apply_frame(rows, self.node(sender).node_id, frame)
+            )
+
+        if self.node(number).running and self.changes and sender != number:
+            self.run(work())
 
     @rule(seconds=st.sampled_from([0.01, 0.3, 5.0, 120.0]))
     def time_passes(self, seconds: float) -> None:
@@ -178,9 +336,12 @@ class Replicas(RuleBasedStateMachine):
 
     async def all_are_equal(self) -> None:
         try:
+            self.distances(0, 0, 0)
             self.world.network.heal()
             for node in self.world.nodes.values():
-                if not node.running:
+                if node.running:
+                    await self.subscribe(node)
+                else:
                     await self.start(node)
             await asyncio.sleep(300)
             await self.world.settle()
@@ -189,9 +350,16 @@ class Replicas(RuleBasedStateMachine):
                 assert other.keys() == first.keys(), f"n0 and n{number} do not hold the same documents"
                 for key, held in first.items():
                     assert other[key] == held, f"n0 and n{number} differ in {key}"
+            await self.kept_is_as_it_has_to_be(self.node(0))
         finally:
             for node in self.world.nodes.values():
                 await node.stop()
+
+    async def kept_is_as_it_has_to_be(self, node: DocumentNode) -> None:
+        kept = await node.contents("kept")
+        assert kept.pop("tally", {}).get("sum", 0) == self.total
+        assert kept.pop("marks", {}).keys() == self.marks
+        assert kept.keys() == self.alive
 
 
 async def everything(node: DocumentNode) -> dict[tuple[str, str], Any]:
@@ -209,9 +377,9 @@ async def everything(node: DocumentNode) -> dict[tuple[str, str], Any]:
     return await node.store.read(job)
 
 
-TestReplicas = Replicas.TestCase
+TestReplicas = pytest.mark.timeout(600 * THOROUGH)(Replicas.TestCase)
 TestReplicas.settings = settings(
-    max_examples=50 * THOROUGH,
+    max_examples=300 * THOROUGH,
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=list(HealthCheck),

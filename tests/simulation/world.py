@@ -12,7 +12,9 @@ from pathlib import Path
 
 from mesh import Node
 from mesh.core.scopes import Capabilities
+from mesh.network.link import Link
 from mesh.network.memory import MemoryNetwork, MemoryTransport
+from mesh.network.memory import Path as NetworkPath
 from mesh.node.environment import Environment
 from mesh.storage.worker import InlineWorker
 
@@ -26,13 +28,15 @@ class World:
         seed: everything random follows from it.
         root: holds a directory per node that survives its crashes; ``None``: nodes live in memory and cannot
             come back.
+        delay: seconds that a message takes between any two nodes.
     """
 
-    def __init__(self, seed: int, root: Path | None = None) -> None:
+    def __init__(self, seed: int, root: Path | None = None, *, delay: float = 0.0) -> None:
         self.random = random.Random(seed)
-        self.network = MemoryNetwork(random.Random(self.random.random()))
+        rng = random.Random(self.random.random())
+        self.network = MemoryNetwork(rng, path=NetworkPath(delay))
         self.nodes: dict[str, Node] = {}
-        self._root = root
+        self.root = root
         self._made: dict[str, dict[str, object]] = {}
 
     async def start(
@@ -62,7 +66,7 @@ class World:
         loop = asyncio.get_running_loop()
         skew = made["skew"]
         assert isinstance(skew, float)
-        home = None if self._root is None else self._root / name
+        home = None if self.root is None else self.root / name
         peers, formations = made["peers"], made["formations"]
         assert isinstance(peers, tuple)
         assert isinstance(formations, tuple)
@@ -85,6 +89,12 @@ class World:
         await node.start()
         self.nodes[name] = node
         return node
+
+    def link(self, name: str, peer: str) -> Link:
+        """The link that one node has with another."""
+        parts = self.nodes[name]._parts
+        assert parts is not None
+        return parts.peers.links[self.nodes[peer].node_id]
 
     async def stop(self, name: str) -> None:
         """Close a node."""

@@ -57,6 +57,7 @@ class FakeCollection:
     def __init__(self) -> None:
         self.documents: dict[str, dict[str, Any]] = {}
         self.subscriptions: list[Any] = []
+        self.indexes: list[tuple[str, ...]] = []
         self.streams: list[Stream[Any]] = []
 
     async def find(
@@ -69,6 +70,20 @@ class FakeCollection:
                 found.sort(key=lambda document: str(document.get(field)), reverse=direction == "desc")
         kept = [{key: d[key] for key in d if not fields or key in (*fields, "_id")} for d in found]
         return kept[:limit]
+
+    async def create_index(self, *fields: str) -> None:
+        self.indexes.append(fields)
+
+    async def explain(self, selector: Mapping[str, Any] | None = None, *, sort: Any = None) -> dict[str, Any]:
+        fields = next((list(index) for index in self.indexes if index[0] in (selector or {})), [])
+        name = f"cars{fields}" if fields else None
+        return {
+            "index": name,
+            "fields": fields,
+            "indexes": {name: fields} if name else {},
+            "scan": not name,
+            "exact": bool(name),
+        }
 
     async def get(self, id: str) -> dict[str, Any] | None:
         return self.documents.get(id)

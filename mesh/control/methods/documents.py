@@ -35,6 +35,26 @@ async def find(
         yield document
 
 
+@METHODS.add("documents.create_index")
+async def create_index(
+    served: Served, *, collection: Text, fields: Annotated[list[Text], Meta(min_length=1)]
+) -> None:
+    """``Collection.create_index()``."""
+    await served.node.collection(collection).create_index(*fields)
+
+
+@METHODS.add("documents.explain")
+async def explain(
+    served: Served,
+    *,
+    collection: Text,
+    selector: Selector = None,
+    sort: list[dict[str, Literal["asc", "desc"]]] | None = None,
+) -> dict[str, Any]:
+    """``Collection.explain()``."""
+    return await served.node.collection(collection).explain(selector, sort=sort)
+
+
 @METHODS.add("documents.observe")
 async def observe(
     served: Served, *, collection: Text, selector: Selector = None

@@ -97,6 +97,16 @@ def test_documents_are_written_and_queried(served: ServedNode) -> None:
     assert (result.exit_code, result.stdout) == (1, "no a in cars\n")
 
 
+def test_an_index_is_declared_and_explained(served: ServedNode) -> None:
+    query = ["query", "cars", '{"year": 2012}', "--explain"]
+    assert served.mesh(*query).stdout == (
+        "goes through the whole collection\ncompares each document that is found with the selector again\n"
+    )
+    assert served.mesh("index", "cars", "year").stdout == "indexed cars by year\n"
+    assert served.mesh(*query).stdout == "uses cars['year']: year\n"
+    assert served.json(*query)["fields"] == ["year"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "kind"),
     [

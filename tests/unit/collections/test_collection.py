@@ -17,6 +17,7 @@ from mesh.errors import (
     DocumentTooLarge,
     InvalidCollectionName,
     InvalidDocument,
+    InvalidIndex,
     InvalidSelector,
     PermissionDenied,
 )
@@ -323,3 +324,24 @@ async def test_what_the_caller_changes_while_a_write_is_queued_is_not_written(ca
     tags.append("blue")
     await writing
     assert await cars.get("c1") == {"_id": "c1", "tags": ["red"]}
+
+
+@with_cars
+async def test_an_index_finds_what_was_there_and_what_comes(cars: Collection) -> None:
+    for year in range(50):
+        await cars.insert({"_id": f"a{year}", "year": year, "at": {"city": "x"}})
+    await cars.create_index("year", "at.city")
+    for year in range(50):
+        await cars.insert({"_id": f"b{year}", "year": year, "at": {"city": "y"}})
+    explained = await cars.explain({"year": 7})
+    assert (explained["index"], explained["fields"]) == ('cars["year","at.city"]', ["year"])
+    assert (explained["scan"], explained["exact"]) == (False, True)
+    assert [document["_id"] for document in await cars.find({"year": 7})] == ["a7", "b7"]
+    await cars.update("a7", {"year": 8})
+    await cars.remove("b8")
+    assert [document["_id"] for document in await cars.find({"year": 8})] == ["a7", "a8"]
+    found = await cars.find({"at.city": "y", "year": {"$gt": 40}}, sort=[{"year": "desc"}], skip=1, limit=2)
+    assert [document["_id"] for document in found] == ["b48", "b47"]
+    for fields in ((), ("",), ('"',)):
+        with pytest.raises(InvalidIndex):
+            await cars.create_index(*fields)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.core.changes import Change
-from mesh.errors import NotStarted
+from mesh.errors import InvalidSelector, NotStarted
 from tests.simulation.virtual_clock import run_virtual
 from tests.unit.collections.mesh_of_stores import mesh_of_stores
 
@@ -208,10 +208,14 @@ def test_leaving_the_loop_leaks_nothing() -> None:
             never_read = [cars.observe() for _ in range(20)]
             for i in range(10):
                 await cars.upsert({"_id": "1", "n": i})
-            assert all(stream.source._waiting is None for stream in never_read)  # type: ignore[attr-defined]
-            del never_read
+            assert not node.observers._told, "nobody is told who has not begun to read"
+            abandoned = [cars.observe(), cars.observe({"_id": "1"})]
+            for stream in abandoned:
+                await anext(stream)
+            del never_read, abandoned, stream
             gc.collect()
-            assert not any(node.observers._streams.values())
+            assert not node.observers._told
+            assert not node.observers._streams
 
     run_virtual(main())
 
@@ -325,5 +329,131 @@ def test_what_peers_write_is_observed() -> None:
             assert ids((await anext(stream)).inserted) == ["1"]
             await b.collection().update("1", {"n": 1})
             assert (await anext(stream)).removed == ["1"]
+
+    run_virtual(main())
+
+
+def test_an_equal_number_of_another_kind_is_an_update() -> None:
+    async def main() -> None:
+        async with mesh_of_stores() as world:
+            cars = (await world.add("a")).collection()
+            await cars.insert({"_id": "1", "n": 1})
+            stream = cars.observe()
+            await anext(stream)
+            await cars.update("1", {"n": True})
+            assert summary(await anext(stream)) == (["1"], [], ["1"], [])
+
+    run_virtual(main())
+
+
+def test_a_change_shows_the_result_as_it_was() -> None:
+    async def main() -> None:
+        async with mesh_of_stores() as world:
+            cars = (await world.add("a")).collection()
+            stream = cars.observe(sort=[{"n": "desc"}])
+            changes = [await anext(stream)]
+            for n in range(1000):
+                await cars.insert({"_id": f"{n:03}", "n": n % 10})
+                changes.append(await anext(stream))
+            for n in range(0, 1000, 3):
+                await cars.remove(f"{n:03}")
+            last = await anext(stream)
+            assert last.documents == await cars.find(sort=[{"n": "desc"}])
+            assert [len(change.documents) for change in changes] == list(range(1001))
+            assert ids(changes[21].documents) == sorted(
+                ids(changes[21].documents), key=lambda i: (-(int(i) % 10), i)
+            )
+
+    run_virtual(main())
+
+
+def test_observers_of_ids_are_told_of_these_only() -> None:
+    async def main() -> None:
+        async with mesh_of_stores() as world:
+            node = await world.add("a")
+            cars = node.collection()
+            one = cars.observe({"_id": "1"})
+            some = cars.observe({"_id": {"$in": ["1", "2"]}, "n": {"$gt": 0}})
+            streams = [cars.observe({"_id": str(i)}) for i in range(3, 100)]
+            for stream in (one, some, *streams):
+                assert (await anext(stream)).documents == []
+            await cars.insert({"_id": "1", "n": 1})
+            await node.collection("other").insert({"_id": "1", "n": 1})
+            await cars.insert({"_id": "2", "n": 1})
+            assert summary(await anext(one)) == (["1"], ["1"], [], [])
+            assert summary(await anext(some)) == (["1", "2"], ["1", "2"], [], [])
+            await cars.update("2", {"n": 0})
+            assert summary(await anext(some)) == (["1"], [], [], ["2"])
+            assert not any(stream._items for stream in (one, *streams))
+            await cars.insert({"_id": "50", "n": 1})
+            assert summary(await anext(streams[47])) == (["50"], ["50"], [], [])
+
+    run_virtual(main())
+
+
+steps = st.lists(st.tuples(st.integers(0, 9), st.sampled_from(["red", "blue", None])), max_size=15)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(steps, min_size=2, max_size=4),
+    st.lists(st.integers(0, 3), min_size=1, max_size=10),
+    st.sampled_from([None, {"color": "red"}, {"_id": {"$in": ["1", "2", "3"]}}]),
+    st.sampled_from([None, ["color"], [{"n": "desc"}]]),
+    st.sampled_from([None, 3]),
+)
+def test_writers_at_once_and_a_slow_reader(
+    writers: list[list[tuple[int, str | None]]],
+    pauses: list[int],
+    selector: Any,
+    sort: Any,
+    limit: int | None,
+) -> None:
+    """However writes and reads take turns, replaying the changes gives the result, and none comes twice."""
+
+    async def main() -> None:
+        async with mesh_of_stores() as world:
+            cars = (await world.add("a")).collection()
+            stream = cars.observe(selector, sort=sort, limit=limit)
+            held: dict[str, Any] = {}
+            shown: list[dict[str, Any]] = []
+
+            async def write(number: int, writes: list[tuple[int, str | None]]) -> None:
+                for turn, (document, color) in enumerate(writes):
+                    if color is None:
+                        await cars.remove(str(document))
+                    else:
+                        await cars.upsert({"_id": str(document), "color": color, "n": number * turn})
+                    if turn % 2:
+                        await asyncio.sleep(0)
+
+            async def read() -> None:
+                nonlocal held
+                for pause in itertools.cycle(pauses):
+                    change = await anext(stream, None)
+                    if change is None:
+                        return
+                    held = applied(held, change)
+                    shown[:] = change.documents
+                    for _ in range(pause):
+                        await asyncio.sleep(0)
+
+            reader = asyncio.create_task(read())
+            await asyncio.gather(*(write(number, writes) for number, writes in enumerate(writers)))
+            await asyncio.sleep(1)  # on the virtual clock: everything has been told, and read
+            await stream.aclose()
+            await reader
+            assert shown == await cars.find(selector, sort=sort, limit=limit)
+            assert held == {document["_id"]: document for document in shown}
+
+    run_virtual(main())
+
+
+def test_a_limit_that_cannot_be() -> None:
+    async def main() -> None:
+        async with mesh_of_stores() as world:
+            cars = (await world.add("a")).collection()
+            with pytest.raises(InvalidSelector):
+                cars.observe(limit=-1)
 
     run_virtual(main())

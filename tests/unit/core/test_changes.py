@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from hypothesis import given
@@ -64,3 +65,23 @@ def test_what_went_and_came_back_is_updated() -> None:
 
 def test_a_snapshot_inserts_everything() -> None:
     assert _apply({}, snapshot([{"_id": "a", "n": 1}])) == {"a": 1}
+
+
+def test_the_result_is_put_together_when_it_is_asked_for() -> None:
+    asked: list[int] = []
+
+    def documents() -> list[dict[str, Any]]:
+        asked.append(1)
+        return [{"_id": "a"}]
+
+    change = merge_changes(Change(documents), Change(documents, updated=[{"_id": "a"}]))
+    assert not asked
+    assert change.documents is change.documents
+    assert asked == [1]
+
+
+@given(STATES, STATES)
+def test_a_change_is_the_same_as_json_and_back(before: State, after: State) -> None:
+    change = _between(before, after)
+    assert Change.from_dict(json.loads(json.dumps(change.to_dict()))) == change
+    assert eval(repr(change), {"Change": Change}) == change

@@ -97,11 +97,20 @@ def test_a_small_token_that_contradicts_itself_is_refused() -> None:
     assert derived_hashes(BlobToken(EMPTY_HASH, 0, chunks_hash(b""))) == b""
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1), st.binary(min_size=1, max_size=40))
-def test_the_head_of_a_chunk_round_trips(blob: int, index: int, data: bytes) -> None:
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 2**32 - 1),
+    st.binary(min_size=1, max_size=40),
+    st.integers(0, CHUNK_BYTES - 40),
+)
+def test_the_head_of_a_chunk_round_trips(blob: int, index: int, data: bytes, offset: int) -> None:
     message = bytearray(CHUNK_HEAD_BYTES) + data
-    pack_head(message, blob, index, len(data))
-    assert unpack_head(bytes(message)) == (blob, index)
+    pack_head(message, blob, index, len(data), offset)
+    assert unpack_head(bytes(message)) == (blob, index, offset)
+    pack_head(message, blob, index, len(data), CHUNK_BYTES)
+    with pytest.raises(ProtocolViolation):
+        unpack_head(message)
+    pack_head(message, blob, index, len(data), offset)
     for broken in (message[:-1], message + b"x", b"\0" + message[1:], message[:8], message[:16]):
         with pytest.raises(ProtocolViolation):
             unpack_head(broken)

@@ -16,7 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.core import document
-from mesh.core.document import ABSENT, EMPTY_UPDATE, MAX_DOCUMENT_BYTES, DocumentState, Merged, arrive
+from mesh.core.document import (
+    ABSENT,
+    EMPTY_UPDATE,
+    MAX_DOCUMENT_BYTES,
+    MAX_FIELDS,
+    MAX_STATE_BYTES,
+    Merged,
+    arrive,
+)
 from mesh.core.updates import MAX_STRUCTS, clocks_of, read_update
 from mesh.core.values import identical, plan_increment, plan_merge, plan_replace, plan_unset, unflatten
 from mesh.core.versions import covers
@@ -256,29 +264,48 @@ def test_what_is_too_large_is_refused_when_it_is_written() -> None:
     assert replica.edit(lambda held: plan_merge(held, {"big": "x" * (MAX_DOCUMENT_BYTES - 100)}))
 
 
-def test_what_merging_makes_too_large_is_refused() -> None:
+def test_what_two_have_written_apart_always_merges() -> None:
     a, b = Replica(1), Replica(2)
-    half = MAX_DOCUMENT_BYTES * 2 // 3
-    one = a.edit(lambda held: plan_merge(held, {"a": "x" * half}))
-    two = b.edit(lambda held: plan_merge(held, {"b": "x" * half}))
+    part = MAX_DOCUMENT_BYTES - 1000
+    one = a.edit(lambda held: plan_merge(held, {"a": "x" * part}))
+    two = b.edit(lambda held: plan_merge(held, {"b": "x" * part}))
+    assert a.receive(two)  # type: ignore[arg-type]
+    assert b.receive(one)  # type: ignore[arg-type]
+    assert_same([a, b])
     with pytest.raises(DocumentTooLarge):
-        a.receive(two)  # type: ignore[arg-type]
-    with pytest.raises(DocumentTooLarge):
-        b.receive(one)  # type: ignore[arg-type]
-    assert a.fields == {"a": "x" * half}
+        a.edit(lambda held: plan_merge(held, {"c": "x" * 100}))
+    assert a.edit(lambda held: plan_unset(held, ["/a"]))
+    assert a.edit(lambda held: plan_merge(held, {"c": "x" * 100}))
 
 
-def test_too_long_a_history_is_refused_when_it_is_written_not_only_by_everybody_else() -> None:
-    doc: pycrdt.Doc[Any] = pycrdt.Doc(client_id=5)
-    root = doc.get(document.ROOT, type=pycrdt.Map)
-    with doc.transaction():
-        for i in range(MAX_STRUCTS + 10):
-            root[f"/{i % 3}"] = i
-    state = DocumentState((0, 0), doc.get_update(), {b"c" * 8: 1})
-    with pytest.raises(DocumentTooLarge, match="history"):
-        document.edit(state, lambda held: plan_merge(held, {"y": 1}), tick=lambda: (b"c" * 8, 2), client_id=6)
+def test_what_no_two_write_apart_is_refused() -> None:
+    part = MAX_DOCUMENT_BYTES - 1000
+    replica = Replica(9)
+    changes = [
+        Replica(n).edit(lambda held, n=n: plan_merge(held, {f"f{n}": "x" * part})) for n in range(1, 6)
+    ]
+    for change in changes[:4]:
+        assert replica.receive(change)  # type: ignore[arg-type]
+    with pytest.raises(DocumentTooLarge) as caught:
+        replica.receive(changes[4])  # type: ignore[arg-type]
+    assert caught.value.limit == MAX_STATE_BYTES
+    assert set(replica.fields or {}) == {"f1", "f2", "f3", "f4"}
+
+
+def test_too_many_fields_are_refused_when_they_are_written() -> None:
+    replica = Replica(1)
+    assert replica.edit(lambda held: plan_merge(held, {str(i): i for i in range(MAX_FIELDS)}))
+    with pytest.raises(DocumentTooLarge, match="fields"):
+        replica.edit(lambda held: plan_merge(held, {"more": 1}))
+    assert isinstance(arrive(ABSENT, offered(replica.state.update)), Merged)
+
+
+def test_more_items_than_anybody_writes_are_refused() -> None:
+    collected = b"\0\1" * (MAX_STRUCTS + 1)
     with pytest.raises(InvalidDocument, match="items"):
-        arrive(ABSENT, Change("", "", (0, 0), {}, {b"c" * 8: 1}, state.update))
+        arrive(ABSENT, offered(b"\1" + number(MAX_STRUCTS + 1) + b"\5\0" + collected + b"\0"))
+    with pytest.raises(InvalidDocument, match="bounds"):
+        arrive(ABSENT, offered(b"\1" + number(MAX_STRUCTS) + b"\5\0" + collected[:-2] + b"\0"))
 
 
 # --- hostile updates ----------------------------------------------------------------------------

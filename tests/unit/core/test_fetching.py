@@ -97,7 +97,7 @@ def test_a_slow_source_that_is_alive_is_not_silent() -> None:
     plan = plan_of(1)
     plan.holder("slow", None, 0.0)
     plan.tick(SILENCE - 1)
-    plan.alive("slow", SILENCE - 1)
+    plan.alive("slow", 0, SILENCE - 1)
     plan.tick(SILENCE + 1)
     assert plan.state()[0] == "transferring"
 

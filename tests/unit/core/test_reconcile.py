@@ -9,34 +9,50 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.core import reconcile
-from mesh.core.reconcile import KEY_BITS, WHOLE, KeySet, Range, Summary, answer, differing_keys, summaries
+from mesh.core.reconcile import KEY_BITS, WHOLE, KeySet, Range, answer, differing, first_ranges, summary
 from mesh.core.versions import encode_vector, key_hash, version_hash
 
 hashes = st.integers(0, (1 << KEY_BITS) - 1)
 
 
+def hashed(pairs: dict[int, int]) -> dict[int, int]:
+    """The version hashes of documents whose versions are numbered."""
+    return {key: version_hash(key, (version, 0), b"") for key, version in sorted(pairs.items())}
+
+
 def key_set(pairs: dict[int, int]) -> KeySet:
-    return KeySet((key, version, position) for position, (key, version) in enumerate(pairs.items()))
+    return KeySet((key, version, position) for position, (key, version) in enumerate(hashed(pairs).items()))
 
 
-def compared(mine: dict[int, int], theirs: dict[int, int]) -> tuple[list[int], int, int]:
-    """The keys found, the rounds it took, and how many numbers travelled."""
+def compared(mine: dict[int, int], theirs: dict[int, int]) -> tuple[list[int], list[int], int, int]:
+    """The keys of what differs there and here, the rounds it took, and how many bytes travelled, about."""
     here, there = key_set(mine), key_set(theirs)
-    found: list[int] = []
+    found_there: list[int] = []
+    found_here: list[int] = []
     rounds = cost = 0
-    ranges = [WHOLE]
+    ranges = first_ranges(here)
     while ranges:
         rounds += 1
-        asked: list[Summary] = summaries(here, ranges)
-        divide, listings = answer(there, asked)
-        cost += len(asked) + len(divide) + sum(len(pairs) + 1 for _, pairs in listings)
-        found += differing_keys(here, listings)
-        ranges = divide
-    return sorted(found), rounds, cost
+        asked = [summary(here, parent) for parent in ranges]
+        ranges, listings = answer(there, asked)
+        cost += sum(len(some.digests) + 4 for some in asked) + 4 * len(ranges)
+        cost += sum(len(listing.versions) + 8 for listing in listings)
+        found = differing(here, listings)
+        found_there += [there.key(place) for place in found.theirs]
+        found_here += [here.key(place) for place in found.mine]
+    return sorted(found_there), sorted(found_here), rounds, cost
 
 
-def differing(mine: dict[int, int], theirs: dict[int, int]) -> list[int]:
-    return sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
+def in_theirs(mine: dict[int, int], theirs: dict[int, int]) -> list[int]:
+    """The keys that the others hold, and in a version that is not held here."""
+    return sorted(key for key in theirs if mine.get(key) != theirs[key])
+
+
+def check(mine: dict[int, int], theirs: dict[int, int]) -> tuple[int, int]:
+    there, here, rounds, cost = compared(mine, theirs)
+    assert there == in_theirs(mine, theirs)
+    assert here == in_theirs(theirs, mine)
+    return rounds, cost
 
 
 @given(st.dictionaries(hashes, hashes, max_size=300), st.dictionaries(hashes, hashes, max_size=50), st.data())
@@ -50,17 +66,16 @@ def test_exactly_the_differing_keys_are_found(
         else:
             theirs[key] = data.draw(hashes)
     mine = common | extra
-    assert compared(mine, theirs)[0] == differing(mine, theirs)
-    assert compared(theirs, mine)[0] == differing(mine, theirs)
+    check(mine, theirs)
+    check(theirs, mine)
 
 
 @given(st.lists(st.integers(0, 200), unique=True), st.lists(st.integers(0, 200), unique=True))
 def test_keys_that_are_close_together_are_told_apart(mine: list[int], theirs: list[int]) -> None:
-    here, there = dict.fromkeys(mine, 1), dict.fromkeys(theirs, 1)
-    assert compared(here, there)[0] == differing(here, there)
+    check(dict.fromkeys(mine, 1), dict.fromkeys(theirs, 1))
 
 
-@pytest.mark.parametrize("size", [0, 1, 64, 65, 1000, 20_000])
+@pytest.mark.parametrize("size", [0, 1, 64, 65, 1000, 10_000, 100_000])
 @pytest.mark.parametrize("changed", [0, 1, 20])
 def test_rounds_are_logarithmic_and_the_cost_follows_the_difference(size: int, changed: int) -> None:
     rng = random.Random(size * 100 + changed)
@@ -70,68 +85,76 @@ def test_rounds_are_logarithmic_and_the_cost_follows_the_difference(size: int, c
         theirs[key] = rng.getrandbits(KEY_BITS)
     for _ in range(changed):
         theirs[rng.getrandbits(KEY_BITS)] = 1
-    found, rounds, cost = compared(mine, theirs)
-    assert found == differing(mine, theirs)
-    assert rounds <= 3
-    assert cost <= 256 + len(found) * (256 + 65 + 2)
+    rounds, cost = check(mine, theirs)
+    assert rounds <= (2 if size <= 10_000 else 3)
+    assert cost <= 2200 + 2 * changed * 500
 
 
 def test_everything_against_nothing() -> None:
     rng = random.Random(1)
     mine = {rng.getrandbits(KEY_BITS): rng.getrandbits(KEY_BITS) for _ in range(20_000)}
-    assert compared(mine, {})[0] == compared({}, mine)[0] == sorted(mine)
+    check(mine, {})
+    check({}, mine)
 
 
 @given(st.dictionaries(hashes, hashes, min_size=2, max_size=40), st.data())
 def test_versions_that_change_places_are_noticed(pairs: dict[int, int], data: st.DataObject) -> None:
     one, two = data.draw(st.lists(st.sampled_from(sorted(pairs)), min_size=2, max_size=2, unique=True))
     swapped = pairs | {one: pairs[two], two: pairs[one]}
-    assert compared(pairs, swapped)[0] == differing(pairs, swapped)
+    check(pairs, swapped)
 
 
-@given(st.dictionaries(hashes, hashes, max_size=100), st.integers(1, 3), st.data())
-def test_a_digest_is_that_of_the_parts(pairs: dict[int, int], depth: int, data: st.DataObject) -> None:
+@given(st.dictionaries(hashes, hashes, max_size=100), st.integers(0, 5), st.data())
+def test_a_digest_is_that_of_the_parts(pairs: dict[int, int], steps: int, data: st.DataObject) -> None:
     keys = key_set(pairs)
-    within = Range(depth, data.draw(st.sampled_from([0, *pairs])) >> (KEY_BITS - 8 * depth))
-    parts = [keys.digest(child) for child in within.children()]
+    bits = steps * reconcile.STEP_BITS
+    within = Range(bits, data.draw(st.sampled_from([0, *pairs])) >> (KEY_BITS - bits))
+    bounds = keys.bounds(within)
+    parts = [keys.bounds(child) for child in within.children()]
     total = 0
     for part in parts:
-        total ^= part
-    assert total == keys.digest(within)
-    assert sum(map(keys.count, within.children())) == keys.count(within) == len(keys.pairs(within))
-    inside = {key: version for key, version in pairs.items() if within.start <= key < within.end}
-    assert dict(keys.pairs(within)) == inside
-    assert (keys.digest(within) == 0) == (not inside)
+        total ^= keys.digest(*part)
+    assert total == keys.digest(*bounds)
+    assert [part[0] for part in parts] == [bounds[0], *(part[1] for part in parts[:-1])]
+    assert parts[-1][1] == bounds[1]
+    inside = [key for key in sorted(pairs) if within.start <= key < within.end]
+    assert [keys.key(place) for place in range(*bounds)] == inside
+    assert (keys.digest(*bounds) == 0) == (not inside)
 
 
 def test_positions() -> None:
-    keys = KeySet([(5, 1, 100), (3, 2, 50)])
-    assert keys.position(5) == 100
-    assert keys.position(3) == 50
-    assert keys.position(4) is None
-    assert keys.position(1 << 62) is None
-    assert len(keys) == 2
+    keys = KeySet([(3, 2, 50), (5, 1, 100)], others=[(7, 12)])
+    assert [keys.position(place) for place in range(len(keys))] == [50, 100]
+    assert keys.position_of(5) == 100
+    assert keys.position_of(3) == 50
+    assert keys.position_of(7) == 12
+    assert keys.position_of(4) is None
+    assert keys.position_of(1 << 62) is None
 
 
 def test_hashes_fit_the_store() -> None:
     for i in range(1000):
         key = key_hash("c", str(i))
         assert 0 <= key < 1 << KEY_BITS
-        assert 0 <= version_hash((i, 0), encode_vector({b"12345678": i + 1})) < 1 << KEY_BITS
+        assert 0 <= version_hash(key, (i, 0), encode_vector({b"12345678": i + 1})) < 1 << KEY_BITS
     assert key_hash("a", "bc") != key_hash("ab", "c")
 
 
 def test_equal_vectors_have_equal_hashes_however_they_were_made() -> None:
     one, two = {b"a" * 8: 1, b"b" * 8: 2}, {b"b" * 8: 2, b"a" * 8: 1}
-    assert version_hash((0, 0), encode_vector(one)) == version_hash((0, 0), encode_vector(two))
-    assert version_hash((0, 0), encode_vector(one)) != version_hash((0, 1), encode_vector(one))
+    assert version_hash(1, (0, 0), encode_vector(one)) == version_hash(1, (0, 0), encode_vector(two))
+    assert version_hash(1, (0, 0), encode_vector(one)) != version_hash(1, (0, 1), encode_vector(one))
+    assert version_hash(1, (0, 0), encode_vector(one)) != version_hash(2, (0, 0), encode_vector(one))
 
 
 def test_comparing_large_sets_does_not_hold_up_the_loop() -> None:
     import time
 
     rng = random.Random(1)
-    keys = KeySet((rng.getrandbits(KEY_BITS), 1, i) for i in range(100_000))
+    keys = KeySet(sorted((rng.getrandbits(KEY_BITS), 1, i) for i in range(100_000)))
+    other = [summary(KeySet([]), parent) for parent in WHOLE.children()]
     started = time.perf_counter()
-    reconcile.answer(keys, [(within, 0) for within in WHOLE.children()])
+    answer(keys, other)
+    for parent in WHOLE.children():
+        summary(keys, parent)
     assert time.perf_counter() - started < 0.05

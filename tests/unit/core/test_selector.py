@@ -263,16 +263,16 @@ def test_kinds_sort_apart_and_ids_decide_in_the_end() -> None:
         for i, v in enumerate([[2], "b", 2, True, None, {"a": 1}, "a", 1.5, False, [1]])
     ]
     found.append({"_id": "x"})
-    sort_key(["v"])(found)
+    found.sort(key=sort_key(["v"]))
     kinds = [document.get("v", "missing") for document in found]
     assert kinds == ["missing", None, False, True, 1.5, 2, "a", "b", [1], [2], {"a": 1}]
 
 
 def test_descending_keeps_the_order_of_ids() -> None:
     found = [{"_id": i, "v": v, "w": w} for i, v, w in [("c", 1, 1), ("a", 2, 1), ("b", 1, 2), ("d", 2, 1)]]
-    sort_key([{"v": "desc"}])(found)
+    found.sort(key=sort_key([{"v": "desc"}]))
     assert [document["_id"] for document in found] == ["a", "d", "b", "c"]
-    sort_key(["w", {"v": "desc"}])(found)
+    found.sort(key=sort_key(["w", {"v": "desc"}]))
     assert [document["_id"] for document in found] == ["a", "d", "c", "b"]
 
 

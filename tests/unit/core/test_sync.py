@@ -24,6 +24,7 @@ from mesh.core.interest import EVERYTHING, InterestSet, entry_digest
 from mesh.core.sync_effects import (
     ApplyFrame,
     Effect,
+    Push,
     ReadKeys,
     ReadLog,
     ReadPositions,
@@ -43,15 +44,15 @@ from mesh.core.wire import (
     Changes,
     Differences,
     InterestEntry,
+    Pull,
     Pulled,
-    PullKeys,
     Resume,
     Resumed,
     Summaries,
     Version,
     Want,
 )
-from mesh.errors import ProtocolViolation
+from mesh.errors import InvalidDocument, ProtocolViolation
 from mesh.storage import replicas, writes
 from mesh.storage.rows import Rows
 from mesh.storage.schema import migrate
@@ -61,6 +62,7 @@ THOROUGH = int(os.environ.get("MESH_TEST_THOROUGH", "1"))
 
 RED = InterestEntry("c", {"color": "red"})
 BLUE = InterestEntry("c", {"color": "blue"})
+IMPOSSIBLE = InterestEntry("c", {"$where": 1})
 ALL = InterestEntry("c")
 OTHER = InterestEntry("d")
 INTERESTS = [[], [RED], [BLUE], [ALL], [RED, BLUE], [OTHER], [RED, OTHER], [EVERYTHING]]
@@ -73,7 +75,7 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sync_serving, "WINDOW_FRAMES", 7)
     monkeypatch.setattr(sync_serving, "SILENT_LAG", 4)
     monkeypatch.setattr(reconcile, "LIST_UP_TO", 1)
-    monkeypatch.setattr(reconcile, "MAX_SUMMARIES", 100)
+    monkeypatch.setattr(reconcile, "MAX_SUMMARIES", 5)
     monkeypatch.setattr(reconcile, "MAX_PULLED", 3)
     monkeypatch.setattr(replicas, "SMALL_DOCUMENT_BYTES", 120)
 
@@ -93,9 +95,11 @@ class Session:
 
     def __init__(self, node: Node) -> None:
         self.node = node
-        self.serving = Serving(node.peer_name, node.rows.lineage.log_id, node.rows.lineage.seq)
         self.following = Following()
+        share = self.following.share if node.name == "a" else None
+        self.serving = Serving(node.peer_name, node.rows.lineage.log_id, node.rows.lineage.seq, share)
         self.out: deque[Any] = deque()
+        self.resumes: deque[Resume] = deque()
         self.barriers: dict[int, tuple[dict[tuple[str, str], Version], list[InterestEntry]]] = {}
         self.next_barrier = 1
 
@@ -106,6 +110,8 @@ class Session:
                     self.out.append(message)
                 case SavePosition():
                     self.node.unsaved.append((self, effect))
+                case Push(number, positions):
+                    self.run(self.serving.compared(number, positions))
                 case _:
                     self.node.jobs.append((self, effect))
         assert len(self.serving._in_flight) <= sync_serving.WINDOW_FRAMES
@@ -117,12 +123,13 @@ class Session:
             case InterestSet():
                 self.run(serving.wanted(message))
             case Resume():
-                self.run(serving.on_resume(message))
+                self.resumes.append(message)
+                self.answer_resumes()
             case Ack():
                 self.run(serving.on_ack(message))
             case Summaries():
                 self.run(serving.on_summaries(message))
-            case PullKeys():
+            case Pull():
                 self.run(serving.on_pull(message))
             case Barrier():
                 self.run(serving.on_barrier(message))
@@ -138,6 +145,10 @@ class Session:
                 self.reached(message.number)
             case _:
                 raise AssertionError(message)
+
+    def answer_resumes(self) -> None:
+        while self.resumes and not self.following.reading_positions:
+            self.run(self.serving.on_resume(self.resumes.popleft()))
 
     def reached(self, number: int) -> None:
         held_there, wanted = self.barriers.pop(number)
@@ -190,7 +201,7 @@ class Node:
         deliver: Callable[[Session], list[Effect]] = _nothing
         match job:
             case ReadLog(after, until, limit, interest):
-                page = replicas.read_log(rows, after, until, limit, interest)
+                page = replicas.read_log(rows, self.peer_name, after, until, limit, interest)
                 deliver = partial(_deliver, "serving", "log_read", *page)
             case ReadWanted(wants, positions):
                 deliver = partial(
@@ -221,6 +232,7 @@ class Node:
                 self.session.run(self.session.serving.committed(commits))
             if session is not None and session is self.session:
                 session.run(deliver(session))
+                session.answer_resumes()
 
         self.results.append(result)
 
@@ -232,6 +244,7 @@ class Node:
     def check_positions(self) -> None:
         """No position is ahead of what is held."""
         rows = self.rows.connection.execute("SELECT entry, log_id, upto FROM positions").fetchall()
+        refused = self.rows.connection.execute("SELECT collection, id FROM quarantine").fetchall()
         entries = {entry_digest(e): e for wanted in INTERESTS for e in wanted}
         for digest, log_id, upto in rows:
             if log_id != self.peer.rows.lineage.log_id or digest not in entries:
@@ -239,6 +252,7 @@ class Node:
             interest = InterestSet([entries[digest]])
             for seq, version, document, source in self.peer.held():
                 sent = source != self.name and document is not None
+                sent = sent and (version.collection, version.id) not in refused
                 if seq <= upto and sent and interest.matches(version.collection, document):
                     assert self.holds(version), f"{self.name} is not at {upto} of {self.peer_name}'s log"
 
@@ -561,6 +575,73 @@ def test_what_is_withdrawn_before_it_is_asked_for_is_not_asked_for() -> None:
     pair.check_in_sync()
 
 
+def test_a_peer_that_never_acknowledges_costs_the_window_and_gets_the_rest_later() -> None:
+    pair = synced(3)
+    session = pair.a.session
+    assert session is not None
+    for i in range(300):
+        pair.a.edit("c", str(i % 100), {"n": i, "text": "x" * 200})
+        while pair.a.jobs or pair.a.results:
+            if pair.a.jobs:
+                pair.a.work()
+            else:
+                pair.a.results.popleft()()
+        assert len(session.out) <= sync_serving.WINDOW_FRAMES
+    assert not session.serving.idle
+    assert pair.b.rows.get("c", "50") is None
+    pair.run()
+    pair.check_in_sync()
+
+
+@pytest.mark.parametrize("count", [5, 50])
+def test_strangers_compare_once(count: int) -> None:
+    """Both pull what they lack out of one comparison."""
+    pair = synced(count)
+    pair.link_down(lose_positions=True)
+    for node in pair.nodes:
+        node.rows.connection.execute("DELETE FROM positions")
+        node.edit("c", node.name, {"of": node.name})
+    pair.run()
+    pair.link_up()
+    compared: set[tuple[str, int]] = set()
+    while moves := pair.moves():
+        for node in pair.nodes:
+            for message in node.session.out if node.session is not None else ():
+                if isinstance(message, Summaries):
+                    compared.add((node.name, message.number))
+        moves[0]()
+    pair.check_in_sync()
+    assert len(compared) == 1
+
+
+def test_what_was_refused_is_asked_for_again_after_an_upgrade(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = Pair()
+    pair.a.wanted = pair.b.wanted = [ALL]
+    for i in range(10):
+        pair.a.edit("c", str(i), {"n": i})
+
+    def refuse_three(document_id: str) -> None:
+        if document_id == "3":
+            raise InvalidDocument("unheard of")
+
+    with monkeypatch.context() as earlier:
+        earlier.setattr(replicas, "check_id", refuse_three)
+        pair.link_up()
+        pair.run()
+        pair.link_down(lose_positions=False)
+    positions = pair.b.rows.connection.execute("SELECT * FROM positions").fetchall()
+    assert positions  # what was refused does not hold up the rest
+    pair.b.rows.retry_refused()  # a start of the same version
+    assert pair.b.rows.connection.execute("SELECT * FROM positions").fetchall() == positions
+    assert pair.b.rows.get("c", "3") is None
+    pair.b.rows.connection.execute("UPDATE quarantine SET refused_by = 'earlier'")
+    pair.b.rows.retry_refused()
+    pair.link_up()
+    assert messages(pair)["documents"] == 1
+    pair.check_in_sync()
+    assert pair.b.rows.connection.execute("SELECT * FROM quarantine").fetchall() == []
+
+
 # --- what a peer must not do ------------------------------------------------------------------------
 
 
@@ -576,22 +657,48 @@ def following() -> Following:
     return made
 
 
+def sharing() -> Serving:
+    """Asked to resume what is compared for the other direction, too."""
+    made = Serving("peer", b"log", 10, lambda number, interest: True)
+    made.wanted(InterestSet([ALL]))
+    made.on_resume(Resume(1, b"", 0, False, [ALL]))
+    return made
+
+
+def agreed() -> Following:
+    """Has agreed to compare for both directions."""
+    made = following()
+    made.positions_read([Standing(b"", 0, False, [ALL])])
+    assert made.share(1, InterestSet([ALL]))
+    return made
+
+
 def violations() -> dict[str, Callable[[], object]]:
     resumed = serving()
     resumed.on_resume(Resume(1, b"", 0, False, [ALL]))
     fresh = following()
     return {
-        "resume what is not wanted": lambda: serving().on_resume(Resume(1, b"", 0, False, [OTHER])),
+        "resume what cannot be": lambda: serving().on_resume(Resume(1, b"", 0, False, [IMPOSSIBLE])),
         "resume under no number": lambda: serving().on_resume(Resume(0, b"", 0, True, [ALL])),
         "resume twice": lambda: resumed.on_resume(Resume(1, b"", 0, False, [ALL])),
         "acknowledge nothing": lambda: serving().on_ack(Ack(5, [])),
         "compare unasked": lambda: serving().on_summaries(Summaries(1, [])),
         "compare no range": lambda: (
             resumed.keys_read(1, reconcile.KeySet([])),
-            resumed.on_summaries(Summaries(1, [(0, 0, 0)])),
+            resumed.on_summaries(Summaries(1, [(3, 0, b"12345678" * 16)])),
         ),
-        "compare too much": lambda: resumed.on_summaries(Summaries(1, [(1, 1, 1)] * 101)),
-        "pull unasked": lambda: serving().on_pull(PullKeys(1, [])),
+        "compare without digests": lambda: (
+            resumed.keys_read(1, reconcile.KeySet([])),
+            resumed.on_summaries(Summaries(1, [(0, 0, b"")])),
+        ),
+        "compare too much": lambda: resumed.on_summaries(Summaries(1, [(0, 0, b"")] * 6)),
+        "pull unasked": lambda: serving().on_pull(Pull(1, [], [])),
+        "pull what is not listed": lambda: (
+            resumed.keys_read(1, reconcile.KeySet([(1, 1, 1)])),
+            resumed.on_pull(Pull(1, [1], [])),
+        ),
+        "compare what is compared here": lambda: sharing().on_summaries(Summaries(1, [])),
+        "not compare what was agreed on": lambda: agreed().on_resumed(Resumed(1, b"log", 5, False)),
         "frames out of order": lambda: (
             fresh.on_changes(Changes(2, 0, 0, [])),
             fresh.on_changes(Changes(2, 0, 0, [])),

@@ -374,6 +374,54 @@ def test_what_cannot_be_stored_is_refused_and_named(value: Any, path: str) -> No
         assert str(caught.value).startswith(path)
 
 
+@pytest.mark.parametrize(
+    ("document", "path"),
+    [
+        ({"n": math.nan}, "/n"),
+        ({"a/b": 2**53}, "/a~1b"),
+        ({"s": "\udfff"}, "/s"),
+        ({"o": {"s": "a\ud800"}}, "/o/s"),
+        ({1: 1}, ""),
+        ({"\ud800": 1}, ""),
+        ({"o": {"\ud800": 1}}, "/o"),
+        ({"l": [{"k": {2: 1}}]}, "/l/0/k"),
+        ({"l": [1, [{"k": -math.inf}]]}, "/l/1/0/k"),
+    ],
+)
+def test_the_path_is_that_of_the_offender(document: Any, path: str) -> None:
+    with pytest.raises(InvalidDocument) as caught:
+        flatten(document)
+    assert caught.value.path == path
+
+
+class Text(str):
+    pass
+
+
+class Whole(int):
+    pass
+
+
+def test_values_come_back_as_they_went_in() -> None:
+    document = {
+        "one": 1,
+        "half": 1.5,
+        "whole": 1.0,
+        "yes": True,
+        "text": "1",
+        "zero": -0.0,
+        "l": [1.0, {"x": 2.0}],
+    }
+    read = unflatten(flatten(document))
+    assert json.dumps(read, sort_keys=True) == (
+        '{"half": 1.5, "l": [1, {"x": 2}], "one": 1, "text": "1", "whole": 1, "yes": true, "zero": 0}'
+    )
+    plain = flatten({Text("k"): Text("é"), "n": Whole(3), "l": (1, Text("x"))})
+    assert {type(key) for key in plain} == {str}
+    assert [type(value) for value in plain.values()] == [str, int, list]
+    assert type(plain["/l"][1]) is str
+
+
 def test_the_limits_themselves_are_stored() -> None:
     document = {"n": MAX_SAFE_INTEGER, "m": -MAX_SAFE_INTEGER, "deep": nested(MAX_DEPTH - 1), "big": 1e300}
     assert identical(unflatten(flatten(document)), document)

@@ -1,0 +1,422 @@
+"""Routes: how interest travels over several hops, and the way that documents take back to whoever wants them.
+
+Every node tells its peers what it wants itself, and passes on what it heard others want. It is always an
+*origin's* interest that travels, never a union of unions, so that nodes in a circle cannot keep each other's
+dead interest alive. What a node wants itself it does not pass on for others: a hub absorbs the interest of
+everybody behind it, so the cost at the edge does not grow with the mesh.
+
+A document takes one way to each origin. Of the peers that passed on an origin's interest, a node chooses the
+one with the newest sequence, then with the fewest hops, and says so by :class:`~mesh.core.wire.Routes`; only
+that one asks it for the origin's documents. What a peer wants for itself it is always served. So a document
+arrives at a node at most once per link, and at most once in all where only one node behind it wants it.
+
+Distances alone would chase their own echo when an origin goes. So a node that loses its way to an origin, and
+is offered none that surely does not lead through itself, *stands in* for it: it announces the interest under
+a newer sequence, and the documents gather there for ``SOFT_STATE_SECONDS``. An origin that is still about
+hears of that and goes above it (the idea of DSDV, Perkins and Bhagwat 1994). Origins use even sequences and
+stand-ins odd ones, so that none is taken for the other.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from mesh.core.interest import InterestSet
+from mesh.core.wire import WITHDRAWN, Interest, InterestEntry, Routes
+from mesh.errors import InvalidSelector, ProtocolViolation
+
+MAX_HOPS = 16
+"""Links that an interest crosses at most."""
+
+MAX_ORIGINS = 16_384
+"""Origins that one peer speaks for, and of those it spoke for, how many this node stands in for."""
+
+MAX_SEQUENCE = 1 << 53
+"""Sequences are milliseconds since the epoch, rounded to even, or a little above what was heard."""
+
+SOFT_STATE_SECONDS = 15 * 60.0
+"""How long a node stands in for an origin."""
+
+
+@dataclass(slots=True)
+class _Heard:
+    sequence: int
+    hops: int
+    entries: list[InterestEntry]
+
+
+@dataclass(slots=True)
+class _Way:
+    """Where an origin's documents go, and its interest as this node passes it on."""
+
+    via: str
+    sequence: int
+    hops: int
+    entries: list[InterestEntry]
+
+
+@dataclass(slots=True)
+class _StandIn:
+    """In place of a way. ``quiet``: nobody was told of the origin, so that its sequence still stands."""
+
+    lost: str
+    sequence: int
+    entries: list[InterestEntry]
+    expires: float
+    quiet: bool
+    hops: int = 1  # only the origin itself has 0
+
+
+@dataclass(slots=True)
+class _Origin:
+    heard: dict[str, _Heard] = field(default_factory=dict)  # peer -> what it said
+    way: _Way | _StandIn | None = None
+    behind: set[str] = field(default_factory=set)
+    """Peers that spoke of it under an older sequence than the way's."""
+
+
+_NOTHING = _Origin()
+
+
+@dataclass(slots=True)
+class _Link:
+    """What has passed on one link."""
+
+    heard: set[str] = field(default_factory=set)
+    told: dict[str, Interest] = field(default_factory=dict)
+    routed: set[str] = field(default_factory=set)
+    """Origins whose documents go this way, ..."""
+    routed_told: set[str] | None = None
+    """... and as the peer was told; ``None``: it was told nothing yet."""
+    uses: set[str] = field(default_factory=set)
+    """Origins for which the peer sends its documents this way."""
+    changed: set[str] = field(default_factory=set)
+    """Origins of which there may be something to tell."""
+    ended: dict[str, int] = field(default_factory=dict)
+    """Origins to be taken back, not only here, and the sequence up to which that goes."""
+    complete: bool = False
+    """Whether the peer has said all that it had to say when the link came up."""
+
+
+class InterestTable:
+    """What this node and, as far as it heard, others want, and which way documents go for it.
+
+    ``peer`` arguments are node ids; ``now`` is in seconds on any steady clock. A peer that lies can draw to
+    itself what is meant for others, and keep it, as anybody can who relays.
+    """
+
+    def __init__(self, node_id: str) -> None:
+        self._node_id = node_id
+        self._own = InterestSet()
+        self._sequence = 0
+        self._origins: dict[str, _Origin] = {}
+        self._links: dict[str, _Link] = {}
+        self._standing_in: dict[str, _StandIn] = {}  # in the order in which they end
+        self._left_by: Counter[str] = Counter()  # lost peer -> origins that are stood in for since
+        self._concerned: set[str] = set()
+
+    @property
+    def own(self) -> InterestSet:
+        """What this node wants itself."""
+        return self._own
+
+    @property
+    def concerned(self) -> set[str]:
+        """Linked peers for which there is something new, until :meth:`tell`."""
+        return set(self._concerned)
+
+    def set_own(self, entries: Iterable[InterestEntry], sequence: int) -> None:
+        """Replace this node's own interest; ``sequence`` should grow (milliseconds since the epoch do)."""
+        self._own = InterestSet(entries)
+        self._go_above(max(self._sequence, sequence - 1))
+        for origin in self._origins:
+            self._mark(origin, self._links)
+
+    def _go_above(self, sequence: int) -> None:
+        self._sequence = min(sequence + 2 - sequence % 2, MAX_SEQUENCE)
+        self._mark(self._node_id, self._links)
+
+    def _mark(self, origin: str, peers: Iterable[str]) -> None:
+        """There may be something to tell these peers of an origin."""
+        for peer in peers:
+            if peer in self._links:
+                self._links[peer].changed.add(origin)
+                self._concerned.add(peer)
+
+    # --- what is heard ----------------------------------------------------------------------------
+
+    def link_up(self, peer: str) -> None:
+        """There is a link with ``peer``, and nothing has been said on it."""
+        self._links[peer] = _Link(changed={self._node_id, *self._origins})
+        self._concerned.add(peer)
+
+    def heard(self, peer: str, interest: Interest, now: float) -> bool:
+        """Take in what ``peer`` says; whether that changes anything.
+
+        It replaces what the peer said of this origin before, whatever the sequence: the peer counts on it.
+
+        Raises:
+            ProtocolViolation: it is malformed, or too much.
+        """
+        origin, link = interest.origin, self._links[peer]
+        if not 0 <= interest.sequence <= MAX_SEQUENCE or interest.hops < 0:
+            raise ProtocolViolation(
+                f"{peer} speaks of {origin} as of {interest.sequence}, {interest.hops} hops off"
+            )
+        if origin == self._node_id:
+            # Somebody stands in for this node, or it was restarted with a clock that was set back.
+            news = interest.sequence > self._sequence
+            if news:
+                self._go_above(interest.sequence)
+            return news
+        if interest.hops > MAX_HOPS:  # WITHDRAWN is
+            return self._taken_back(peer, interest, now)
+        if (interest.hops == 0) != (origin == peer):
+            raise ProtocolViolation(f"{peer} passes on the interest of {origin} as if it were its own")
+        if origin not in link.heard and len(link.heard) >= MAX_ORIGINS:
+            raise ProtocolViolation(f"speaks for more than {MAX_ORIGINS} origins")
+        try:
+            entries = InterestSet(interest.entries).entries
+        except InvalidSelector as error:
+            raise ProtocolViolation(f"an interest that cannot be: {error}") from error
+        fresh = _Heard(interest.sequence, interest.hops, list(entries.values()))
+        known = self._origins.setdefault(origin, _Origin())
+        if known.heard.get(peer) == fresh:
+            return False
+        known.heard[peer] = fresh
+        link.heard.add(origin)
+        self._choose(origin, now)
+        if origin == peer and not fresh.entries:
+            self._end(origin, fresh.sequence, now)
+        self._mark(origin, [peer])
+        return True
+
+    def routed(self, peer: str, routes: Routes) -> None:
+        """Take in for which origins ``peer`` sends documents this way.
+
+        Raises:
+            ProtocolViolation: it is too much.
+        """
+        link = self._links[peer]
+        link.uses.difference_update(routes.removed)
+        link.uses.update(routes.added)
+        if len(link.uses) > MAX_ORIGINS:
+            raise ProtocolViolation(f"sends what more than {MAX_ORIGINS} origins want")
+        if not link.complete:
+            link.complete = True
+            for origin, stand_in in self._standing_in.items():
+                if stand_in.quiet:  # nor does the peer know of a way to it
+                    stand_in.quiet = False
+                    stand_in.sequence = _above(stand_in.sequence)
+                    self._mark(origin, self._links)
+
+    def _taken_back(self, peer: str, interest: Interest, now: float) -> bool:
+        origin, link = interest.origin, self._links[peer]
+        known = self._origins.get(origin)
+        if known is None:
+            return False
+        if interest.sequence:
+            self._end(origin, interest.sequence, now)
+        if origin not in link.heard:
+            return bool(interest.sequence)
+        link.heard.discard(origin)
+        del known.heard[peer]
+        self._choose(origin, now)
+        self._mark(origin, [peer])
+        return True
+
+    def link_down(self, peer: str, now: float) -> None:
+        """The link with ``peer`` is gone. Stand in for those to whom no other way is known."""
+        link = self._links.pop(peer, None)
+        if link is None:
+            return
+        self._concerned.discard(peer)
+        for known in self._origins.values():
+            known.behind.discard(peer)
+        for origin in sorted(link.heard):
+            del self._origins[origin].heard[peer]
+            self._choose(origin, now, lost=peer)
+
+    def expire(self, now: float) -> bool:
+        """Stand in no longer for those who have been gone for too long; whether there were any."""
+        ended = [(o, s.sequence) for o, s in self._standing_in.items() if s.expires <= now]
+        for origin, sequence in ended:
+            self._end(origin, sequence, now)
+        return bool(ended)
+
+    @property
+    def next_expiry(self) -> float | None:
+        """When there is something to :meth:`expire`."""
+        return next((stand_in.expires for stand_in in self._standing_in.values()), None)
+
+    # --- ways -------------------------------------------------------------------------------------
+
+    def _choose(self, origin: str, now: float, *, lost: str | None = None) -> None:
+        """Take the best way to an origin, or stand in for it. ``lost``: the peer whose link is down."""
+        known = self._origins[origin]
+        old = known.way
+        direct = known.heard.get(origin)
+        if direct is not None:
+            # It goes above the newest sequence that is about, as soon as it hears of it.
+            newest = max(heard.sequence for heard in known.heard.values())
+            sequence = newest if old is None else max(newest, old.sequence)
+            self._take(origin, _Way(origin, sequence, 1, direct.entries))
+            return
+        current = old.via if isinstance(old, _Way) else None
+        ways = [item for item in known.heard.items() if _leads_away(old, item[1])]
+        if not ways and isinstance(old, _Way) and not self._is_told(origin):  # nobody can echo it, so far
+            ways = [item for item in known.heard.items() if item[1].sequence >= old.sequence]
+        if ways:
+            via, heard = min(ways, key=lambda way: (-way[1].sequence, way[1].hops, way[0] != current, way[0]))
+            self._take(origin, _Way(via, heard.sequence, heard.hops + 1, heard.entries))
+        elif isinstance(old, _StandIn):
+            self._take(origin, old)
+        elif old is not None and old.entries and (known.heard or lost == old.via):
+            self._stand_in(origin, old, now)
+        else:
+            self._take(origin, None)
+
+    def _stand_in(self, origin: str, way: _Way, now: float) -> None:
+        if self._left_by[way.via] >= MAX_ORIGINS:
+            self._take(origin, None)
+            return
+        quiet = not self._is_told(origin)
+        sequence = way.sequence if quiet else _above(way.sequence)
+        stand_in = _StandIn(way.via, sequence, way.entries, now + SOFT_STATE_SECONDS, quiet)
+        self._standing_in[origin] = stand_in
+        self._left_by[way.via] += 1
+        self._take(origin, stand_in)
+
+    def _is_told(self, origin: str) -> bool:
+        return any(origin in link.told for link in self._links.values())
+
+    def _end(self, origin: str, sequence: int, now: float) -> None:
+        """What was said of an origin up to ``sequence`` counts no longer, for nobody."""
+        known = self._origins.get(origin)
+        if known is None:
+            return
+        way, direct = known.way, known.heard.get(origin)
+        concerned = {
+            peer for peer, heard in known.heard.items() if heard.sequence <= sequence and peer != origin
+        }
+        for peer in concerned:
+            del known.heard[peer]
+            self._links[peer].heard.discard(origin)
+        if direct is not None and direct.entries:
+            if direct.sequence <= sequence:  # whoever said so is wrong, and the origin will go above it
+                self._take(origin, _Way(origin, _above(sequence), 1, direct.entries))
+        elif way is not None and (direct is not None or way.sequence <= sequence):
+            concerned |= {peer for peer, link in self._links.items() if origin in link.told}
+            self._take(origin, None if direct is None else way)
+        for peer in concerned:
+            self._links[peer].ended[origin] = sequence
+        self._mark(origin, concerned)
+        if origin in self._origins:
+            self._choose(origin, now)
+
+    def _take(self, origin: str, way: _Way | _StandIn | None) -> None:
+        known = self._origins[origin]
+        old, known.way = known.way, way
+        for peer, heard in known.heard.items():
+            behind = way is not None and heard.sequence < way.sequence
+            (known.behind.add if behind else known.behind.discard)(peer)
+        if way == old and way is not None:
+            return
+        if isinstance(old, _Way) and old.via in self._links:
+            self._links[old.via].routed.discard(origin)
+            self._mark(origin, [old.via])
+        if not isinstance(way, _StandIn):
+            gone = self._standing_in.pop(origin, None)
+            if gone is not None:
+                self._left_by[gone.lost] -= 1
+        if isinstance(way, _Way):
+            self._links[way.via].routed.add(origin)
+            self._mark(origin, [way.via])
+        elif way is None:
+            known.behind.clear()
+            if not known.heard:
+                del self._origins[origin]
+        # A hub with thousands of peers passes nothing on, so there is nothing to tell them.
+        passed_on = self._uncovered(old) or self._uncovered(way)
+        self._mark(origin, self._links if passed_on else {*known.behind, origin})
+
+    def _uncovered(self, way: _Way | _StandIn | None) -> list[InterestEntry]:
+        return [entry for entry in way.entries if not self._own.covers(entry)] if way is not None else []
+
+    # --- what is told -----------------------------------------------------------------------------
+
+    def tell(self, peer: str) -> list[Interest | Routes]:
+        """What ``peer`` has not been told yet, in order."""
+        link = self._links[peer]
+        messages: list[Interest | Routes] = []
+        for origin in sorted(link.changed, key=lambda origin: (origin != self._node_id, origin)):
+            interest = self.announcement(peer, origin)
+            ended = link.ended.pop(origin, 0)
+            if interest is None:
+                if link.told.pop(origin, None) or ended:
+                    messages.append(Interest(origin, ended, WITHDRAWN, []))
+            elif interest != link.told.get(origin):
+                link.told[origin] = interest
+                messages.append(interest)
+        link.changed.clear()
+        told = link.routed_told or set()
+        if link.routed != link.routed_told:
+            messages.append(Routes(sorted(link.routed - told), sorted(told - link.routed)))
+            link.routed_told = set(link.routed)
+        self._concerned.discard(peer)
+        return messages
+
+    def announcement(self, peer: str, origin: str) -> Interest | None:
+        """What ``peer`` is to know of an origin; ``None``: nothing."""
+        if origin == self._node_id:
+            return Interest(origin, self._sequence, 0, list(self._own.entries.values()))
+        known = self._origins.get(origin, _NOTHING)
+        way = known.way
+        if way is None or way.hops > MAX_HOPS:
+            return None
+        if origin == peer:
+            direct = known.heard.get(peer)
+            behind = direct is not None and direct.sequence < way.sequence
+            return Interest(origin, way.sequence, way.hops, []) if behind else None
+        if isinstance(way, _Way):
+            if way.via == peer:
+                return None
+        elif way.quiet:
+            return None
+        entries = self._uncovered(way)
+        # Whoever is on an older way to the origin has to hear of the newer one, whatever is left to ask for.
+        if not entries and peer not in known.behind:
+            return None
+        return Interest(origin, way.sequence, way.hops, entries)
+
+    def wanted_by(self, peer: str) -> InterestSet:
+        """What ``peer`` is to be kept up to date with, for itself and for those to whom the way is via it, as
+        it has been told."""
+        link = self._links[peer]
+        origins = link.routed & (link.routed_told or set())
+        origins |= {peer} & link.heard
+        entries = [e for origin in origins for e in self._origins[origin].heard[peer].entries]
+        # Neighbours always know each other's node documents.
+        return InterestSet([*entries, InterestEntry("nodes", {"_id": self._node_id})])
+
+    def wanted_from(self, peer: str) -> InterestSet:
+        """What ``peer`` is asked to keep this node up to date with, as it has been told."""
+        link = self._links[peer]
+        told = [link.told[origin] for origin in (self._node_id, *link.uses) if origin in link.told]
+        entries = [entry for interest in told for entry in interest.entries]
+        return InterestSet([*entries, InterestEntry("nodes", {"_id": peer})])
+
+
+def _leads_away(old: _Way | _StandIn | None, heard: _Heard) -> bool:
+    """Whether what was heard of an origin cannot be an echo of what this node said of it: who is nearer to
+    it under the same sequence does not go by this node."""
+    if isinstance(old, _StandIn):
+        return heard.sequence >= old.sequence if old.quiet else heard.sequence > old.sequence
+    return old is None or (heard.sequence, -heard.hops) > (old.sequence, -old.hops)
+
+
+def _above(sequence: int) -> int:
+    """The next sequence for a stand-in: an odd one."""
+    return min(sequence + 1 + sequence % 2, MAX_SEQUENCE - 1)

@@ -1,0 +1,414 @@
+"""How blobs lie in a folder.
+
+    blobs/ab/<hash>           the content; visible here only when whole, verified and durable
+    blobs/ab/<hash>.link      in its place: where the file is that has the content, as JSON
+    blobs/ab/<hash>.chunks    its chunk list, where it has more than one chunk
+    blobs/ab/<hash>.token     its token, as JSON
+    blobs/ab/<hash>.cached    empty: it is here for others only, and was last served when this was modified
+    pins/<hash>               empty: the blob is pinned, whole here or not
+    partial/<hash>.data       a blob on its way in: full length, holes where chunks are missing
+    partial/<hash>.chunks     its verified chunk list, once known
+    temp/                     copies being added; whatever is here at ``open`` is left over and removed
+
+Tokens and chunk lists can be lost: they are made again from the content. Folders are 0700, files 0600.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import msgspec
+
+from mesh.core.chunks import chunk_length, chunk_matches, derived_hashes, list_matches
+from mesh.core.tokens import CHUNK_BYTES, BlobMetadata, BlobToken
+from mesh.errors import BlobCorrupt, BlobNotFound, DataDirUnusable, InvalidToken, LinkedFileChanged
+from mesh.storage.blob_links import Link
+from mesh.storage.blob_sources import Intake, sync_folder, write_all, writing
+
+if TYPE_CHECKING:
+    from mesh.storage.blob_partial import PartialFile
+
+_HASH = re.compile(r"[0-9a-f]{64}")
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_SIDES = (".token", ".chunks", ".cached", ".link")
+
+_SERVED_SECONDS = 60.0
+"""When a cached blob was last served is written down at most this often."""
+
+_CHUNKS_PER_JOB = 8
+"""Chunks that are verified in one job of the worker: others wait for a few milliseconds at most."""
+
+log = logging.getLogger("mesh.storage")
+
+
+class _Side(msgspec.Struct, frozen=True):
+    token: BlobToken
+
+
+class BlobFolder:
+    """The layout on disk. Everything here blocks and runs on the store's worker.
+
+    Attributes:
+        sizes: of the blobs that are here whole.
+        cached: those of them that are here for others only, the least recently served first; when that was.
+        pinned: the blobs that are pinned.
+        partial: the blobs that are here in part.
+    """
+
+    def __init__(self, root: Path, clock: Callable[[], float]) -> None:
+        self.blobs = root / "blobs"
+        self.pins = root / "pins"
+        self.partials = root / "partial"
+        self.temp = root / "temp"
+        self.sizes: dict[str, int] = {}
+        self.cached: dict[str, float] = {}
+        self.pinned: set[str] = set()
+        self.partial: set[str] = set()
+        self.open_partials: dict[str, PartialFile] = {}
+        self._links: dict[str, Link] = {}
+        self._clock = clock
+        self._list_of: tuple[str, bytes] | None = None  # of the blob that was last verified while it was read
+        self._numbers = itertools.count()
+
+    def load(self) -> None:
+        """Find out what is here, by name and size only, and remove what is left over."""
+        try:
+            self.make_folders()
+            for left in self.temp.iterdir():
+                left.unlink()
+            self.sizes.clear()
+            self._links.clear()
+            cached: dict[str, float] = {}
+            for folder in self.blobs.iterdir():
+                with os.scandir(folder) as entries:
+                    files = {entry.name: entry for entry in entries if entry.is_file(follow_symlinks=False)}
+                for name, entry in files.items():
+                    if _HASH.fullmatch(name):
+                        self.sizes[name] = entry.stat(follow_symlinks=False).st_size
+                    elif name.endswith(".link") and name[:-5] not in files:
+                        self._load_link(name[:-5])
+                for name, entry in files.items():
+                    hash = name.partition(".")[0]
+                    if hash not in self.sizes:  # the side file of a blob that is not here
+                        os.unlink(entry.path)
+                    elif name == f"{hash}.cached":
+                        cached[hash] = entry.stat(follow_symlinks=False).st_mtime
+            self.cached = dict(sorted(cached.items(), key=lambda item: item[1]))
+            self.pinned = {path.name for path in self.pins.iterdir() if _HASH.fullmatch(path.name)}
+            self.partial = {path.stem for path in self.partials.glob("*.data")}
+        except OSError as error:
+            raise DataDirUnusable(str(self.blobs.parent), error.strerror or str(error)) from error
+
+    def _load_link(self, hash: str) -> None:
+        link = None
+        with suppress(OSError, msgspec.MsgspecError):  # unreadable: it leads nowhere
+            link = msgspec.json.decode(self._read_side(self._side_path(hash, ".link")), type=Link)
+        if link is not None and link.holds:
+            self._links[hash], self.sizes[hash] = link, link.size_bytes
+        else:
+            where = "nowhere" if link is None else link.path
+            log.warning("blob %s was linked to %s, which is not what it was: it is dropped", hash, where)
+
+    def make_folders(self) -> None:
+        """Make the folders; again, where somebody removed them."""
+        for folder in (self.blobs, self.pins, self.partials, self.temp):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    # --- where everything is -------------------------------------------------------------------------
+
+    def content_path(self, hash: str) -> Path:
+        """Where the content of a whole blob is, linked or not."""
+        self.size(hash)
+        link = self._links.get(hash)
+        return self._place(hash) if link is None else Path(link.path)
+
+    def partial_path(self, hash: str) -> Path:
+        """Where the bytes of a partial blob are."""
+        return self.partials / f"{hash}.data"
+
+    def _place(self, hash: str) -> Path:
+        return self.blobs / hash[:2] / hash
+
+    def _side_path(self, hash: str, suffix: str) -> Path:
+        return self._place(hash).with_suffix(suffix)
+
+    # --- becoming whole ------------------------------------------------------------------------------
+
+    def create_temp(self) -> tuple[int, Path]:
+        """A new file to write to."""
+        path = self.temp / f"{os.getpid()}-{next(self._numbers)}"
+        with writing(self.temp, 0):
+            self.make_folders()
+            return os.open(path, _NEW, 0o600), path
+
+    def publish(self, content: Path | Link, token: BlobToken, hashes: bytes, *, cached: bool) -> None:
+        """Make the durable, verified content visible under its hash."""
+        hash = token.hash
+        folder = self._place(hash).parent
+        with writing(folder, token.size_bytes):
+            if not folder.exists():
+                self.make_folders()
+                folder.mkdir(mode=0o700)
+                sync_folder(self.blobs)
+            self._write_sides(token, hashes)
+            self._mark_cached(hash, cached)
+            if isinstance(content, Link):
+                self._write_side(self._side_path(hash, ".link"), msgspec.json.encode(content))
+            else:
+                content.rename(self._place(hash))
+                self._side_path(hash, ".link").unlink(missing_ok=True)
+            sync_folder(folder)
+        self._links.pop(hash, None)
+        if isinstance(content, Link):
+            self._links[hash] = content
+        self.sizes[hash] = token.size_bytes
+
+    def set_cached(self, hash: str, *, cached: bool) -> None:
+        """Remember whether a whole blob is here for others only."""
+        self.size(hash)
+        if cached != (hash in self.cached):
+            folder = self._place(hash).parent
+            with writing(folder, 0):
+                self._mark_cached(hash, cached)
+                sync_folder(folder)
+
+    def _mark_cached(self, hash: str, cached: bool) -> None:
+        marker = self._side_path(hash, ".cached")
+        if cached:
+            os.close(os.open(marker, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+            self.cached[hash] = self._clock()
+        else:
+            marker.unlink(missing_ok=True)
+            self.cached.pop(hash, None)
+
+    def set_pinned(self, hash: str, *, pinned: bool) -> None:
+        """Remember whether a blob is pinned."""
+        if pinned == (hash in self.pinned):
+            return
+        with writing(self.pins, 0):
+            self.make_folders()
+            if pinned:
+                os.close(os.open(self.pins / hash, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600))
+            else:
+                (self.pins / hash).unlink(missing_ok=True)
+            sync_folder(self.pins)
+        (self.pinned.add if pinned else self.pinned.discard)(hash)
+
+    # --- what is known of a whole blob -----------------------------------------------------------------
+
+    def size(self, hash: str) -> int:
+        """The size of a whole blob."""
+        if hash not in self.sizes:
+            raise BlobNotFound(hash)
+        return self.sizes[hash]
+
+    def token(self, hash: str) -> BlobToken:
+        """The token of a whole blob; made again from the content where it is lost."""
+        self.size(hash)
+        try:
+            token = msgspec.json.decode(self._read_side(self._side_path(hash, ".token")), type=_Side).token
+            if token.hash == hash and token.size_bytes == self.size(hash):
+                return token
+        except (OSError, msgspec.MsgspecError):
+            pass  # lost or damaged: made again below
+        return self._renew(hash, BlobMetadata())[0]
+
+    def chunk_list(self, hash: str) -> bytes:
+        """The chunk list of a whole blob; made again from the content where it, or the token, is damaged."""
+        token = self.token(hash)
+        hashes = None
+        with suppress(OSError, InvalidToken):
+            hashes = derived_hashes(token)
+            if hashes is None:
+                hashes = self._read_side(self._side_path(hash, ".chunks"))
+        if hashes is None or not list_matches(token, hashes):
+            _, hashes = self._renew(hash, token.metadata)
+        return hashes
+
+    def _renew(self, hash: str, metadata: BlobMetadata) -> tuple[BlobToken, bytes]:
+        intake = Intake()
+        with open(self.open_blob(hash), "rb") as file:
+            while data := file.read(CHUNK_BYTES):
+                intake.update(data)
+        token, hashes = intake.finish(metadata)
+        if token.hash != hash:
+            self.drop_rotten(hash)
+        self._write_sides(token, hashes)
+        return token, hashes
+
+    # --- reading -----------------------------------------------------------------------------------------
+
+    def open_blob(self, hash: str) -> int:
+        """A file descriptor to read a whole blob from."""
+        self.size(hash)
+        link = self._links.get(hash)
+        try:
+            return os.open(self._place(hash), _READ) if link is None else link.open(hash)
+        except FileNotFoundError as error:  # somebody removed the file
+            self.delete(hash)
+            raise BlobCorrupt(hash) from error
+        except LinkedFileChanged:
+            self.delete(hash)
+            raise
+
+    def read_chunk(self, hash: str, index: int, headroom: int) -> bytearray:
+        """See the port."""
+        partial = self.open_partials.get(hash)
+        size = partial.token.size_bytes if partial is not None else self.size(hash)
+        length = chunk_length(size, index)
+        if index < 0 or length <= 0:
+            raise BlobNotFound(hash)
+        data = bytearray(headroom + length)
+        view = memoryview(data)[headroom:]
+        if partial is not None:
+            if not partial.read_into(view, index):
+                raise BlobNotFound(hash)
+            return data
+        fd = self.open_blob(hash)
+        try:
+            if os.preadv(fd, [view], index * CHUNK_BYTES) != length:
+                self.drop_rotten(hash)
+        finally:
+            os.close(fd)
+        if hash in self._links:  # others can write to the file at any time
+            if self._list_of is None or self._list_of[0] != hash:
+                self._list_of = (hash, self.chunk_list(hash))
+            if not chunk_matches(self.token(hash), self._list_of[1], index, view):
+                self.drop_rotten(hash)
+        self._served(hash)
+        return data
+
+    def _served(self, hash: str) -> None:
+        before = self.cached.pop(hash, None)
+        if before is not None:
+            now = self._clock()
+            if now >= before + _SERVED_SECONDS:
+                os.utime(self._side_path(hash, ".cached"), (now, now))
+                before = now
+            self.cached[hash] = before
+
+    def damaged_chunks(self, hash: str, hashes: bytes, index: int) -> tuple[list[int], int]:
+        """Which of a few chunks from ``index`` on are not those of the list, and where to go on."""
+        token = self.token(hash)
+        damaged: list[int] = []
+        end = min(index + _CHUNKS_PER_JOB, token.chunk_count)
+        buffer = memoryview(bytearray(min(CHUNK_BYTES, token.size_bytes)))
+        fd = self.open_blob(hash)
+        try:
+            for index in range(index, end):  # noqa: B020
+                count = os.preadv(fd, [buffer], index * CHUNK_BYTES)
+                if not chunk_matches(token, hashes, index, buffer[:count]):
+                    damaged.append(index)
+        finally:
+            os.close(fd)
+        return damaged, end
+
+    # --- leaving -------------------------------------------------------------------------------------------
+
+    def drop_rotten(self, hash: str) -> NoReturn:
+        """The content is not what it was. What is still good of it is left as a partial blob."""
+        link = self._links.get(hash)
+        if link is not None:
+            self.delete(hash)
+            raise LinkedFileChanged(hash, link.path, "has other content now")
+        if hash not in self.open_partials:
+            self.make_folders()
+            final, partial = self._place(hash), self.partial_path(hash)
+            with suppress(FileNotFoundError):
+                final.with_suffix(".chunks").rename(partial.with_suffix(".chunks"))
+            final.rename(partial)
+            sync_folder(self.partials)
+            self.partial.add(hash)
+        self._forget(hash)
+        raise BlobCorrupt(hash)
+
+    def delete(self, hash: str) -> None:
+        """See the port."""
+        partial = self.open_partials.get(hash)
+        if partial is not None:
+            partial.release()
+        had_partial = self.partial_path(hash).exists()
+        self.remove_partial(hash)
+        if hash in self.sizes:
+            self._forget(hash)
+        elif not had_partial:
+            raise BlobNotFound(hash)
+
+    def _forget(self, hash: str) -> None:
+        del self.sizes[hash]
+        self._links.pop(hash, None)
+        self.cached.pop(hash, None)
+        self._list_of = None
+        final = self._place(hash)
+        for path in (final, *(final.with_suffix(suffix) for suffix in _SIDES)):
+            path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # somebody removed the folder with it
+            sync_folder(final.parent)
+
+    # --- partial blobs -------------------------------------------------------------------------------
+
+    def open_partial(self, partial: PartialFile) -> bytes | None:
+        """Open the file; the chunk list where it is known."""
+        hash = partial.token.hash
+        hashes = derived_hashes(partial.token)
+        if hashes is None:
+            with suppress(OSError):  # not known yet, or lost: it is fetched
+                hashes = self._read_side(self.partial_path(hash).with_suffix(".chunks"))
+                if not list_matches(partial.token, hashes):
+                    hashes = None
+        partial.acquire()
+        self.open_partials[hash] = partial
+        self.partial.add(hash)
+        return hashes
+
+    def partial_closed(self, partial: PartialFile) -> None:
+        """Called by a partial file when it is released."""
+        del self.open_partials[partial.token.hash]
+
+    def save_partial_list(self, token: BlobToken, hashes: bytes) -> None:
+        """Keep a verified chunk list, so that a later attempt need not ask for it."""
+        if token.chunk_count > 1:
+            with writing(self.partials, len(hashes)):
+                self._write_side(self.partial_path(token.hash).with_suffix(".chunks"), hashes, durable=False)
+
+    def remove_partial(self, hash: str) -> None:
+        """Forget what is left of a partial blob."""
+        path = self.partial_path(hash)
+        path.unlink(missing_ok=True)
+        path.with_suffix(".chunks").unlink(missing_ok=True)
+        self.partial.discard(hash)
+
+    # --- side files ----------------------------------------------------------------------------------
+
+    def _write_sides(self, token: BlobToken, hashes: bytes) -> None:
+        if token.chunk_count > 1:
+            self._write_side(self._side_path(token.hash, ".chunks"), hashes)
+        self._write_side(self._side_path(token.hash, ".token"), msgspec.json.encode(_Side(token)))
+
+    def _write_side(self, path: Path, data: bytes, *, durable: bool = True) -> None:
+        fd, temp = self.create_temp()
+        try:
+            with writing(self.temp, len(data)):
+                for start in range(0, len(data), CHUNK_BYTES):
+                    write_all(fd, data[start : start + CHUNK_BYTES], start)
+                if durable:
+                    os.fsync(fd)
+            temp.rename(path)
+        except BaseException:
+            temp.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(fd)
+
+    def _read_side(self, path: Path) -> bytes:
+        with open(os.open(path, _READ), "rb") as file:
+            return file.read()

@@ -1,0 +1,57 @@
+"""What a store does when it finds out that it is a backup that was put back, and has written since.
+
+Not found out: a backup that is older than another one that has been put back and found out before, where
+peers know the store from after that only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mesh.core import document
+from mesh.core.records import OWNED_COLLECTIONS
+from mesh.core.wire import Change
+from mesh.storage.rows import Rows
+
+
+def meet(rows: Rows, vector: Mapping[bytes, int]) -> None:
+    """A version arrives. One that knows of writes of this store which it never made gives it away."""
+    number = rows.lineage.unknown(vector)
+    if number is not None:
+        renew(rows, number)
+
+
+def renew(rows: Rows, number: int) -> None:
+    """Go on under a new identity: a peer knows the ``number`` of this store, which it never gave.
+
+    What it has written stands under counters and Yjs client ids that its other life may have used as well. It
+    is written anew, as if by another: the fields as they are now, over nothing. Where a peer holds the
+    document, both merge. A field that this store has written since the two parted competes with what the peer
+    has; any other gives way, for the peer has it from the same source or knows better.
+    """
+    parted = rows.lineage.numbering.parted(number)
+    written = rows.connection.execute(
+        "SELECT collection, id FROM documents WHERE json IS NOT NULL AND client_id IS NOT NULL ORDER BY seq"
+    ).fetchall()
+    client_ids = {}
+    for collection, document_id in written:
+        row = rows.get(collection, document_id)
+        assert row is not None
+        since = row.state.vector.get(rows.lineage.clock, 0) > parted
+        client_ids[collection, document_id] = row.client_id if since else None
+    rows.lineage.renew()
+    for (collection, document_id), former in client_ids.items():
+        if collection in OWNED_COLLECTIONS:
+            continue  # its next record is in the next epoch, above what the other life has signed
+        row = rows.get(collection, document_id)
+        assert row is not None
+        client_id = rows.new_client_id()
+        change, merged = document.anew(
+            row.state,
+            *rows.lineage.tick(),
+            former=former,
+            client_id=client_id,
+            yielding_id=rows.new_client_id() % document.MAX_YIELDING_ID + 2,
+        )
+        change = Change(collection, document_id, change.rank, {}, change.until, change.update)
+        rows.put(collection, document_id, row, change, merged, client_id=client_id)

@@ -1,0 +1,133 @@
+"""Under which identity a store goes on: after a stop, a crash, a power cut, and when it is a copy."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from functools import partial
+from pathlib import Path
+
+import pytest
+from sqlite_utils import Database
+
+from mesh.core.values import plan_merge
+from mesh.storage import writes
+from mesh.storage.rows import Rows
+from mesh.storage.schema import migrate
+
+
+class Store:
+    """A file that is opened and left in all sorts of ways."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rng = random.Random(1)
+
+    def open(self, host: str = "here", boot: str = "today") -> None:
+        self.connection = sqlite3.connect(self.path, isolation_level=None)
+        migrate(Database(self.connection, execute_plugins=False))
+        self.rows = Rows(self.connection, self.rng, lambda: 0.0, host, boot)
+        self.lineage = self.rows.lineage
+        self.identity = (self.lineage.log_id, self.lineage.clock)
+
+    def write(self, document_id: str, **fields: object) -> dict[bytes, int]:
+        writes.edit(self.rows, "c", document_id, partial(plan_merge, fields=fields))
+        self.rows.finish()
+        self.rows.take_commits()
+        row = self.rows.get("c", document_id)
+        assert row is not None
+        return row.state.vector
+
+    def evict(self, document_id: str) -> None:
+        writes.evict(self.rows, "c", [document_id])
+        self.rows.finish()
+        self.rows.take_commits()
+
+    def stop(self) -> None:
+        self.rows.close()
+        self.connection.close()
+
+    def crash(self) -> None:
+        self.connection.close()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    made = Store(tmp_path / "store.sqlite")
+    made.open()
+    made.write("1", n=1)
+    return made
+
+
+def test_a_stop_and_a_crash_change_nothing(store: Store) -> None:
+    before = store.identity
+    for end in (store.stop, store.crash, store.crash):
+        end()
+        store.open()
+        assert store.identity == before
+
+
+def test_a_reboot_after_a_stop_changes_nothing(store: Store) -> None:
+    before = store.identity
+    store.stop()
+    store.open(boot="tomorrow")
+    assert store.identity == before
+
+
+@pytest.mark.parametrize("boot", ["tomorrow", ""])
+def test_a_power_cut_makes_it_another(store: Store, boot: str, caplog: pytest.LogCaptureFixture) -> None:
+    log_id, clock = store.identity
+    store.crash()
+    store.open(boot=boot)
+    assert store.lineage.log_id != log_id
+    assert store.lineage.clock != clock
+    assert "the machine went down" in caplog.text
+    renewed = store.identity
+    store.stop()
+    store.open(boot="the day after")
+    assert store.identity == renewed
+
+
+def test_a_copy_is_another(store: Store) -> None:
+    before = store.identity
+    store.stop()
+    store.open(host="there")
+    assert store.identity != before
+
+
+def test_no_number_is_given_twice_whatever_becomes_of_the_rows(store: Store) -> None:
+    clock = store.lineage.clock
+    given = [1]
+    for end in (store.crash, store.stop, store.crash):
+        store.write("2")
+        store.evict("2")
+        given.append(store.lineage.seq)
+        end()
+        store.open()
+        assert store.lineage.seq > max(given), "a gap"
+        counter = store.write("1", n=store.lineage.seq)[clock]
+        assert counter == store.lineage.seq > max(given)
+        given.append(counter)
+        assert all(store.lineage.numbering.issued(number, store.lineage.seq) for number in given)
+
+
+def test_a_commit_writes_nothing_but_the_document(store: Store) -> None:
+    statements: list[str] = []
+    store.connection.set_trace_callback(statements.append)
+    store.write("1", n=2)
+    assert not [statement for statement in statements if "store" in statement.lower()]
+
+
+def test_what_another_life_wrote_is_recognised(store: Store) -> None:
+    clock = store.lineage.clock
+    store.stop()
+    backup = store.path.read_bytes()
+    store.open()
+    others = [store.write("1", n=n)[clock] for n in range(10)]
+    store.stop()
+    store.path.write_bytes(backup)
+    store.open()
+    for _ in range(100):
+        mine = store.write("1", n=random.random())[clock]
+        assert store.lineage.unknown({clock: mine}) is None
+    assert [store.lineage.unknown({clock: number}) for number in others] == others
