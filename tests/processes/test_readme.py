@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import signal
@@ -25,7 +26,7 @@ def blocks(language: str) -> list[str]:
 
 def test_the_programs_distribute_a_file_between_them(tmp_path: Path) -> None:
     port = str(free_port())
-    publisher, subscriber = (block.replace("7700", port) for block in blocks("python"))
+    publisher, subscriber = (block.replace("7700", port) for block in blocks("python")[:2])
     (tmp_path / "publisher.py").write_text(publisher)
     (tmp_path / "subscriber.py").write_text(subscriber)
     (tmp_path / "map.mbtiles").write_bytes(os.urandom(3_000_000))
@@ -46,6 +47,32 @@ def test_the_programs_distribute_a_file_between_them(tmp_path: Path) -> None:
     assert lines[-1] == "1 of 1, 100%"
     delivered = tmp_path / "inbox" / "map.mbtiles"
     assert delivered.read_bytes() == (tmp_path / "map.mbtiles").read_bytes()
+
+
+def test_the_program_about_documents_prints_what_it_says(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    [program] = blocks("python")[2:]
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    found, index = done.stdout.splitlines()
+    assert ast.literal_eval(found) == [
+        {"_id": "van7", "at": {"city": "Bergen", "street": "Torgallmenningen"}, "trips": 1, "year": 2019}
+    ]
+    assert index == 'cars["year"]'
+    query = "select id from documents where collection = 'cars'"
+    assert query in README.replace("id, json", "id")
+    store = tmp_path / "garage" / "store.sqlite"
+    shown = subprocess.run(
+        [sys.executable, "-m", "sqlite_utils", str(store), query], capture_output=True, text=True, timeout=60
+    )
+    assert '"id": "van7"' in shown.stdout
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:
