@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mesh.attachments.handles import BlobHandle
 from mesh.attachments.service import Attachments
+from mesh.attachments.verifying import VerifyReport
 from mesh.collections.collection import Collection
 from mesh.collections.subscriptions import Subscription
 from mesh.collections.transactions import Transaction
@@ -147,5 +148,6 @@ __all__ = [
     "TransferPriority",
     "TransferState",
     "UnknownDistribution",
+    "VerifyReport",
     "__version__",
 ]

@@ -284,7 +284,7 @@ class BlobNotFound(MeshError):
 
 
 class BlobCorrupt(BlobNotFound):
-    """What was held of the blob was damaged on disk: it is not here whole any more, and can be fetched again."""
+    """What was held of the blob was damaged on disk: it is not here whole any more; fetch it again."""
 
     def __init__(self, hash: str) -> None:
         MeshError.__init__(
@@ -329,6 +329,11 @@ class StorageFull(MeshError):
         self.path = path
         self.needed = needed
         self.free = free
+
+    @property
+    def missing(self) -> int:
+        """How many bytes have to become free."""
+        return self.needed - self.free
 
 
 class FetchFailed(MeshError):

@@ -24,14 +24,14 @@ class Stream(Generic[T]):
         self,
         *,
         start: Callable[[], Awaitable[None]] | None = None,
-        merge: Callable[[T, T], T] | None = None,
+        merge: Callable[[T, T], T | None] | None = None,
         on_close: Callable[[], None] | None = None,
         source: object = None,
     ) -> None:
         """
         Args:
             start: awaited once, before the first item is waited for; usually pushes that item.
-            merge: joins two unread items, older first, into the one that is delivered.
+            merge: joins two unread items, older first, into the one that is delivered; ``None``: none is.
             on_close: called once when the stream ends, by either side.
             source: kept alive as long as the stream is (a producer's per-stream state).
         """
@@ -49,9 +49,11 @@ class Stream(Generic[T]):
         if self._finished:
             return
         if self._items and self._merge is not None:
-            self._items[-1] = self._merge(self._items[-1], item)
-        else:
-            self._items.append(item)
+            merged = self._merge(self._items.pop(), item)
+            if merged is None:
+                return
+            item = merged
+        self._items.append(item)
         self._wakeup.set()
 
     def finish(self, error: BaseException | None = None) -> None:

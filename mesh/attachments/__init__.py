@@ -1,1 +1,14 @@
-"""File attachments: added here, fetched there, verified everywhere."""
+"""Large immutable bytes: added on one node, fetched by any other, carried beside the documents.
+
+What a peer, or an application that asks for too much, can make a node hold is bounded:
+
+- the size of a blob: ``service.MAX_BLOB_BYTES``, 1 TiB; its chunk list takes 32 MiB while it is under way,
+  and what each of its sources says it holds takes 128 KiB (a bit per chunk);
+- fetches under way: ``slots.MAX_UNDER_WAY`` of a priority and those above it. The others wait, and have
+  neither a file nor a map of chunks;
+- bytes asked of one source and not arrived: ``core.picking.MAX_WINDOW`` for each fetch; received and not yet
+  written: ``lanes.QUEUED_CHUNKS`` for each holder;
+- small blobs on their way to the disk: ``storage.blob_small.MAX_TOGETHER``;
+- what one downloader has asked for and not got: ``requests.MAX_QUEUED`` chunks; more end its connection;
+- demands that a link brought: ``core.demand.MAX_DEMANDS_PER_LINK``; more are ignored until they are repeated.
+"""

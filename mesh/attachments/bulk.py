@@ -7,8 +7,10 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
+from mesh.attachments.downlink import Downlink
 from mesh.attachments.lanes import Lane
 from mesh.attachments.serving import Server, Stopped
+from mesh.core.rates import Limits
 from mesh.core.wire import (
     BulkDial,
     ChunkList,
@@ -35,12 +37,14 @@ class Bulk:
 
     Attributes:
         server: the uploading side.
+        downlink: lets transfers ask for chunks.
         received_bytes: bytes of chunks received so far, with their heads.
         running: whether anything is served; set by whoever owns this.
     """
 
     def __init__(self, store: BlobStore, peers: Peers) -> None:
         self.server = Server(store)
+        self.downlink = Downlink()
         self.received_bytes = 0
         self.running = False
         self._peers = peers
@@ -55,6 +59,11 @@ class Bulk:
         peers.handle(ChunkPiece, self._on_piece)
         peers.on_bulk(self._on_bulk)
 
+    def set_limits(self, limits: Limits) -> None:
+        """Cap what is sent and asked for."""
+        self.server.uplink.set_limits(limits.upload, limits.link)
+        self.downlink.set_limits(limits.download, limits.link)
+
     def lane(self, peer: str) -> Lane | None:
         """The lane to a peer; ``None``: there is no link with it."""
         link = self._peers.links.get(peer)
@@ -66,6 +75,7 @@ class Bulk:
 
     def drop(self, peer: str) -> Coroutine[Any, Any, None]:
         """The link with a peer ended: so does everything else with it. What is left to be awaited."""
+        self.downlink.forget(peer)
         return self._drop(self._lanes.pop(peer, None), self.server.stop(peer))
 
     async def _drop(self, lane: Lane | None, served: Stopped) -> None:
@@ -81,6 +91,7 @@ class Bulk:
         for peer in list(self._lanes):
             await self.drop(peer)
         await self.server.close()
+        self.downlink.close()
         for task in self._dial_backs:
             task.cancel()
         if self._dial_backs:

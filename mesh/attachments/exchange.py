@@ -11,9 +11,13 @@ from typing import Any
 
 from mesh.attachments.announcing import Announcer
 from mesh.attachments.bulk import Bulk
+from mesh.attachments.contests import Contests, Rival, identity_after, identity_of
+from mesh.attachments.downlink import Downlink
 from mesh.attachments.lanes import Lane
 from mesh.attachments.serving import hash_bytes
-from mesh.attachments.transfers import Transfer, Waiter
+from mesh.attachments.slots import Slots
+from mesh.attachments.transfers import Transfer
+from mesh.attachments.waiters import Waiter
 from mesh.core.chunks import ChunkMap
 from mesh.core.demand import MAX_HOPS, Demands, Identity, Send
 from mesh.core.tokens import MAX_BLOB_BYTES, BlobProgress, BlobToken
@@ -23,7 +27,7 @@ from mesh.core.wire import (
     BlobHave,
     BlobServed,
 )
-from mesh.errors import BlobNotFound, InvalidToken, MeshError, NotStarted, ProtocolViolation
+from mesh.errors import BlobNotFound, InvalidToken, MeshError, NotStarted, ProtocolViolation, StorageFull
 from mesh.network.link import Link
 from mesh.network.peers import Peers
 from mesh.storage.blobs import BlobStore
@@ -33,10 +37,6 @@ TICK_SECONDS = 5.0
 
 RELAY_PAUSE_SECONDS = 60.0
 """After a failure here, a blob is not fetched for others for so long."""
-
-TURN_SECONDS = 2.0
-MAX_TURN_SECONDS = 600.0
-"""Tokens of one blob that contradict each other are tried in turn; the turns double with every round."""
 
 MAX_ORIGIN_LENGTH = 128
 
@@ -50,6 +50,7 @@ class Exchange:
 
     Attributes:
         bulk: what carries the chunks.
+        slots: what lets fetches begin.
     """
 
     def __init__(
@@ -63,20 +64,29 @@ class Exchange:
         may_relay: MayRelay,
         max_blob_bytes: int,
         on_whole: Callable[[BlobToken], None],
+        on_relay: Callable[[BlobToken], None],
+        on_full: Callable[[StorageFull], None],
     ) -> None:
+        """
+        Args:
+            on_relay: told when a blob begins to be fetched for others only.
+            on_full: told when a transfer waits for room; :meth:`room` tells it that there may be some.
+        """
         self.store = store
         self.random = random
         self.bulk = Bulk(store, peers)
+        self.slots = Slots()
         self._peers = peers
         self._clock = clock
         self._may_relay = may_relay
         self._max_blob_bytes = max_blob_bytes
         self._on_whole = on_whole
+        self._on_relay = on_relay
+        self._on_full = on_full
         self._demands = Demands(node_id)
         self._transfers: dict[str, Transfer] = {}
-        self._rivals: dict[str, dict[Identity, tuple[BlobToken, list[Waiter]]]] = {}  # not their turn
-        self._turns: dict[str, asyncio.TimerHandle] = {}  # the end of the turn of what is tried now
-        self._turn_counts: dict[str, int] = {}
+        self._unwanted: set[Transfer] = set()  # those that nobody here may want
+        self._contests = Contests(self._next_turn)
         self._stopping: dict[str, asyncio.Task[None]] = {}
         self._announcer = Announcer(self._tell)
         self._no_relay_until: dict[tuple[str, Identity], float] = {}
@@ -107,17 +117,10 @@ class Exchange:
         self._running = False
         if self._ticking is not None:
             self._ticking.cancel()
-        for turn in self._turns.values():
-            turn.cancel()
-        self._turns.clear()
         self._announcer.close()
         transfers, self._transfers = list(self._transfers.values()), {}
-        rivals, self._rivals = list(self._rivals.values()), {}
         closed = NotStarted("the node was closed while it fetched a blob")
-        for waiters in [
-            *(transfer.waiters for transfer in transfers),
-            *(waiters for contest in rivals for _, waiters in contest.values()),
-        ]:
+        for waiters in [*(transfer.waiters for transfer in transfers), self._contests.close()]:
             _end(waiters, closed)
         for transfer in transfers:
             await transfer.stop()
@@ -132,10 +135,9 @@ class Exchange:
     def join(self, token: BlobToken, waiter: Waiter) -> None:
         """``waiter`` wants the blob. Where another token of it is tried already, this one waits its turn."""
         transfer = self._transfers.get(token.hash)
-        if transfer is not None and _identity(transfer.token) != _identity(token):
+        if transfer is not None and identity_of(transfer.token) != identity_of(token):
             if transfer.waiters:
-                rivals = self._rivals.setdefault(token.hash, {})
-                rivals.setdefault(_identity(token), (token, []))[1].append(waiter)
+                self._contests.add(token, [waiter])
                 waiter.tell(BlobProgress("waiting", 0, token.size_bytes, [], "another token of it is tried"))
                 self._sync(bytes.fromhex(token.hash))
                 return
@@ -145,6 +147,7 @@ class Exchange:
             transfer = self._start(token)
         transfer.name(token)
         transfer.waiters.append(waiter)
+        self._unwanted.discard(transfer)
         if len(transfer.waiters) == 1:
             self._want(transfer)
         transfer.refresh()
@@ -152,7 +155,7 @@ class Exchange:
     def _want(self, transfer: Transfer) -> None:
         token = transfer.token
         if token.size_bytes:
-            hash, (size_bytes, chunks_hash) = bytes.fromhex(token.hash), _identity(token)
+            hash, (size_bytes, chunks_hash) = bytes.fromhex(token.hash), identity_of(token)
             self._send(
                 self._demands.want(
                     hash, size_bytes, chunks_hash, transfer.priority, self._sequence(), self._now()
@@ -162,28 +165,24 @@ class Exchange:
 
     def leave(self, token: BlobToken, waiter: Waiter) -> None:
         """``waiter`` wants the blob no more; the last one stops the transfer."""
-        rivals = self._rivals.get(token.hash, {})
-        _, waiting = rivals.get(_identity(token), (token, []))
-        if waiter in waiting:
-            waiting.remove(waiter)
-            if not waiting:
-                self._forget_rival(token)
-                self._unwant_if_nobody_waits(token.hash)
+        if self._contests.leave(token, waiter):
+            self._unwant_if_nobody_waits(token.hash)
             return
         transfer = self._transfers.get(token.hash)
         if transfer is None or waiter not in transfer.waiters:
             return
         transfer.waiters.remove(waiter)
         if not transfer.waiters:
+            self._unwanted.add(transfer)
             hash = bytes.fromhex(token.hash)
             self._send(self._demands.unwant(hash))
-            if _identity(transfer.token) not in self._demands.relayed(hash):
+            if identity_of(transfer.token) not in self._demands.relayed(hash):
                 self._stop(transfer)
             self._next_turn(hash)
 
     def _unwant_if_nobody_waits(self, hash: str) -> None:
         transfer = self._transfers.get(hash)
-        if hash not in self._rivals and (transfer is None or not transfer.waiters):
+        if hash not in self._contests and (transfer is None or not transfer.waiters):
             self._send(self._demands.unwant(bytes.fromhex(hash)))
         self._sync(bytes.fromhex(hash))
 
@@ -193,9 +192,11 @@ class Exchange:
         transfer = self._transfers.get(token.hash)
         if transfer is not None:  # it was added while it was being fetched
             self._stop(transfer)
-            self._settle(transfer, None if _identity(transfer.token) == _identity(token) else refuted(token))
-        for identity, (_, waiters) in self._rivals.pop(token.hash, {}).items():
-            _end(waiters, None if identity == _identity(token) else refuted(token))
+            self._settle(
+                transfer, None if identity_of(transfer.token) == identity_of(token) else refuted(token)
+            )
+        for identity, waiters in self._contests.end(token.hash):
+            _end(waiters, None if identity == identity_of(token) else refuted(token))
         self._unwant_if_nobody_waits(token.hash)
         self._send(self._demands.set_whole(hash, True))
         self._announcer.tell_all(hash)
@@ -208,10 +209,11 @@ class Exchange:
         self._send(self._demands.set_whole(key, False))
         self._announcer.tell_all(key)
         self._sync(key)
+        self.room()
 
     def fail(self, hash: str, error: MeshError) -> None:
         """End the transfer of a blob, if there is one, whatever its token."""
-        for _, waiters in self._rivals.pop(hash, {}).values():
+        for _, waiters in self._contests.end(hash):
             _end(waiters, error)
         transfer = self._transfers.get(hash)
         if transfer is not None:
@@ -220,7 +222,7 @@ class Exchange:
 
     def lost(self, hash: str) -> None:
         """What was held of a blob turned out to be damaged, and is gone."""
-        log.error("blob %s was damaged on this disk and was dropped", hash)
+        log.error("blob %s is not here whole any more: what was here of it was damaged, or changed", hash)
         self.deleted(hash)
 
     async def discard(self, hash: str) -> None:
@@ -232,11 +234,36 @@ class Exchange:
             with suppress(BlobNotFound):
                 await self.store.delete(hash)
 
+    # --- what stays here ------------------------------------------------------------------------------------
+
+    def fetching(self, hash: str) -> bool:
+        """Whether the blob is on its way in, for this node or for others."""
+        return hash in self._transfers or hash in self._stopping
+
+    def serving(self, hash: str) -> bool:
+        """Whether somebody else wants the blob of this node."""
+        return bool(self._demands.listeners(bytes.fromhex(hash)))
+
+    @property
+    def relayed_bytes(self) -> int:
+        """The sum of the sizes of the blobs that are on their way in for others only."""
+        return sum(one.token.size_bytes for one in self._unwanted if not one.waiters)
+
+    def room(self) -> None:
+        """There may be room for what waits for it."""
+        for transfer in list(self._transfers.values()):
+            transfer.retry()
+
     # --- what transfers need ----------------------------------------------------------------------------
 
     def lane(self, peer: str) -> Lane | None:
         """See :class:`~mesh.attachments.transfers.Surroundings`."""
         return self.bulk.lane(peer) if self._running else None
+
+    @property
+    def downlink(self) -> Downlink:
+        """See :class:`~mesh.attachments.transfers.Surroundings`."""
+        return self.bulk.downlink
 
     def asked(self, hash: str) -> Collection[str]:
         """See :class:`~mesh.attachments.transfers.Surroundings`."""
@@ -253,55 +280,54 @@ class Exchange:
         if transfer.token.size_bytes:
             self._send(self._demands.repeat(hash, self._sequence(), self._now(), wide=True))
 
+    def full(self, transfer: Transfer, error: StorageFull) -> None:
+        """See :class:`~mesh.attachments.transfers.Surroundings`."""
+        self._on_full(error)
+
     def ended(self, transfer: Transfer, error: MeshError | None) -> None:
         """See :class:`~mesh.attachments.transfers.Surroundings`."""
         if self._transfers.get(transfer.token.hash) is not transfer:
             return
         if error is None:
             del self._transfers[transfer.token.hash]
+            self._unwanted.discard(transfer)
             self._settle(transfer, None)
             self.became_whole(transfer.token)
             return
         log.log(logging.INFO if transfer.waiters else logging.WARNING, "fetch ended: %s", error)
         pause = self._now() + RELAY_PAUSE_SECONDS
-        self._no_relay_until[transfer.token.hash, _identity(transfer.token)] = pause
+        self._no_relay_until[transfer.token.hash, identity_of(transfer.token)] = pause
         self._stop(transfer)
         self._settle(transfer, error)
         self._next_turn(bytes.fromhex(transfer.token.hash))
 
     # --- tokens of one blob that contradict each other --------------------------------------------------
 
-    def _candidates(self, hash: bytes) -> dict[Identity, tuple[BlobToken, list[Waiter]]]:
+    def _candidates(self, hash: bytes) -> dict[Identity, Rival]:
         """What could be tried instead of what is tried now."""
-        found = dict(self._rivals.get(hash.hex(), {}))
+        found = self._contests.rivals(hash.hex())
         for identity in self._demands.relayed(hash):
             if self._no_relay_until.get((hash.hex(), identity), 0.0) <= self._now():
                 size_bytes, chunks_hash = identity
                 found.setdefault(identity, (BlobToken(hash.hex(), size_bytes, chunks_hash.hex()), []))
         transfer = self._transfers.get(hash.hex())
         if transfer is not None:
-            found.pop(_identity(transfer.token), None)
+            found.pop(identity_of(transfer.token), None)
         return found
 
-    def _forget_rival(self, token: BlobToken) -> None:
-        rivals = self._rivals.get(token.hash, {})
-        rivals.pop(_identity(token), None)
-        if not rivals:
-            self._rivals.pop(token.hash, None)
-
     def _next_turn(self, hash: bytes) -> None:
-        """Try the next token, in the order of their identities; the one tried now gets another turn later."""
+        """Try the next token; the one tried now gets another turn later."""
         transfer = self._transfers.get(hash.hex())
         if candidates := self._candidates(hash):
-            now = _identity(transfer.token) if transfer is not None else (-1, b"")
-            identity = min(candidates, key=lambda other: (other < now, other))
+            identity = identity_after(
+                candidates, identity_of(transfer.token) if transfer is not None else None
+            )
             token, waiters = candidates[identity]
-            self._forget_rival(token)
+            self._contests.remove(token)
             if transfer is not None:
                 self._stop(transfer)
                 if transfer.waiters:
-                    rivals = self._rivals.setdefault(hash.hex(), {})
-                    rivals[_identity(transfer.token)] = (transfer.token, transfer.waiters)
+                    self._contests.add(transfer.token, transfer.waiters)
             following = self._start(token)
             following.waiters = waiters
             following.relay_priority = self._demands.relayed(hash).get(identity, 0)
@@ -312,27 +338,14 @@ class Exchange:
         self._sync(hash)
 
     def _time_turns(self, hash: bytes) -> None:
-        """While there is more than one token, each gets its turn."""
         contested = hash.hex() in self._transfers and bool(self._candidates(hash))
-        turn = self._turns.get(hash.hex())
-        if contested and turn is None:
-            count = self._turn_counts[hash.hex()] = self._turn_counts.get(hash.hex(), 0) + 1
-            seconds = min(MAX_TURN_SECONDS, TURN_SECONDS * 2 ** min((count - 1) // 2, 16))
-            self._turns[hash.hex()] = asyncio.get_running_loop().call_later(seconds, self._end_turn, hash)
-        elif not contested:
-            self._turn_counts.pop(hash.hex(), None)
-            if turn is not None:
-                turn.cancel()
-                del self._turns[hash.hex()]
-
-    def _end_turn(self, hash: bytes) -> None:
-        del self._turns[hash.hex()]
-        self._next_turn(hash)
+        self._contests.time(hash.hex(), contested=contested)
 
     # --- transfers --------------------------------------------------------------------------------------
 
     def _start(self, token: BlobToken) -> Transfer:
         transfer = self._transfers[token.hash] = Transfer(self, token)
+        self._unwanted.add(transfer)
         transfer.start(self._stopping.get(token.hash))
         return transfer
 
@@ -340,6 +353,7 @@ class Exchange:
         hash = transfer.token.hash
         if self._transfers.get(hash) is transfer:
             del self._transfers[hash]
+        self._unwanted.discard(transfer)
         task = self._stopping[hash] = self._track(transfer.stop())
 
         def stopped(_: asyncio.Task[None]) -> None:
@@ -359,7 +373,7 @@ class Exchange:
         transfer = self._transfers.get(hash.hex())
         if transfer is not None:
             relayed = self._demands.relayed(hash)
-            transfer.relay_priority = relayed.get(_identity(transfer.token), 0)
+            transfer.relay_priority = relayed.get(identity_of(transfer.token), 0)
             if not transfer.waiters and not transfer.relay_priority:
                 self._stop(transfer)
                 self._next_turn(hash)
@@ -412,6 +426,10 @@ class Exchange:
         relay = ask.size_bytes <= self._max_blob_bytes and self._may_relay(token, ask.origin)
         self._send(self._demands.set_whole(hash, self.store.exists(token.hash)))
         self._send(self._demands.asked(link.node_id, ask, relay=relay, now=self._now()))
+        if token.hash not in self._transfers and token.hash in self.store.partials():
+            self._start_relay(
+                hash
+            )  # what is left here of an earlier fetch is served while the rest is fetched
         if not self._announcer.listens(hash, link.node_id):
             self._sync(hash)  # which tells it
         elif link.node_id in self._demands.listeners(hash):
@@ -451,6 +469,7 @@ class Exchange:
         identity = max(candidates, key=lambda other: relayed.get(other, 0))
         transfer = self._start(candidates[identity][0])
         transfer.relay_priority = relayed[identity]
+        self._on_relay(transfer.token)
         self._time_turns(hash)
         return transfer
 
@@ -503,10 +522,6 @@ def refuted(held: BlobToken) -> InvalidToken:
         f"{held.hash} is here with {held.size_bytes} bytes, and the token says otherwise "
         "or has another chunks_hash: its maker must make it again"
     )
-
-
-def _identity(token: BlobToken) -> Identity:
-    return token.size_bytes, bytes.fromhex(token.chunks_hash)
 
 
 def _end(waiters: list[Waiter], error: MeshError | None) -> None:

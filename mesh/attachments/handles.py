@@ -19,7 +19,7 @@ class Keeper(Protocol):
 
 
 class BlobHandle:
-    """A blob that is here, whole and verified.
+    """A blob that is here, whole and verified, and stays for as long as the handle is alive.
 
     ``async read()`` takes the content into memory and verifies it once more; ``open()`` gives an
     ordinary binary file, at once; ``path`` names a file to be read by others, which belongs to the mesh:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Protocol
+from typing import Any
 
+from mesh.attachments.pending import Pending, Receiver
 from mesh.core.chunks import (
     CHUNK_HEAD_BYTES,
     CHUNK_KIND,
@@ -19,8 +20,7 @@ from mesh.core.chunks import (
     chunk_length,
     unpack_head,
 )
-from mesh.core.fetching import LIST
-from mesh.core.tokens import BlobToken
+from mesh.core.picking import LIST
 from mesh.core.wire import (
     BulkDial,
     ChunkCancel,
@@ -54,34 +54,6 @@ PIECES_IN_FLIGHT = 4
 log = logging.getLogger(__name__)
 
 
-class Receiver(Protocol):
-    """A transfer, as a lane sees it."""
-
-    token: BlobToken
-
-    @property
-    def priority(self) -> int:
-        """The highest priority of anybody who wants it."""
-
-    def wants(self, index: int) -> bool:
-        """Whether a chunk (or the list) is still missing."""
-
-    async def take_chunk(self, peer: str, index: int, data: Buffer) -> None:
-        """A chunk came; returns when it has been verified and written, or not."""
-
-    async def take_list(self, peer: str, hashes: bytes) -> None:
-        """A chunk list came."""
-
-    def refused(self, peer: str, index: int) -> None:
-        """The holder does not serve a chunk (or the list)."""
-
-    def alive(self, peer: str) -> None:
-        """A part of a chunk came."""
-
-    def lost(self, peer: str) -> None:
-        """What the holder was asked for will not come: the connection broke."""
-
-
 class Lane:
     """Chunks from one holder."""
 
@@ -96,7 +68,7 @@ class Lane:
         self._dial = dial
         self._on_bytes = on_bytes
         self._loop = asyncio.get_running_loop()
-        self._pending: dict[tuple[bytes, int], Receiver] = {}  # what was asked for and has not come
+        self._pending = Pending()
         self._numbers: dict[bytes, int] = {}
         self._by_number: dict[int, Receiver] = {}
         self._lists: dict[bytes, bytearray] = {}
@@ -109,9 +81,9 @@ class Lane:
         self._done_with: dict[Connection, asyncio.Event] = {}
         self._idle: asyncio.TimerHandle | None = None
         self._closed = False
+        self._chunks: dict[tuple[bytes, int], tuple[bytearray, int]] = {}  # in parts: bytes, the next offset
         # On the shared link:
         self._over_link = False
-        self._chunks: dict[tuple[bytes, int], tuple[bytearray, int]] = {}  # bytes, offset of the next request
         self._pieces: set[tuple[bytes, int, int]] = set()  # (hash, index, offset) under way
 
     # --- what transfers do -------------------------------------------------------------------------
@@ -121,7 +93,8 @@ class Lane:
         hash = bytes.fromhex(receiver.token.hash)
         number = self._numbers.setdefault(hash, len(self._numbers))
         self._by_number[number] = receiver
-        self._pending.update(((hash, index), receiver) for index in indices)
+        for index in indices:
+            self._pending.add((hash, index), receiver)
         if not self._over_link:
             self._outbox += self._requests(hash, indices, receiver.priority)
         if self._task is None:
@@ -135,7 +108,7 @@ class Lane:
         """Chunks are not wanted any more; those under way are dropped when they come."""
         hash = bytes.fromhex(receiver.token.hash)
         for index in indices:
-            self._pending.pop((hash, index), None)
+            self._pending.take((hash, index))
             self._chunks.pop((hash, index), None)
         if LIST in indices:
             self._lists.pop(hash, None)
@@ -148,7 +121,9 @@ class Lane:
     def forget(self, receiver: Receiver) -> None:
         """The transfer ended."""
         hash = bytes.fromhex(receiver.token.hash)
-        self.cancel(receiver, [index for other, index in self._pending if other == hash])
+        if pending := self._pending.indices_of(hash):
+            self.cancel(receiver, pending)
+        self._watch_idle()
         self._lists.pop(hash, None)
         number = self._numbers.get(hash)
         if number is not None:
@@ -205,7 +180,7 @@ class Lane:
                 self._report_lost()
 
     def _report_lost(self) -> None:
-        receivers = list(dict.fromkeys(self._pending.values()))
+        receivers = list(dict.fromkeys(receiver for _, receiver in self._pending.items()))
         self._pending.clear()
         for receiver in receivers:
             receiver.lost(self._peer)
@@ -264,12 +239,39 @@ class Lane:
     # --- what comes ------------------------------------------------------------------------------------
 
     async def _take(self, frame: bytes) -> None:
-        number, index = unpack_head(frame)
+        number, index, offset = unpack_head(frame)
         receiver = self._by_number.get(number)
         if receiver is None or not receiver.wants(index):
             return  # cancelled meanwhile
-        self._pending.pop((bytes.fromhex(receiver.token.hash), index), None)
-        await self._verify(receiver, index, memoryview(frame)[CHUNK_HEAD_BYTES:])
+        key = (bytes.fromhex(receiver.token.hash), index)
+        data: Buffer = memoryview(frame)[CHUNK_HEAD_BYTES:]
+        length = chunk_length(receiver.token.size_bytes, index)
+        if len(data) < length:
+            if self._pending.get(key) is None:
+                return
+            whole = self._join(receiver, key, offset, data)
+            if whole is None:
+                return
+            data = whole
+        self._pending.take(key)
+        await self._verify(receiver, index, data)
+
+    def _join(
+        self, receiver: Receiver, key: tuple[bytes, int], offset: int, data: Buffer
+    ) -> bytearray | None:
+        """Put a part of a chunk to those before it; the whole once it is there."""
+        length = chunk_length(receiver.token.size_bytes, key[1])
+        buffer, so_far = self._chunks.get(key, (None, 0)) if offset else (None, 0)
+        if offset != so_far or offset + len(data) > length:
+            return None  # of a request that was cancelled before the chunk was asked for again
+        buffer = buffer or bytearray(length)
+        buffer[offset : offset + len(data)] = data
+        if offset + len(data) == length:
+            self._chunks.pop(key, None)
+            return buffer
+        self._chunks[key] = (buffer, offset + len(data))
+        receiver.alive(self._peer, key[1])
+        return None
 
     async def _verify(self, receiver: Receiver, index: int, data: Buffer) -> None:
         """Have a chunk verified and written; waits while ``QUEUED_CHUNKS`` are."""
@@ -293,7 +295,7 @@ class Lane:
 
     def refused(self, message: ChunkRefused) -> None:
         """The holder does not serve a chunk."""
-        receiver = self._pending.pop((message.hash, message.index), None)
+        receiver = self._pending.take((message.hash, message.index))
         self._chunks.pop((message.hash, message.index), None)
         self._pieces = {piece for piece in self._pieces if piece[:2] != (message.hash, message.index)}
         if receiver is not None:
@@ -310,16 +312,18 @@ class Lane:
         total = receiver.token.chunk_count * HASH_BYTES
         fits = message.start * HASH_BYTES == len(so_far) and len(message.hashes) % HASH_BYTES == 0
         if not message.hashes or not fits or len(so_far) + len(message.hashes) > total:
-            del self._lists[message.hash], self._pending[message.hash, LIST]
+            del self._lists[message.hash]
+            self._pending.take((message.hash, LIST))
             receiver.refused(self._peer, LIST)
             return
         so_far += message.hashes
         if len(so_far) < total:
-            receiver.alive(self._peer)
+            receiver.alive(self._peer, LIST)
             self._outbox.append(ChunkListGet(message.hash, len(so_far) // HASH_BYTES))
             self._filled.set()
             return
-        del self._lists[message.hash], self._pending[message.hash, LIST]
+        del self._lists[message.hash]
+        self._pending.take((message.hash, LIST))
         job = self._loop.create_task(receiver.take_list(self._peer, bytes(so_far)))
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
@@ -344,7 +348,9 @@ class Lane:
         while True:
             await self._filled.wait()
             self._filled.clear()
-            for hash in {hash for hash, index in self._pending if index == LIST} - self._lists.keys():
+            for hash in {
+                hash for (hash, index), _ in self._pending.items() if index == LIST
+            } - self._lists.keys():
                 self._lists[hash] = bytearray()
                 self._outbox.append(ChunkListGet(hash, 0))
             while len(self._pieces) < PIECES_IN_FLIGHT and (piece := self._next_piece()) is not None:
@@ -385,8 +391,9 @@ class Lane:
             return
         buffer[message.offset : message.offset + len(message.data)] = message.data
         if offset < len(buffer) or any(piece[:2] == key for piece in self._pieces):
-            receiver.alive(self._peer)
+            receiver.alive(self._peer, message.index)
             return
-        del self._pending[key], self._chunks[key]
+        del self._chunks[key]
+        self._pending.take(key)
         self._watch_idle()
         await self._verify(receiver, message.index, buffer)

@@ -5,33 +5,38 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Mapping
-from os import PathLike, fsdecode, fsencode
-from pathlib import Path, PurePath
+from collections.abc import AsyncIterable, Callable, Collection, Coroutine, Mapping
+from os import PathLike
+from pathlib import Path
 from random import Random
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
-import msgspec
-
+from mesh.attachments.describing import described
 from mesh.attachments.exchange import Exchange, MayRelay, refuted
 from mesh.attachments.handles import BlobHandle
-from mesh.attachments.transfers import OnProgress, Waiter
+from mesh.attachments.keeping import Keeping, Referred
+from mesh.attachments.verifying import VerifyReport, verify_all
+from mesh.attachments.waiters import OnProgress, Waiter
 from mesh.core.chunks import derived_hashes
+from mesh.core.rates import NO_LIMITS, Limits
 from mesh.core.tokens import BlobMetadata, BlobProgress, BlobToken
 from mesh.errors import (
-    BlobCorrupt,
     BlobNotFound,
     BlobTooLarge,
     FetchFailed,
     FetchTimeout,
-    InvalidMetadata,
     InvalidToken,
     NotStarted,
+    StorageFull,
 )
 from mesh.network.peers import Peers
 from mesh.storage.blobs import BlobStore, Source
 
 NORMAL_PRIORITY = 2
+LOW_PRIORITY = 1
+
+REPAIR_SECONDS = 60.0
+"""How long ``verify`` waits for somebody who has what is damaged of a blob."""
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -39,8 +44,20 @@ MAX_BLOB_BYTES = 1 << 40
 """1 TiB: blobs over this are not fetched. Its chunk list takes 32 MiB of memory while it is under way."""
 
 
+T = TypeVar("T")
+
+
+async def _nothing_refers(hashes: Collection[str]) -> Collection[str]:
+    return ()
+
+
 class Attachments:
-    """The blobs of one node. All methods raise ``NotStarted`` before ``start()`` and after ``close()``."""
+    """The blobs of one node. All methods raise ``NotStarted`` before ``start()`` and after ``close()``.
+
+    A blob stays for ten minutes after it was added, fetched, opened, read or exported, and then for as long
+    as something needs it: a document that holds its token, a distribution that is neither cancelled nor
+    expired, a handle that is alive, a node that fetches it from here, or :meth:`pin`.
+    """
 
     def __init__(
         self,
@@ -52,6 +69,9 @@ class Attachments:
         clock: Callable[[], float] = time.time,
         may_relay: MayRelay = lambda token, origin: True,
         max_blob_bytes: int = MAX_BLOB_BYTES,
+        limits: Limits = NO_LIMITS,
+        referred: Referred = _nothing_refers,
+        cache_bytes: int | None = None,
     ) -> None:
         """
         Args:
@@ -63,6 +83,10 @@ class Attachments:
             may_relay: whether this node fetches a blob for others, given its token (without metadata) and the
                 node that wants it.
             max_blob_bytes: larger blobs are neither fetched nor relayed.
+            limits: caps of what is sent and fetched, from the start on.
+            referred: which of these blobs documents and distributions refer to; :meth:`reconsider` says when
+                that changes.
+            cache_bytes: what blobs that are here for others only may take; ``None`` for no bound.
         """
         self._store = store
         self._max_blob_bytes = max_blob_bytes
@@ -73,12 +97,17 @@ class Attachments:
             node_id=node_id,
             random=random,
             clock=clock,
-            may_relay=may_relay,
+            may_relay=lambda token, origin: self._keeping.may_relay(token) and may_relay(token, origin),
             max_blob_bytes=max_blob_bytes,
             on_whole=self._became_whole,
+            on_relay=self._relays,
+            on_full=lambda error: self._keeping.full(error),
         )
+        self._keeping = Keeping(store, self._exchange, referred, cache_bytes)
+        store.on_lost(self._lost)
+        self._limits = limits
         self._started = False
-        self._adding: set[asyncio.Task[BlobToken]] = set()
+        self._working: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> None:
         """Open the store and take part in the exchange of blobs.
@@ -88,16 +117,20 @@ class Attachments:
         """
         await self._store.open()
         self._started = True
+        self._exchange.bulk.set_limits(self._limits)
         self._exchange.start()
+        self._keeping.start()
 
     async def close(self) -> None:
-        """Stop every transfer (what arrived is kept) and ``add``, and close the store. May be repeated."""
+        """Stop every transfer (what arrived is kept), ``add`` and ``verify``, and close the store. May be
+        repeated."""
         if self._started:
             self._started = False
-            for adding in self._adding:
-                adding.cancel()
-            if self._adding:
-                await asyncio.wait(self._adding)
+            for working in self._working:
+                working.cancel()
+            if self._working:
+                await asyncio.wait(self._working)
+            await self._keeping.close()
             await self._exchange.close()
             await self._store.close()
 
@@ -110,13 +143,18 @@ class Attachments:
         name: str | None = None,
         content_type: str | None = None,
         custom: Mapping[str, str] | None = None,
+        link: bool = False,
     ) -> BlobToken:
         """Copy ``source`` in and name it: a path, bytes, or an async iterable of bytes.
+
+        It goes after ten minutes unless something needs it by then: see :class:`Attachments`.
 
         Args:
             name: for people; a path gives its last part.
             content_type: a MIME type, for people.
             custom: whatever else they want to know.
+            link: make no copy: the file at the path ``source`` is read where it is whenever it is needed.
+                Once it has changed, the blob is not held here any more.
 
         Raises:
             SourceError: it cannot be read: ``SourceNotFound``, ``SourceNotAFile``, ``SourceUnreadable`` or
@@ -128,28 +166,22 @@ class Attachments:
             TypeError: the source is of the wrong type.
         """
         self._check_started()
-        if name is None and isinstance(source, str | PathLike):
-            # The name of a file is bytes, which need not be text.
-            name = fsencode(PurePath(fsdecode(source)).name).decode(errors="replace") or None
-        metadata = _metadata(name, content_type, custom)
-        adding = asyncio.get_running_loop().create_task(self._add(source, metadata), name="add an attachment")
-        self._adding.add(adding)
-        try:
-            await asyncio.wait({adding})
-        except asyncio.CancelledError:
-            adding.cancel()
-            await asyncio.wait({adding})
-            if not adding.cancelled():
-                adding.exception()
-            raise
-        finally:
-            self._adding.discard(adding)
-        if adding.cancelled():
-            self._check_started()
-        return adding.result()
+        if link and not isinstance(source, str | PathLike):
+            raise TypeError(f"only a path can be linked to, not {type(source).__name__}")
+        metadata = described(source, name, content_type, custom)
+        return await self._until_closed(self._add(source, metadata, link=link), "add an attachment")
 
-    async def _add(self, source: Source, metadata: BlobMetadata) -> BlobToken:
-        token = await self._store.add(source, metadata)
+    async def _add(self, source: Source, metadata: BlobMetadata, *, link: bool) -> BlobToken:
+        if link:
+            assert isinstance(source, str | PathLike)
+            token = await self._store.link(source, metadata)
+        else:
+            try:
+                token = await self._store.add(source, metadata)
+            except StorageFull as full:
+                if isinstance(source, AsyncIterable) or not await self._keeping.make_room(full.missing):
+                    raise
+                token = await self._store.add(source, metadata)
         if self._started:
             self._exchange.became_whole(token)
         return token
@@ -161,8 +193,11 @@ class Attachments:
         priority: int = NORMAL_PRIORITY,
         on_progress: OnProgress | None = None,
         timeout: float | None = None,
+        wait_for_room: bool = True,
     ) -> BlobHandle:
         """The blob, from whoever holds it; waits as long as nobody does.
+
+        The blob stays for as long as the handle is alive: see :class:`Attachments`.
 
         Fetches of the same blob share one transfer. Cancelling one does not stop the others; when the last
         one is cancelled, what arrived is kept for the next.
@@ -171,13 +206,14 @@ class Attachments:
             priority: ``TransferPriority``; higher ones are served first.
             on_progress: called on the event loop with every change.
             timeout: seconds.
+            wait_for_room: while there is no room here, wait (``stalled``), and go on when there is.
 
         Raises:
             FetchTimeout: it is not whole after ``timeout``.
             FetchFailed: waiting does not help; says why.
             InvalidToken: the token cannot be true.
             BlobTooLarge: it is over what this node takes.
-            StorageFull: there is no room here.
+            StorageFull: there is no room here, and it shall not wait for it.
             DataDirUnusable: the folder for attachments cannot be written to.
         """
         self._check_started()
@@ -190,9 +226,10 @@ class Attachments:
         derived_hashes(token)
         if token.size_bytes > self._max_blob_bytes:
             raise BlobTooLarge(token.hash, token.size_bytes, self._max_blob_bytes)
-        waiter = Waiter(int(priority), on_progress)
+        waiter = Waiter(int(priority), on_progress, patient=wait_for_room)
+        self._keeping.touch(token.hash)
         if self._store.exists(token.hash) and await self._held(token, waiter):
-            return BlobHandle(self, token)
+            return self._keeping.hold(BlobHandle(self, token))
         self._exchange.join(token, waiter)
         try:
             async with asyncio.timeout(timeout):
@@ -206,7 +243,8 @@ class Attachments:
             ) from None
         finally:
             self._exchange.leave(token, waiter)
-        return BlobHandle(self, token)
+            self._keeping.touch(token.hash)
+        return self._keeping.hold(BlobHandle(self, token))
 
     async def exists(self, hash: str) -> bool:
         """Whether the blob is here, whole and verified."""
@@ -235,7 +273,47 @@ class Attachments:
             raise BlobNotFound(hash)
         self._exchange.fail(hash, FetchFailed(hash, "it was deleted while it was fetched"))
         await self._store.delete(hash)
+        if self._store.pinned(hash):
+            await self._store.pin(hash, pinned=False)
         self._exchange.deleted(hash)
+
+    async def pin(self, hash: str) -> None:
+        """Keep a blob that is here, whatever happens, until it is unpinned or deleted; remembered across
+        restarts.
+
+        Raises:
+            BlobNotFound: it is not here.
+            StorageFull, DataDirUnusable: it cannot be written down.
+        """
+        self._check(hash)
+        await self._store.keep(hash)
+        await self._store.pin(hash, pinned=True)
+
+    async def unpin(self, hash: str) -> None:
+        """Take :meth:`pin` back: the blob stays for ten minutes, or for as long as something else needs it.
+
+        One that is not pinned is left alone.
+        """
+        self._check(hash)
+        if self._store.pinned(hash):
+            self._keeping.touch(hash)
+            await self._store.pin(hash, pinned=False)
+
+    async def pinned(self, hash: str) -> bool:
+        """Whether the blob is pinned."""
+        self._check(hash)
+        return self._store.pinned(hash)
+
+    async def verify(self) -> VerifyReport:
+        """Read every blob again. Chunks that the disk has damaged are dropped, and fetched from whoever holds
+        them; a blob whose damage nobody can repair within a minute is not here whole any more.
+        """
+        self._check_started()
+
+        async def fetch(token: BlobToken) -> None:
+            await self.fetch(token, priority=LOW_PRIORITY, timeout=REPAIR_SECONDS)
+
+        return await self._until_closed(verify_all(self._store, fetch), "verify the attachments")
 
     async def storage_bytes(self) -> int:
         """The sum of the sizes of the blobs that are here whole."""
@@ -244,37 +322,40 @@ class Attachments:
 
     # --- for the node --------------------------------------------------------------------------------
 
+    def set_limits(self, limits: Limits) -> None:
+        """Cap what is sent and fetched, from now on."""
+        self._check_started()
+        self._limits = limits
+        self._exchange.bulk.set_limits(limits)
+
     def on_whole(self, callback: Callable[[BlobToken], None]) -> None:
         """Call ``callback`` whenever a blob has become whole here: added, fetched, or fetched for others."""
         self._whole_callbacks.append(callback)
 
     async def export(self, hash: str, destination: str | PathLike[str]) -> None:
         """Copy a blob to ``destination``, all at once (see :meth:`mesh.storage.blobs.BlobStore.export`)."""
-        self._check(hash)
-        try:
-            await self._store.export(hash, destination)
-        except BlobCorrupt:
-            self._exchange.lost(hash)
-            raise
+        self._use(hash)
+        await self._store.export(hash, destination)
 
     async def read(self, hash: str) -> bytes:
         """See :class:`~mesh.attachments.handles.BlobHandle`."""
-        self._check(hash)
-        try:
-            return await self._store.read(hash)
-        except BlobCorrupt:
-            self._exchange.lost(hash)
-            raise
+        self._use(hash)
+        return await self._store.read(hash)
 
     def path(self, hash: str) -> Path:
         """See :class:`~mesh.attachments.handles.BlobHandle`."""
-        self._check(hash)
+        self._use(hash)
         return self._store.path(hash)
 
     def open_file(self, hash: str) -> BinaryIO:
         """See :class:`~mesh.attachments.handles.BlobHandle`."""
-        self._check(hash)
+        self._use(hash)
         return self._store.open_file(hash)
+
+    def reconsider(self, hash: str) -> None:
+        """What refers to a blob may have changed."""
+        if self._started and self._store.exists(hash):
+            self._keeping.touch(hash)
 
     async def discard_partial(self, hash: str) -> None:
         """Drop what has arrived of a blob that nobody fetches any more; a whole blob stays."""
@@ -305,7 +386,6 @@ class Attachments:
         """Whether the blob is here indeed."""
         held = await self._store.info(token.hash)
         if held is None:  # it was damaged
-            self._exchange.lost(token.hash)
             return False
         if (held.size_bytes, held.chunks_hash) != (token.size_bytes, token.chunks_hash):
             raise refuted(held)
@@ -313,7 +393,35 @@ class Attachments:
         waiter.tell(BlobProgress("completed", token.size_bytes, token.size_bytes))
         return True
 
+    async def _until_closed(self, work: Coroutine[Any, Any, T], name: str) -> T:
+        """The result of ``work``, which is over when this is: cancelled with this, and by :meth:`close`."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._working.add(task)
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.wait({task})
+            if not task.cancelled():
+                task.exception()
+            raise
+        finally:
+            self._working.discard(task)
+        if task.cancelled():
+            self._check_started()
+        return task.result()
+
+    def _lost(self, hash: str) -> None:
+        self._exchange.lost(hash)
+        self._keeping.touch(hash)
+
+    def _relays(self, token: BlobToken) -> None:
+        self._keeping.touch(token.hash)
+        self._keeping.trim()
+
     def _became_whole(self, token: BlobToken) -> None:
+        self._keeping.touch(token.hash)
+        self._keeping.trim()
         for callback in self._whole_callbacks:
             callback(token)
 
@@ -322,18 +430,11 @@ class Attachments:
         if not isinstance(hash, str):
             raise InvalidToken(f"the hash of a blob is text, not {hash!r}")
 
+    def _use(self, hash: str) -> None:
+        self._check(hash)
+        if self._store.exists(hash):
+            self._keeping.touch(hash)
+
     def _check_started(self) -> None:
         if not self._started:
             raise NotStarted("the node is not running: `async with Node(...)`, or await start() first")
-
-
-def _metadata(name: object, content_type: object, custom: Any) -> BlobMetadata:
-    try:
-        described = {"name": name, "content_type": content_type, "custom": dict(custom or {})}
-        metadata = msgspec.convert(described, BlobMetadata)
-        msgspec.json.encode(metadata)  # refuses halves of surrogate pairs
-    except (msgspec.ValidationError, UnicodeEncodeError, TypeError, ValueError) as error:
-        raise InvalidMetadata(
-            "an attachment", f"its name, content type or custom metadata: {error}"
-        ) from error
-    return metadata

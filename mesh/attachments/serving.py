@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 
+from mesh.attachments.requests import Job, RequestQueue, SentBefore
+from mesh.attachments.uplink import Uplink
 from mesh.core.chunks import CHUNK_HEAD_BYTES, HASH_BYTES, Buffer, pack_head
 from mesh.core.tokens import CHUNK_BYTES
 from mesh.core.wire import (
-    ChunkCancel,
     ChunkGet,
     ChunkList,
     ChunkListGet,
@@ -31,86 +29,34 @@ from mesh.storage.blobs import BlobStore
 LIST_PIECE_HASHES = 2048
 """Chunk hashes in one message: 64 KiB."""
 
-MAX_QUEUED = 4096
-"""Chunks that one downloader may have asked for and not got; more end its connection."""
-
 QUEUED_READS = 4
 """Reads that wait for the store's worker at once, whoever they are for."""
 
-_LIST_PRIORITY = 100
-
 log = logging.getLogger(__name__)
-
-
-@dataclass(order=True, slots=True)
-class _Job:
-    rank: tuple[int, int]  # (-priority, arrival)
-    request: ChunkListGet | PieceGet | ChunkGet = field(compare=False)
-    index: int = field(compare=False)
-    reading: asyncio.Task[bytearray | Message] | None = field(compare=False, default=None)
-
-
-class _Queue:
-    """What one downloader asked for; the highest priority first, then in the order of asking."""
-
-    def __init__(self) -> None:
-        self._heap: list[_Job] = []
-        self._numbers = itertools.count()
-        self._wanted: set[tuple[bytes, int]] = set()
-        self._filled = asyncio.Event()
-
-    def add(self, message: Message) -> None:
-        """Take a request.
-
-        Raises:
-            ProtocolViolation: the message is no request, or there are too many.
-        """
-        match message:
-            case ChunkListGet():
-                self._push(_LIST_PRIORITY, message, -1)
-            case PieceGet():
-                self._push(message.priority, message, message.index)
-            case ChunkGet():
-                for index in message.indices:
-                    self._push(message.priority, message, index)
-            case ChunkCancel():
-                self._wanted.difference_update((message.hash, index) for index in message.indices)
-            case _:
-                raise ProtocolViolation(f"a {type(message).__name__} where a request for chunks belongs")
-
-    def _push(self, priority: int, request: ChunkListGet | PieceGet | ChunkGet, index: int) -> None:
-        if len(self._heap) >= MAX_QUEUED:
-            raise ProtocolViolation(f"more than {MAX_QUEUED} chunks asked for at once")
-        self._wanted.add((request.hash, index))
-        heapq.heappush(self._heap, _Job((-priority, next(self._numbers)), request, index))
-        self._filled.set()
-
-    def peek(self) -> _Job | None:
-        """The next job, if there is one; it stays."""
-        while self._heap:
-            job = self._heap[0]
-            if isinstance(job.request, PieceGet) or (job.request.hash, job.index) in self._wanted:
-                return job
-            heapq.heappop(self._heap)
-        self._filled.clear()
-        return None
-
-    async def next(self) -> _Job:
-        """The next job, when there is one; it stays."""
-        while (job := self.peek()) is None:
-            await self._filled.wait()
-        return job
-
-    def pop(self) -> None:
-        """The next job is being done."""
-        job = heapq.heappop(self._heap)
-        self._wanted.discard((job.request.hash, job.index))
-
 
 Stopped = tuple[list[asyncio.Task[None]], list[Connection]]
 """Writers and connections that are about to end."""
 
-Sink = Callable[[_Job, bytearray | Message], Awaitable[None]]
+Send = Callable[[Job, bytearray | Message, int], Awaitable[None]]
+"""Sends so many of the bytes of a job that were not sent yet; a message, and a piece, as a whole."""
+
+
+class _Downloader:
+    """One connection on which a peer asks for chunks."""
+
+    def __init__(self, peer: str, before: SentBefore, send: Send, *, in_parts: bool, headroom: int) -> None:
+        self.peer = peer
+        self.queue = RequestQueue(before)
+        self.send = send
+        self.in_parts = in_parts  # whether a chunk may be sent in parts
+        self.headroom = headroom
+
+    def left(self, job: Job, answer: bytearray | Message) -> int:
+        """Bytes of a job that are still to be sent."""
+        if isinstance(answer, bytearray):
+            whole = job.request.length if isinstance(job.request, PieceGet) else len(answer) - self.headroom
+            return whole - job.sent
+        return len(answer.hashes) if isinstance(answer, ChunkList) else 0
 
 
 class Server:
@@ -118,39 +64,47 @@ class Server:
 
     Attributes:
         served_bytes: bytes of chunks sent so far.
+        uplink: says who may send.
     """
 
     def __init__(self, store: BlobStore) -> None:
+        self.uplink = Uplink()
+        self.served_bytes = 0
         self._store = store
         self._reads = asyncio.Semaphore(QUEUED_READS)
+        self._before = SentBefore()
         self._connections: dict[Connection, str] = {}
-        self._on_links: dict[Link, tuple[_Queue, asyncio.Task[None]]] = {}
+        self._on_links: dict[Link, tuple[_Downloader, asyncio.Task[None]]] = {}
         self._piece_of: tuple[bytes, int, bytearray] | None = None
-        self.served_bytes = 0
 
     async def serve(self, peer: str, connection: Connection, first: bytes | None = None) -> None:
         """Serve ``peer`` on a bulk connection until it ends. ``first`` was read from it already."""
-        queue, frames = _Queue(), FrameReader()
 
-        async def sink(job: _Job, answer: bytearray | Message) -> None:
+        async def send(job: Job, answer: bytearray | Message, size: int) -> None:
             if isinstance(answer, bytearray):
                 assert isinstance(job.request, ChunkGet)
-                pack_head(answer, job.request.blob, job.index, len(answer) - CHUNK_HEAD_BYTES)
-                await connection.send(answer)
-                self.served_bytes += len(answer) - CHUNK_HEAD_BYTES
+                part = answer
+                if size < len(answer) - CHUNK_HEAD_BYTES:
+                    start = CHUNK_HEAD_BYTES + job.sent
+                    part = bytearray(CHUNK_HEAD_BYTES) + memoryview(answer)[start : start + size]
+                pack_head(part, job.request.blob, job.index, size, job.sent)
+                await connection.send(part)
+                self.served_bytes += size
             else:
                 for frame in frames_of(answer, 0):
                     await connection.send(frame)
 
+        downloader = _Downloader(peer, self._before, send, in_parts=True, headroom=CHUNK_HEAD_BYTES)
+        frames = FrameReader()
         self._connections[connection] = peer
-        writer = asyncio.create_task(self._write(queue, sink, CHUNK_HEAD_BYTES), name="serve chunks")
+        writer = asyncio.create_task(self._write(downloader), name="serve chunks")
         try:
             while True:
                 frame = first or await connection.receive()
                 first = None
                 message = frames.feed(frame)
                 if message is not None:
-                    queue.add(message)
+                    self._add(downloader, message)
         except LinkClosed:
             pass
         except ProtocolViolation as violation:
@@ -164,7 +118,7 @@ class Server:
     def serve_on_link(self, link: Link, request: ChunkListGet | PieceGet) -> None:
         """Answer a request that came over the shared link; it gives way to documents."""
 
-        async def sink(job: _Job, answer: bytearray | Message) -> None:
+        async def send(job: Job, answer: bytearray | Message, size: int) -> None:
             if isinstance(answer, bytearray):
                 request = job.request
                 assert isinstance(request, PieceGet)
@@ -175,12 +129,17 @@ class Server:
             await link.drain()
 
         if link not in self._on_links:
-            queue = _Queue()
+            downloader = _Downloader(link.node_id, self._before, send, in_parts=False, headroom=0)
             self._on_links[link] = (
-                queue,
-                asyncio.create_task(self._write(queue, sink, 0), name="serve pieces"),
+                downloader,
+                asyncio.create_task(self._write(downloader), name="serve pieces"),
             )
-        self._on_links[link][0].add(request)
+        self._add(self._on_links[link][0], request)
+
+    def _add(self, downloader: _Downloader, request: Message) -> None:
+        downloader.queue.add(request)
+        if (job := downloader.queue.peek()) is not None:
+            self.uplink.raised(downloader, job.priority)
 
     def stop(self, peer: str) -> Stopped:
         """The link with ``peer`` ended: so does what is served to it; to be followed by :meth:`end`."""
@@ -201,39 +160,72 @@ class Server:
         """Stop serving."""
         for peer in {*self._connections.values(), *(link.node_id for link in self._on_links)}:
             await self.end(self.stop(peer))
+        self.uplink.close()
         self._piece_of = None
 
-    async def _write(self, queue: _Queue, sink: Sink, headroom: int) -> None:
+    async def _write(self, downloader: _Downloader) -> None:
         """Send one answer while the next is being read; what comes with a higher priority overtakes."""
+        queue, uplink = downloader.queue, self.uplink
         readings: set[asyncio.Task[bytearray | Message]] = set()
 
-        def read(job: _Job) -> asyncio.Task[bytearray | Message]:
-            if job.reading is None:
-                job.reading = asyncio.create_task(self._answer(job, headroom))
-                readings.add(job.reading)
-                job.reading.add_done_callback(readings.discard)
-            return job.reading
+        def read(job: Job) -> asyncio.Task[bytearray | Message]:
+            if job.answer is None:
+                job.answer = asyncio.create_task(self._answer(job, downloader.headroom))
+                readings.add(job.answer)
+                job.answer.add_done_callback(readings.discard)
+            return job.answer
 
         try:
             while True:
-                job = await queue.next()
+                job = queue.peek()
+                if job is None:
+                    uplink.idle(downloader)
+                    await queue.filled()
+                    continue
                 answer = await read(job)
                 if queue.peek() is not job:
                     continue
-                queue.pop()
-                following = queue.peek()
-                if following is not None:
-                    read(following)
-                await sink(job, answer)
+                turn = size = self._part(downloader, job, answer)
+                await uplink.turn(downloader, downloader.peer, job.priority, size)
+                while job is not queue.peek():  # something more urgent came, or it was cancelled
+                    job = queue.peek()
+                    if job is None:
+                        break
+                    answer = await read(job)
+                    size = self._part(downloader, job, answer)
+                if job is None:
+                    uplink.adjust(downloader, -turn)
+                    continue
+                if size != turn:
+                    uplink.adjust(downloader, size - turn)
+                queue.begin(job)
+                ended = size == downloader.left(job, answer)
+                if ended:
+                    queue.pop()
+                    if (following := queue.peek()) is not None:
+                        read(following)
+                await downloader.send(job, answer, size)
+                job.sent += size
+                uplink.sent(downloader, ended=ended)
         except LinkClosed:
             pass
         finally:
+            uplink.leave(downloader)
             for reading in readings:
                 reading.cancel()
             if readings:
                 await asyncio.wait(readings)
 
-    async def _answer(self, job: _Job, headroom: int) -> bytearray | Message:
+    def _part(self, downloader: _Downloader, job: Job, answer: bytearray | Message) -> int:
+        """How many bytes of a job are sent next."""
+        left = downloader.left(job, answer)
+        return (
+            min(left, self.uplink.part_bytes)
+            if downloader.in_parts and isinstance(answer, bytearray)
+            else left
+        )
+
+    async def _answer(self, job: Job, headroom: int) -> bytearray | Message:
         request = job.request
         try:
             async with self._reads:

@@ -4,45 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
-from typing import Protocol
+from collections.abc import Collection, Coroutine
+from typing import Any, Protocol
 
+from mesh.attachments.downlink import Downlink
 from mesh.attachments.lanes import Lane
-from mesh.core.chunks import Buffer, ChunkMap
-from mesh.core.fetching import LIST, Action, Ask, FetchPlan, Shuffles
+from mesh.attachments.slots import Slots
+from mesh.attachments.waiters import Waiter
+from mesh.core.chunks import Buffer, ChunkMap, chunk_length
+from mesh.core.fetching import Action, Ask, FetchPlan
+from mesh.core.picking import LIST, Shuffles
+from mesh.core.rates import RateMeter, seconds_left
 from mesh.core.tokens import BlobProgress, BlobToken
-from mesh.errors import FetchFailed, InvalidToken, MeshError
+from mesh.errors import FetchFailed, InvalidToken, MeshError, StorageFull
 from mesh.storage.blobs import BlobStore, CorruptChunk, PartialBlob
+
+ROOM_SECONDS = 30.0
+"""A transfer that there is no room for looks again so often whether there is."""
 
 STUCK_SECONDS = 20.0
 """A transfer that somebody here waits for and that got nothing for so long asks over every path."""
 
 log = logging.getLogger(__name__)
-
-OnProgress = Callable[[BlobProgress], None]
-
-
-class Waiter:
-    """Somebody here who wants the blob."""
-
-    def __init__(self, priority: int, on_progress: OnProgress | None) -> None:
-        self.priority = priority
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._on_progress = on_progress
-        self.last: BlobProgress | None = None
-
-    def tell(self, progress: BlobProgress) -> None:
-        """Report progress, unless it is what was reported last."""
-        if progress == self.last:
-            return
-        self.last = progress
-        if self._on_progress is None:
-            return
-        try:
-            self._on_progress(progress)
-        except Exception:
-            log.exception("on_progress raised: it is not called again")
-            self._on_progress = None
 
 
 class Surroundings(Protocol):
@@ -57,6 +40,14 @@ class Surroundings(Protocol):
     def lane(self, peer: str) -> Lane | None:
         """The lane to a peer; ``None``: there is no link with it."""
 
+    @property
+    def downlink(self) -> Downlink:
+        """Lets it ask for chunks."""
+
+    @property
+    def slots(self) -> Slots:
+        """Let it begin."""
+
     def asked(self, hash: str) -> Collection[str]:
         """Who was asked for the blob, for people to read."""
 
@@ -65,6 +56,9 @@ class Surroundings(Protocol):
 
     def stuck(self, transfer: Transfer) -> None:
         """Nothing arrives."""
+
+    def full(self, transfer: Transfer, error: StorageFull) -> None:
+        """There is no room for it: it waits until :meth:`Transfer.retry`, or for ``ROOM_SECONDS``."""
 
     def ended(self, transfer: Transfer, error: MeshError | None) -> None:
         """It is whole and visible, or failed."""
@@ -92,7 +86,12 @@ class Transfer:
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._grew_at = self._loop.time()
+        self._meter = RateMeter()
+        self._begins = asyncio.Event()  # once there is a source, or others can have what is left here
+        if not token.size_bytes or token.hash in around.store.partials():
+            self._begins.set()
         self._finishing = False
+        self._full: StorageFull | None = None  # while there is no room; the timer then ends the pause
         self._ended = False
 
     @property
@@ -113,7 +112,9 @@ class Transfer:
     @property
     def held(self) -> ChunkMap | None:
         """The chunks that are here, once known."""
-        return self._plan.held if self._plan is not None else None
+        if self._plan is not None:
+            return self._plan.held
+        return self.partial.held if self.partial is not None else None
 
     def name(self, token: BlobToken) -> None:
         """Keep the metadata of ``token``, which is of the same blob."""
@@ -125,11 +126,15 @@ class Transfer:
         """Begin, once ``after`` (the end of an earlier transfer of the same blob) is through."""
         self._task = self._loop.create_task(self._begin(after), name=f"fetch {self.token.hash[:16]}")
 
-    async def stop(self) -> None:
-        """Stop; what arrived is kept."""
+    def stop(self) -> Coroutine[Any, Any, None]:
+        """Stop; what arrived is kept. What is left to be awaited."""
         self._end()
         if self._task is not None:
             self._task.cancel()
+        return self._stopped()
+
+    async def _stopped(self) -> None:
+        if self._task is not None:
             await asyncio.wait({self._task})
         if self.partial is not None:
             await self.partial.close()
@@ -149,6 +154,8 @@ class Transfer:
     def holder(self, peer: str, have: ChunkMap | None) -> None:
         """A peer says what it holds (``None``: everything)."""
         self._known[peer] = have
+        if have is None or have:
+            self._begins.set()
         if self._plan is not None:
             self._act(self._plan.holder(peer, have, self._loop.time()))
 
@@ -158,8 +165,21 @@ class Transfer:
             self._withdraw(peer, list(self._plan.requested(peer)))
             self._act(self._plan.gone(peer, self._loop.time()))
 
+    def give_way(self) -> None:
+        """See :class:`~mesh.attachments.downlink.Fetcher`."""
+        if self._plan is not None:
+            self._act(self._plan.give_way(self._loop.time()))
+
+    def go_on(self) -> None:
+        """See :class:`~mesh.attachments.downlink.Fetcher`."""
+        if self._plan is not None:
+            self._act(self._plan.tick(self._loop.time()))
+
     def refresh(self) -> None:
-        """Something that progress tells may have changed: report it."""
+        """Who wants it has changed, or something that progress tells."""
+        if self._plan is not None and not self._ended:
+            self._around.downlink.enter(self)
+        self._around.slots.raised(self)
         self._report()
 
     # --- what lanes report -----------------------------------------------------------------------------
@@ -178,7 +198,7 @@ class Transfer:
             log.warning("%s sent wrong bytes and is not asked for a while: %s", peer, error)
             self._act(self._plan.corrupt(peer, index, self._loop.time()))
         except (MeshError, OSError) as error:
-            self.fail(self._failure(error))
+            self._broke(error)
         else:
             self._arrived(peer, index)
 
@@ -192,7 +212,7 @@ class Transfer:
             log.warning("%s sent a wrong chunk list and is not asked for a while: %s", peer, error)
             self._act(self._plan.corrupt(peer, LIST, self._loop.time()))
         except (MeshError, OSError) as error:
-            self.fail(self._failure(error))
+            self._broke(error)
         else:
             for index in self.partial.held:  # left here by an earlier attempt that lost the list
                 self._plan.held.add(index)
@@ -203,10 +223,11 @@ class Transfer:
         if self._plan is not None:
             self._act(self._plan.refused(peer, index, self._loop.time()))
 
-    def alive(self, peer: str) -> None:
+    def alive(self, peer: str, index: int) -> None:
         """See :class:`~mesh.attachments.lanes.Receiver`."""
         if self._plan is not None:
-            self._act(self._plan.alive(peer, self._loop.time()))
+            self._around.downlink.got_on(self)
+            self._act(self._plan.alive(peer, index, self._loop.time()))
 
     def lost(self, peer: str) -> None:
         """See :class:`~mesh.attachments.lanes.Receiver`."""
@@ -219,18 +240,28 @@ class Transfer:
         if after is not None:
             await asyncio.wait({after})
         self._report()
+        self._watch()
+        await self._begins.wait()
+        await self._around.slots.take(self)
+        if self._ended:
+            self._around.slots.give_back(self)
+            return
         try:
             self.partial = await self._around.store.begin(self.token, cached=not self.waiters)
         except (MeshError, OSError) as error:
-            self.fail(self._failure(error))
+            self._broke(error)
             return
+        self._full = None
         self._plan = FetchPlan(
             self.token.size_bytes,
             self.partial.held,
             list_known=self.partial.hashes is not None,
             random=self._around.random,
             now=self._loop.time(),
+            gate=lambda peer, size: self._around.downlink.take(self, peer, size),
         )
+        self._meter.update(self._plan.held_bytes, self._loop.time())
+        self._around.downlink.enter(self)
         if self.partial.held:
             self._around.grew(self)
         for peer, have in self._known.items():
@@ -241,7 +272,9 @@ class Transfer:
         if self._ended or self._plan is None:
             return
         self._grew_at = self._loop.time()
+        self._around.downlink.got_on(self)
         actions = self._plan.arrived(peer, index, self._grew_at)
+        self._meter.update(self._plan.held_bytes, self._grew_at)
         self._around.grew(self)
         self._act(actions)
 
@@ -259,6 +292,7 @@ class Transfer:
             if lane is not None:  # else the end of its link is about to be told
                 self._asked_of.add(peer)
                 lane.ask(self, indices)
+                self._around.downlink.got_on(self)
         if self._plan.complete and not self._finishing:
             self._finishing = True
             self._task = self._loop.create_task(self._finish(), name=f"finish {self.token.hash[:16]}")
@@ -272,7 +306,7 @@ class Transfer:
         try:
             damaged = await self.partial.finish()
         except (MeshError, OSError) as error:
-            self.fail(self._failure(error))
+            self._broke(error)
             return
         if damaged:
             self._finishing = False
@@ -287,9 +321,10 @@ class Transfer:
 
     def _watch(self) -> None:
         """Be woken when the plan wants to, or when nothing came for long."""
-        assert self._plan is not None
-        wake = self._plan.wake_at()
-        if self.waiters:
+        if self._ended or self._full is not None:
+            return
+        wake = self._plan.wake_at() if self._plan is not None else None
+        if self.waiters or self._plan is not None:
             stuck_at = self._grew_at + STUCK_SECONDS
             wake = stuck_at if wake is None else min(wake, stuck_at)
         if self._timer is not None and (wake is None or self._timer.when() > wake):
@@ -299,19 +334,68 @@ class Transfer:
             self._timer = self._loop.call_at(wake, self._wake)
 
     def _wake(self) -> None:
-        assert self._plan is not None
         self._timer = None
         now = self._loop.time()
-        if self.waiters and now >= self._grew_at + STUCK_SECONDS:
+        if now >= self._grew_at + STUCK_SECONDS:
             self._grew_at = now
-            self._around.stuck(self)
-        self._act(self._plan.tick(now))
+            if self.waiters:
+                self._around.stuck(self)
+            if self._around.slots.crowded and self._plan is not None and not self._finishing:
+                self._forget_requests()
+                self._plan = None
+                self._task = self._loop.create_task(self._go_on(), name=f"fetch {self.token.hash[:16]}")
+        if self._plan is not None:
+            self._act(self._plan.tick(now))
+        else:
+            self._watch()
 
     def _end(self) -> None:
         self._ended = True
+        self._around.downlink.leave(self)
+        self._around.slots.give_back(self)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._forget_requests()
+
+    def _broke(self, error: MeshError | OSError) -> None:
+        """It cannot go on, and no source is to blame. Where room is all that is missing, it waits for it."""
+        if self._ended or (self._full is not None and self._timer is not None):
+            return
+        if isinstance(error, StorageFull) and any(waiter.patient for waiter in self.waiters):
+            self._pause(error)
+        else:
+            self.fail(self._failure(error))
+
+    def _pause(self, error: StorageFull) -> None:
+        progress = BlobProgress("failed", self._held_bytes(), self.token.size_bytes, [], str(error))
+        for waiter in self.waiters:
+            if not waiter.patient and not waiter.done.done():
+                waiter.tell(progress)
+                waiter.done.set_exception(error)
+        self._full, self._plan, self._finishing = error, None, False
+        self._forget_requests()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(ROOM_SECONDS, self.retry)
+        self._around.full(self, error)
+        self._report()
+
+    def retry(self) -> None:
+        """There may be room now."""
+        if self._full is not None and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._task = self._loop.create_task(self._go_on(), name=f"fetch {self.token.hash[:16]}")
+
+    async def _go_on(self) -> None:
+        partial, self.partial = self.partial, None
+        if partial is not None:
+            await partial.close()
+        self._around.slots.give_back(self)
+        await self._begin(None)
+
+    def _forget_requests(self) -> None:
         for peer in self._asked_of:
             lane = self._around.lane(peer)
             if lane is not None:
@@ -333,17 +417,29 @@ class Transfer:
 
     def progress(self) -> BlobProgress:
         """How far it is."""
-        state, sources, reason = self._plan.state() if self._plan is not None else ("waiting", [], None)
-        if state == "waiting" and reason is None:
+        if self._full is not None:
+            no_room = (
+                f"no room: needs {self._full.needed} bytes in {self._full.path}, where {self._full.free} are "
+                "free; it goes on by itself when there is room"
+            )
+            return BlobProgress("stalled", self._held_bytes(), self.token.size_bytes, [], no_room)
+        state, sources, why = self._plan.state() if self._plan is not None else ("waiting", [], None)
+        if state == "waiting" and why is None:
             asked = sorted(self._around.asked(self.token.hash))
-            reason = f"no source: asked {', '.join(asked)}" if asked else "no peers are connected"
-        return BlobProgress(state, self._held_bytes(), self.token.size_bytes, sources, reason)
+            why = f"no source: asked {', '.join(asked)}" if asked else "no peers are connected"
+            if self._begins.is_set() and self._plan is None and self._around.slots.crowded:
+                why = "other fetches go first"
+        held, rate = self._held_bytes(), self._meter.rate(self._loop.time())
+        left = seconds_left(self.token.size_bytes - held, rate)
+        return BlobProgress(state, held, self.token.size_bytes, sources, why, rate, left)
 
     def _held_bytes(self) -> int:
-        return self._plan.held_bytes if self._plan is not None else 0
+        if self._plan is not None:
+            return self._plan.held_bytes
+        held = self.held
+        return sum(chunk_length(self.token.size_bytes, index) for index in held) if held is not None else 0
 
     def _report(self) -> None:
         if self.waiters and not self._ended and not self._finishing:
-            progress = self.progress()
             for waiter in list(self.waiters):
-                waiter.tell(progress)
+                waiter.look(self.progress)

@@ -1,4 +1,4 @@
-"""`mesh add`, `blobs` and `export`: files as blobs of the node, and back."""
+"""`mesh add`, `blobs`, `pin`, `unpin`, `verify` and `export`: files as blobs of the node, and back."""
 
 from __future__ import annotations
 
@@ -6,22 +6,29 @@ from pathlib import Path
 
 import click
 
+from mesh.attachments.verifying import VerifyReport
 from mesh.cli.output import compact_json
 from mesh.cli.settings import Control, common_options, controlled
 from mesh.cli.units import size
 from mesh.core.tokens import BlobToken
 
+DAMAGED = 1
+"""Exit status of `mesh verify`: there are blobs that are damaged, and that nobody could repair."""
+
 
 @click.command()
 @common_options
 @click.argument("file", type=click.Path(path_type=Path))
+@click.option("--link", is_flag=True, help="Make no copy: read FILE where it is, until it changes.")
+@click.option("--pin", is_flag=True, help="Keep it until `mesh unpin`.")
 @controlled
-async def add(control: Control, file: Path) -> None:
+async def add(control: Control, file: Path, link: bool, pin: bool) -> None:
     """Add FILE to the blobs; print its token.
 
-    The token is what a document holds to refer to the file.
+    The token is what a document holds to refer to the file. Unless a document does, or it is distributed or
+    pinned, the blob goes after 10 minutes.
     """
-    token = await control.call("attachments.add", {"path": str(file.absolute())})
+    token = await control.call("attachments.add", {"path": str(file.absolute()), "link": link, "pin": pin})
     control.output.result(token, compact_json(token))
 
 
@@ -34,6 +41,48 @@ async def blobs(control: Control) -> None:
     tokens = [BlobToken.from_dict(token) for token in plain]
     rows = [(size(token.size_bytes), token.metadata.name or "", token.hash) for token in tokens]
     control.output.table(plain, (">size", "name", "hash"), rows, empty="no blobs here")
+
+
+@click.command()
+@common_options
+@click.argument("hash")
+@controlled
+async def pin(control: Control, hash: str) -> None:
+    """Keep the blob HASH until `mesh unpin`.
+
+    Without that a blob goes 10 minutes after the last document, distribution or program that needed it.
+    """
+    plain = await control.call("attachments.pin", {"hash": hash})
+    control.output.result(plain, f"{BlobToken.from_dict(plain).hash}  pinned")
+
+
+@click.command()
+@common_options
+@click.argument("hash")
+@controlled
+async def unpin(control: Control, hash: str) -> None:
+    """Take `mesh pin` back: the blob HASH goes when nothing else needs it."""
+    plain = await control.call("attachments.unpin", {"hash": hash})
+    control.output.result(plain, f"{BlobToken.from_dict(plain).hash}  not pinned")
+
+
+@click.command()
+@common_options
+@controlled
+async def verify(control: Control) -> int | None:
+    """Read every blob again, and fetch what the disk has damaged.
+
+    Ends with status 1 if there is a damaged blob that no node which is connected could repair.
+    """
+    plain = await control.call("attachments.verify")
+    report = VerifyReport.from_dict(plain)
+    lines = [
+        f"{report.checked} blobs read, {size(report.checked_bytes)}: "
+        f"{len(report.repaired)} damaged and repaired, {len(report.lost)} damaged and not here any more",
+        *(f"lost  {hash}" for hash in report.lost),
+    ]
+    control.output.result(plain, "\n".join(lines))
+    return DAMAGED if report.lost else None
 
 
 @click.command()

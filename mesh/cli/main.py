@@ -103,7 +103,7 @@ SECTIONS = {
     "Files": (
         distribute, distributions.distributions, distributions.distribution, distributions.cancel,
         distributions.retry, deliveries.deliveries, deliveries.accept, deliveries.reject, files.add,
-        files.blobs, files.export,
+        files.blobs, files.pin, files.unpin, files.verify, files.export,
     ),
     "Documents": (
         documents.collections, documents.query, documents.index, documents.upsert, documents.remove,

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import click
 
-from mesh.cli.meter import Meter, seconds_left
+from mesh.cli.meter import Meter
 from mesh.cli.output import MAX_CELL, Cell, Output, Row, console, print_json, table_lines
 from mesh.cli.units import clean, duration, percent, short, size
+from mesh.core.rates import seconds_left
 from mesh.core.status import DistributionStatus, NodeTransferStatus, TransferState
 
 if TYPE_CHECKING:

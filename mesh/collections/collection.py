@@ -8,7 +8,7 @@ from mesh.collections.documents import Documents
 from mesh.collections.observers import Observers
 from mesh.collections.subscriptions import Subscription, Subscriptions
 from mesh.core.changes import Change
-from mesh.core.selector import Selector, Sort, compile_selector
+from mesh.core.selector import Selector, Sort, check_window, compile_selector, plain_selector
 from mesh.storage import writes
 from mesh.storage.documents import DocumentStore
 from mesh.streams import Stream
@@ -38,6 +38,10 @@ class Collection(Documents):
     async def evict(self, selector_or_id: Selector | str) -> int:
         """Drop documents from this node only; how many there were. Peers keep theirs.
 
+        ``{}`` drops all of the collection, which does not have to be said twice as for :meth:`remove`: what
+        peers hold comes back with the next subscription. What no peer holds is lost.
+        Where others get the collection by way of this node, it is fetched again when one of them asks for it.
+
         Raises:
             InvalidSelector: the selector is malformed.
             PermissionDenied: the collection belongs to the mesh, or this node subscribes to it, so that what
@@ -45,10 +49,8 @@ class Collection(Documents):
         """
         self._check_owner()
         self._subscriptions.check_evictable(self.name)
-        self._check_sweep(selector_or_id, True)
-        return await self._store.write(
-            lambda rows: writes.evict(rows, self.name, self._ids(rows, selector_or_id))
-        )
+        ids = self._matching(selector_or_id)
+        return await self._store.write(lambda rows: writes.evict(rows, self.name, ids(rows)))
 
     def observe(
         self, selector: Selector | None = None, *, sort: Sort | None = None, limit: int | None = None
@@ -58,15 +60,16 @@ class Collection(Documents):
         Raises:
             InvalidSelector: the selector or the sort order is malformed.
         """
+        check_window(0, limit)
         return self._observers.observe(self.name, selector, sort, limit)
 
     async def subscribe(self, selector: Selector | None = None) -> Subscription:
         """Ask peers to sync the documents that match to this node, from now on and after restarts.
 
-        The same selector twice is one subscription.
+        The same selector twice is one subscription: neither the order of keys matters, nor whether 1 is 1.0.
 
         Raises:
             InvalidSelector: the selector is malformed.
         """
         compile_selector(selector)
-        return await self._subscriptions.add(self.name, dict(selector or {}))
+        return await self._subscriptions.add(self.name, plain_selector(selector))

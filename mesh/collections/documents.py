@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from mesh.core.records import OWNED_COLLECTIONS
-from mesh.core.selector import Selector, Sort, compile_selector
+from mesh.core.selector import Selector, Sort, check_window
 from mesh.core.values import (
     Registers,
     Writes,
@@ -102,6 +102,7 @@ class Documents:
 
         Raises:
             DocumentNotFound: there is no such document here.
+            InvalidDocument: no field can be called so, or it is the ``_id``.
         """
         pointers = [pointer_of(field) for field in fields]
         await self._write({"_id": _id}, lambda held: plan_unset(held, pointers), exists=True)
@@ -117,7 +118,7 @@ class Documents:
         document_id = self._writable(_id)
 
         def job(rows: Rows) -> None:
-            clock = rows.lineage.clock.hex()
+            clock = rows.tick(rows.get(self.name, document_id))[0].hex()
 
             def plan(held: Registers) -> Writes:
                 return plan_increment(held, pointer, by, clock)
@@ -133,12 +134,10 @@ class Documents:
             InvalidSelector: the selector is malformed, or empty without ``all=True``.
         """
         self._check_owner()
-
-        def job(rows: Rows) -> int:
-            return writes.remove(rows, self.name, self._ids(rows, selector_or_id))
-
-        self._check_sweep(selector_or_id, all)
-        return await self._store.write(job)
+        if not isinstance(selector_or_id, str) and not selector_or_id and not all:
+            raise InvalidSelector("{} would remove every document: say so with all=True")
+        ids = self._matching(selector_or_id)
+        return await self._store.write(lambda rows: writes.remove(rows, self.name, ids(rows)))
 
     async def _write(
         self, document: Fields, plan: Callable[[Registers], Writes], *, exists: bool | None = None
@@ -158,17 +157,13 @@ class Documents:
                 "Use node.distributions, or a collection of your own"
             )
 
-    def _check_sweep(self, selector_or_id: Selector | str, all: bool) -> None:
+    def _matching(self, selector_or_id: Selector | str) -> Callable[[Rows], list[str]]:
+        """A job that finds the ids; of the selector as it is now, whatever the caller does to it later."""
         if isinstance(selector_or_id, str):
-            return
-        compile_selector(selector_or_id)
-        if not selector_or_id and not all:
-            raise InvalidSelector("{} would remove every document: say so with all=True")
-
-    def _ids(self, rows: Rows, selector_or_id: Selector | str) -> list[str]:
-        if isinstance(selector_or_id, str):
-            return [selector_or_id]
-        return finding.ids(rows, self.name, compile_query(selector_or_id))
+            document_id = check_id(selector_or_id)
+            return lambda rows: [document_id]
+        query = compile_query(selector_or_id)
+        return lambda rows: finding.ids(rows, self.name, query)
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -203,9 +198,7 @@ class Documents:
             InvalidSelector: the selector or the sort order is malformed.
         """
         query = compile_query(selector, sort)
-        if skip < 0 or (limit is not None and limit < 0):
-            raise InvalidSelector(f"skip and limit cannot be negative: {skip}, {limit}")
-
+        check_window(skip, limit, fields)
         return await self._store.read(
             lambda rows: finding.find(rows, self.name, query, skip=skip, limit=limit, fields=fields)
         )

@@ -79,7 +79,8 @@ class _Observed:
             return None
         inserted.sort(key=self.query.key)
         updated.sort(key=self.query.key)
-        return Change(self._result.view(), inserted, updated, removed)
+        had = {document_id: old for document_id, old in before.items() if old is not None}
+        return Change(self._result.view(), inserted, updated, removed, had)
 
     def _moved_window(self, limit: int) -> Change | None:
         old = self._window
@@ -96,7 +97,7 @@ class _Observed:
         removed = [document_id for document_id in old if document_id not in shown]
         if not inserted and not updated and not removed:
             return None
-        return Change(list(shown.values()), inserted, updated, removed)
+        return Change(list(shown.values()), inserted, updated, removed, old)
 
     def _take(self, commit: Commit, before: dict[str, Document | None]) -> None:
         """Take in one commit, and note what it found if it is the first of its document."""

@@ -9,7 +9,9 @@ from typing import Any
 
 from mesh.collections.sessions import SyncSession
 from mesh.core.commits import Commit
+from mesh.core.interest import EVERYTHING
 from mesh.core.routes import InterestTable
+from mesh.core.sharing import Sharing
 from mesh.core.sync_effects import Effect
 from mesh.core.sync_following import Following
 from mesh.core.sync_serving import Serving
@@ -33,6 +35,12 @@ from mesh.network.link import Link
 from mesh.network.peers import Peers
 from mesh.storage.documents import DocumentStore
 
+FEW_ENTRIES = 64
+"""What is wanted at most to be announced with every change; of more, ..."""
+
+SECONDS_PER_ENTRY = 1e-4
+"""... each entry adds so much to the time between two announcements: it takes about a tenth of that."""
+
 
 class Replicator:
     """Keeps this node's store and those of its peers up to date with each other.
@@ -51,7 +59,10 @@ class Replicator:
         self._syncs: dict[str, SyncSession] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._expiry: asyncio.TimerHandle | None = None
-        self._announcing = False
+        self._announcing: asyncio.Handle | None = None
+        self._next_announcement = 0.0
+        self._wants_changed = False
+        self._evicted: set[str] = set()  # collections, until somebody asks for them
         self.progress = asyncio.Event()
         """Set whenever anything has happened on any link."""
 
@@ -60,6 +71,7 @@ class Replicator:
         self._store.follow(self._committed)
         self._peers.on_up(self._link_up)
         self._peers.on_down(self._link_down)
+        self._peers.dialer.on_reached(self.progress.set)
         self._peers.handle(Interest, self._on_interest)
         self._peers.handle(Routes, self._on_routes)
         serving: dict[type, Callable[[Any, Any], list[Effect]]] = {
@@ -83,8 +95,9 @@ class Replicator:
 
     async def close(self) -> None:
         """Save what has been reached, and leave no task behind. The links must be down."""
-        if self._expiry is not None:
-            self._expiry.cancel()
+        for handle in (self._expiry, self._announcing):
+            if handle is not None:
+                handle.cancel()
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -110,8 +123,10 @@ class Replicator:
             self._wants.pop(name, None)
         else:
             self._wants[name] = entry
-        self._table.set_own(self._wants.values(), int(self._clock() * 1000))
+        self._wants_changed = True
         self._announce_soon()
+        if entry is not None:
+            self._ask_again({entry.collection})
 
     def _on_interest(self, link: Link, interest: Interest) -> None:
         sync = self._syncs.get(link.node_id)
@@ -131,19 +146,33 @@ class Replicator:
             self._announce_soon()
 
     def _announce_soon(self) -> None:
-        """Several changes in one turn of the loop are announced once."""
-        if not self._announcing and self._syncs:
-            self._announcing = True
-            asyncio.get_running_loop().call_soon(self._announce)
+        """Several changes in one turn of the loop are announced once. So are more of them where much is
+        wanted, as all of it is told each time."""
+        if self._announcing is None and self._syncs:
+            loop = asyncio.get_running_loop()
+            self._announcing = (
+                loop.call_soon(self._announce)
+                if self._next_announcement <= loop.time()
+                else loop.call_at(self._next_announcement, self._announce)
+            )
 
     def _announce(self) -> None:
-        self._announcing = False
+        self._announcing = None
+        self._update_own()
         for peer in self._table.concerned:
             self._syncs[peer].announce(self._table)
+        pause = max(0, len(self._table.own.entries) - FEW_ENTRIES) * SECONDS_PER_ENTRY
+        self._next_announcement = asyncio.get_running_loop().time() + pause
         self.progress.set()
+
+    def _update_own(self) -> None:
+        if self._wants_changed:
+            self._wants_changed = False
+            self._table.set_own(self._wants.values(), int(self._clock() * 1000))
 
     def wants(self, collection: str) -> bool:
         """Whether this node itself asks the mesh for documents of ``collection``."""
+        self._update_own()
         return collection in self._table.own
 
     def _expire(self) -> None:
@@ -160,8 +189,9 @@ class Replicator:
     # --- links ------------------------------------------------------------------------------------
 
     def _link_up(self, link: Link) -> None:
-        sync = SyncSession(self._store, link, spawn=self.spawn, progress=self.progress)
+        sync = SyncSession(self._store, link, spawn=self.spawn, progress=self.progress, asked=self._ask_again)
         self._syncs[link.node_id] = sync
+        self._update_own()
         self._table.link_up(link.node_id)
         sync.announce(self._table)
         self.progress.set()
@@ -178,10 +208,22 @@ class Replicator:
 
     def _committed(self, commits: list[Commit]) -> None:
         evicted = {commit.change.collection for commit in commits if commit.evicted}
+        self._evicted |= evicted
+        sharing = Sharing()
         for sync in list(self._syncs.values()):
             if evicted:
                 sync.evicted(evicted)
-            sync.committed(commits)
+            sync.committed(commits, sharing)
+        self._ask_again({collection for collection in evicted if self.wants(collection)})
+
+    def _ask_again(self, collections: set[str]) -> None:
+        """This node or a peer wants documents of ``collections``. What was evicted of them while they were
+        relayed has to come once more: until then it was not missed."""
+        again = self._evicted if EVERYTHING.collection in collections else self._evicted & collections
+        if again:
+            self._evicted = self._evicted - again
+            for sync in self._syncs.values():
+                sync.run(sync.following.ask_again(again))
 
     def _on_barrier_reached(self, link: Link, message: BarrierReached) -> None:
         sync = self._syncs.get(link.node_id)
@@ -218,7 +260,7 @@ class Replicator:
                     syncs = list(self._syncs.values())
                     await asyncio.gather(*[sync.barrier() for sync in syncs])
                     open_ends = [f"{url} (not linked)" for url in unlinked()]
-                    if self._announcing:
+                    if self._announcing is not None:
                         open_ends.append("what is wanted since this moment")
                     open_ends += [
                         f"sync with {sync.peer}"

@@ -11,6 +11,7 @@ from typing import Any
 from mesh.core.commits import Commit
 from mesh.core.identity import short_id
 from mesh.core.routes import InterestTable
+from mesh.core.sharing import Sharing
 from mesh.core.sync_effects import (
     ApplyFrame,
     Effect,
@@ -39,6 +40,9 @@ MAX_APPLYING = 32
 POSITION_DELAY_SECONDS = 0.25
 """Positions are saved with the next frame, or after this time: losing one only costs a repetition."""
 
+MAX_WITH_FRAME = 256
+"""Entries whose positions are saved with a frame; those of more wait for their time."""
+
 
 Positions = dict[tuple[bytes, ...], tuple[bytes, int]]
 """Entries -> log, and how far they are held."""
@@ -54,11 +58,13 @@ class SyncSession:
         *,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         progress: asyncio.Event,
+        asked: Callable[[set[str]], None],
     ) -> None:
         """
         Args:
             store: what is synced.
             link: with whom.
+            asked: called when the peer asks to be brought up to date with some collections.
             spawn: runs something as a task that is waited for before the store closes.
             progress: set whenever anything has happened.
         """
@@ -70,6 +76,7 @@ class SyncSession:
         self.serving = Serving(link.node_id, store.log_id, store.head, share, store.numbering)
         self._spawn = spawn
         self._progress = progress
+        self._asked = asked
         self._store = store
         self._resumes: deque[Resume] = deque()
         self._applying = 0
@@ -95,13 +102,14 @@ class SyncSession:
         self.run(self.serving.wanted(table.wanted_by(peer)))
         self.run(self.following.wanting(table.wanted_from(peer)))
 
-    def committed(self, commits: list[Commit]) -> None:
-        """The store has committed something. That stands, whatever becomes of this link."""
+    def committed(self, commits: list[Commit], sharing: Sharing) -> None:
+        """The store has committed something, which the other links are told as well. That stands, whatever
+        becomes of this one."""
         if self._log_id != self._store.log_id:
             self.link.close("this store goes on under a new identity")
             return
         try:
-            self.run(self.serving.committed(commits))
+            self.run(sharing.share(self.serving.committed(commits)))
         except ProtocolViolation as error:
             self._failed(error)
 
@@ -128,6 +136,7 @@ class SyncSession:
     def on_resume(self, message: Resume) -> list[Effect]:
         """The peer wants to be brought up to date. It is answered once it has been told what is asked of it,
         so that one of the two sees both, and one comparison serves them."""
+        self._asked({entry.collection for entry in message.entries})
         if self.following.reading_positions:
             self._resumes.append(message)
             return []
@@ -165,8 +174,8 @@ class SyncSession:
         """Carry out effects, in order."""
         for effect in effects:
             match effect:
-                case Send(message):
-                    self.link.send(message)
+                case Send(message, bulk):
+                    self.link.send(message, bulk=bulk)
                 case SavePosition(log_id, entries, upto):
                     self._save_soon(log_id, entries, upto)
                 case Push(number, positions):
@@ -185,9 +194,10 @@ class SyncSession:
         read = self._store.read
         try:
             match effect:
-                case ReadLog(after, until, limit, interest):
+                case ReadLog(after, until, limit, interest, back):
+                    sender = "" if back else peer
                     page = await read(
-                        lambda rows: replicas.read_log(rows, peer, after, until, limit, interest)
+                        lambda rows: replicas.read_log(rows, sender, after, until, limit, interest)
                     )
                     self.run(self.serving.log_read(*page))
                 case ReadWanted(wants, positions):
@@ -221,7 +231,9 @@ class SyncSession:
             self._failed(error)
 
     async def _apply(self, frame: Changes) -> None:
-        positions, self._positions = self._positions, {}
+        positions: Positions = {}
+        if sum(map(len, self._positions)) <= MAX_WITH_FRAME:
+            positions, self._positions = self._positions, {}
         era = self._store.positions_era
 
         def job(rows: Any) -> Any:

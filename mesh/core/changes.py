@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from mesh.core.values import identical
+
 Document = dict[str, Any]
 
 
@@ -32,9 +34,10 @@ class Change:
         inserted: what is new in the result.
         updated: what was in it and has changed.
         removed: the ids of what is no longer in it.
+        before: what the reader has of the documents that were updated or removed, by their ids.
     """
 
-    __slots__ = ("_documents", "_inserted", "_removed", "_updated")
+    __slots__ = ("_before", "_documents", "_inserted", "_is_snapshot", "_removed", "_updated")
 
     def __init__(
         self,
@@ -42,11 +45,14 @@ class Change:
         inserted: Iterable[Document] = (),
         updated: Iterable[Document] = (),
         removed: Iterable[str] = (),
+        before: Mapping[str, Document] | None = None,
     ) -> None:
         self._documents = documents
         self._inserted = {document["_id"]: document for document in inserted}
         self._updated = {document["_id"]: document for document in updated}
         self._removed = dict.fromkeys(removed)
+        self._before = {} if before is None else dict(before)
+        self._is_snapshot = False
 
     @property
     def documents(self) -> list[Document]:
@@ -100,11 +106,20 @@ class Change:
         change = msgspec.convert(plain, _Plain)
         return cls(change.documents, change.inserted, change.updated, change.removed)
 
+    @property
+    def says_nothing(self) -> bool:
+        """Whether the reader has all of it already."""
+        return not (self._is_snapshot or self._inserted or self._updated or self._removed)
+
     def follow_with(self, newer: Change) -> None:
         """Take a reader where this change and then ``newer`` would have taken it, at the cost of ``newer``.
 
-        A document that came and went in between is in neither list; one that went and came back is updated.
+        A document that came and went in between is in neither list; one that went and came back is updated,
+        unless it is as it was.
         """
+        for document_id, old in newer._before.items():
+            if document_id not in self._inserted:
+                self._before.setdefault(document_id, old)
         for document_id in newer._removed:
             if self._inserted.pop(document_id, None) is None:
                 self._updated.pop(document_id, None)
@@ -112,21 +127,34 @@ class Change:
         for document_id, document in newer._inserted.items():
             if document_id in self._removed:
                 del self._removed[document_id]
-                self._updated[document_id] = document
+                self._update(document_id, document)
             else:
                 self._inserted[document_id] = document
         for document_id, document in newer._updated.items():
-            target = self._inserted if document_id in self._inserted else self._updated
-            target[document_id] = document
+            if document_id in self._inserted:
+                self._inserted[document_id] = document
+            else:
+                self._update(document_id, document)
         self._documents = newer._documents
+
+    def _update(self, document_id: str, document: Document) -> None:
+        before = self._before.get(document_id)
+        if before is not None and identical(before, document):
+            del self._before[document_id]
+            self._updated.pop(document_id, None)
+        else:
+            self._updated[document_id] = document
 
 
 def snapshot(documents: list[Document]) -> Change:
-    """The first change of a stream."""
-    return Change(documents, inserted=documents)
+    """The first change of a stream, which says something even where it is empty."""
+    change = Change(documents, inserted=documents)
+    change._is_snapshot = True
+    return change
 
 
-def merge_changes(older: Change, newer: Change) -> Change:
-    """``older``, which nobody has seen yet, extended by ``newer``: takes a reader where both would have."""
+def merge_changes(older: Change, newer: Change) -> Change | None:
+    """``older``, which nobody has seen yet, extended by ``newer``: takes a reader where both would have.
+    ``None``: the reader is there already."""
     older.follow_with(newer)
-    return older
+    return None if older.says_nothing else older

@@ -95,7 +95,11 @@ def unpack_head(message: Buffer) -> tuple[int, int, int]:
         raise ProtocolViolation(f"a chunk message of {len(message)} bytes")
     kind, blob, index, length = _HEAD.unpack_from(message)
     kind, offset = kind >> 24, kind & 0xFFFFFF
-    if kind != CHUNK_KIND or length != len(message) - CHUNK_HEAD_BYTES or not 0 < length <= CHUNK_BYTES - offset:
+    if (
+        kind != CHUNK_KIND
+        or length != len(message) - CHUNK_HEAD_BYTES
+        or not 0 < length <= CHUNK_BYTES - offset
+    ):
         raise ProtocolViolation(
             f"a malformed chunk message (kind {kind}, length {length} of {len(message)}, offset {offset})"
         )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from mesh.core.wire import Change, Version
+import msgspec
+
+from mesh.core.wire import Change, Grave, Version
 
 PAGE_BYTES = 512 * 1024
 """What one read for a peer brings at most, but for its last document."""
@@ -15,14 +17,14 @@ SMALL_DOCUMENT_BYTES = 4096
 difference."""
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(msgspec.Struct, frozen=True):
     """A change that is durable now.
 
     ``before`` and ``after`` are the document with its ``_id``, ``None`` where it did not or does not exist.
     ``source`` is the node_id of the peer it came from, ``None`` for a local write. ``whole``: whoever holds
     what the change builds on, and then the change, holds all that is held here; not so where it was merged
     with something else. ``evicted``: the document has only left this node, which is nobody else's business.
+    ``blobs``: those that it refers to no more, or newly.
     """
 
     seq: int
@@ -32,6 +34,7 @@ class Commit:
     source: str | None
     whole: bool
     evicted: bool = False
+    blobs: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,7 @@ class Found:
     offers: list[Version]
     gone: list[tuple[str, str]]
     done: int
+    graves: list[Grave] = field(default_factory=list)
 
 
 def change_size(change: Change) -> int:

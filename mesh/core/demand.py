@@ -13,7 +13,7 @@ FORGET = 90.0
 """Seconds after which a demand that was not repeated is forgotten."""
 
 MAX_HOPS = 16
-MAX_DEMANDS_PER_LINK = 4096
+MAX_DEMANDS_PER_LINK = 16_384
 """(blob, origin) pairs remembered of one link; more are ignored."""
 
 

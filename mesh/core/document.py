@@ -1,7 +1,7 @@
 """A document as a CRDT: Yjs state, rank and version vector, and how two of them become one.
 
-The only module that knows pycrdt. State travels as bytes; a ``Doc`` lives for the length of one call, because
-an empty one costs 8 µs, a live one 5 kB, and none may cross threads.
+Only this module and :mod:`mesh.core.live` know pycrdt. State travels as bytes. But for the documents that are
+kept loaded, a ``Doc`` lives for the length of one call: an empty one costs 4 µs, a live one 5 kB.
 
 Of two states the one with the higher rank wins whole; equal ranks merge; version vectors always join. A
 removed document has rank (incarnation, 1) and empty state, so that a removal wins over concurrent updates
@@ -16,15 +16,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal, ParamSpec, TypeVar
 
 import msgspec
 import pycrdt
 
-from mesh.core.items import Delta, client_for, written_once
+from mesh.core.items import client_for, written_once
+from mesh.core.live import EMPTY_UPDATE as EMPTY_UPDATE
+from mesh.core.live import ROOT as ROOT
+from mesh.core.live import ROOT_NAME, Live, LiveDocuments, apply_update, live_of
 from mesh.core.roots import check_roots
-from mesh.core.updates import Brought, Fields, clocks_of, fields_of, read_update
+from mesh.core.updates import Brought, clocks_of, fields_of, read_update
 from mesh.core.values import MAX_SAFE_INTEGER, Registers, Writes, unflatten
 from mesh.core.versions import Rank, VersionVector, covers, join
 from mesh.core.wire import Change
@@ -45,32 +47,17 @@ MAX_STATE_BYTES = 4 << 20
 MAX_WRITTEN_BYTES = MAX_STATE_BYTES // 2
 """Largest state that a local write may make: what two stores have written apart can always be merged."""
 
-ROOT = "doc"
-"""The root map that holds the fields; Yjs clients find it under this name."""
-
-_ROOT_NAME = ROOT.encode()
-
-EMPTY_UPDATE = b"\x00\x00"
-"""A Yjs update that says nothing."""
-
 MAX_YIELDING_ID = 1 << 32
 """Below the Yjs client ids of nearly all writers, which are random below 2^53."""
 
 NEVER: Rank = (-1, 0)
 """Below the rank of every document that exists."""
 
-_FEW_OVERWRITTEN = 64
-"""A state with more items than that beside those that stand is written under a client id per key."""
-
-_SMALL_BYTES = 1 << 16
-"""Larger states are left to the library, which reads them faster."""
-
 _KEYS_APART = 8
 """More keys than that, written at once into a state that is left to the library, share a client id."""
 
 
-@dataclass(frozen=True, slots=True)
-class DocumentState:
+class DocumentState(msgspec.Struct, frozen=True):
     """Everything a replica holds of one document."""
 
     rank: Rank
@@ -86,12 +73,16 @@ class DocumentState:
 ABSENT = DocumentState(NEVER, EMPTY_UPDATE, {})
 
 
-@dataclass(frozen=True, slots=True)
-class Merged:
+class Merged(msgspec.Struct, frozen=True):
     """What a replica holds after a change has arrived, and the fields it now reads as (None: removed)."""
 
     state: DocumentState
     fields: dict[str, Any] | None
+
+
+def buried(incarnation: int) -> DocumentState:
+    """What is still known of a removed document whose tombstone has lived its time."""
+    return DocumentState((incarnation, 1), EMPTY_UPDATE, {})
 
 
 def _refusing_panics(function: Callable[P, R]) -> Callable[P, R]:
@@ -126,6 +117,7 @@ def edit(
     *,
     tick: Callable[[], tuple[bytes, int]],
     client_id: int,
+    kept: LiveDocuments | None = None,
 ) -> tuple[Change, Merged] | None:
     """Carry out a local write on a merged document.
 
@@ -134,6 +126,7 @@ def edit(
         plan: given the present registers, the writes to make.
         tick: gives this store's clock identity and its next counter; called only if there is a change.
         client_id: the Yjs client id for this copy of the document.
+        kept: documents that are loaded.
 
     Returns:
         The change to send (its collection and id are empty) and the new state; ``None`` if nothing changes.
@@ -142,50 +135,46 @@ def edit(
         DocumentTooLarge: the document or its history would be over a limit. Nothing has changed.
     """
     fresh = held.dead or held.rank == NEVER
-    fields = None
-    if not fresh and len(held.update) <= _SMALL_BYTES:
-        fields = fields_of(held.update, _ROOT_NAME)
+    live = None if fresh else _taken(kept, held.update)
     if fresh:
         registers: Registers = {}
     else:
-        registers = registers_of(held.update) if fields is None else fields.registers
+        registers = registers_of(held.update) if live is None else live.registers
     writes = plan(registers)
     if not writes and not fresh:
+        _keep(kept, live)
         return None
+    delta = None
     if fresh:
-        update = delta = written_once(_ROOT_NAME, writes.sets, client_id)
-    elif fields is None or not fields.removed.isdisjoint(writes.sets):
-        update, delta = _written_by_library(held.update, writes, client_id)
+        update = delta = written_once(ROOT_NAME, writes.sets, client_id)
+    elif live is not None and (delta := live.write(writes, client_id)) is not None:
+        update = live.update
     else:
-        update, delta = _written(held.update, fields, writes, client_id)
-    for key in writes.removes:
-        registers.pop(key, None)
-    registers.update(writes.sets)
+        live = None
+        update, delta = _written_by_library(held.update, writes, client_id)
+    if live is None:
+        for key in writes.removes:
+            registers.pop(key, None)
+        registers.update(writes.sets)
     if len(update) > len(held.update):
         _check_limits(update, registers)
+    fields = unflatten(registers) if live is None else live.fields()
+    _keep(kept, live)
     clock, counter = tick()
     rank = (held.rank[0] + 1, 0) if fresh else held.rank
     vector = join(held.vector, {clock: counter})
     whole = fresh or not held.vector
     change = Change("", "", rank, {} if whole else held.vector, vector, update if whole else delta)
-    return change, Merged(DocumentState(rank, update, vector), unflatten(registers))
+    return change, Merged(DocumentState(rank, update, vector), fields)
 
 
-def _written(held: bytes, fields: Fields, writes: Writes, client_id: int) -> tuple[bytes, bytes]:
-    """The state after ``writes``, and what is new in it."""
-    elements = fields.elements
-    apart = fields.structs - len(elements) > _FEW_OVERWRITTEN
-    delta = Delta(_ROOT_NAME, fields.clocks)
-    for key in writes.removes:
-        if key in elements:
-            delta.delete(elements[key])
-    for key, value in writes.sets.items():
-        delta.set(client_for(client_id, key) if apart else client_id, key, value, elements.get(key))
-    update = delta.encode()
-    doc: pycrdt.Doc[Any] = pycrdt.Doc()
-    _apply(doc, held)
-    _apply(doc, update)
-    return doc.get_update(), update
+def _taken(kept: LiveDocuments | None, update: bytes) -> Live | None:
+    return live_of(update) if kept is None else kept.take(update)
+
+
+def _keep(kept: LiveDocuments | None, live: Live | None) -> None:
+    if kept is not None and live is not None:
+        kept.keep(live)
 
 
 def _written_by_library(held: bytes, writes: Writes, client_id: int) -> tuple[bytes, bytes]:
@@ -194,10 +183,11 @@ def _written_by_library(held: bytes, writes: Writes, client_id: int) -> tuple[by
     if len(writes.sets) <= _KEYS_APART:
         parts = [(client_id, Writes({}, writes.removes))]
         parts += [(client_for(client_id, key), Writes({key: value})) for key, value in writes.sets.items()]
-    doc, update = None, held
+    doc, before, update = None, None, held
     for client, part in parts:
         if part:
             doc, root = _load(update, client)
+            before = doc.get_state() if before is None else before
             with doc.transaction():
                 for key in part.removes:
                     root.pop(key, None)
@@ -205,7 +195,7 @@ def _written_by_library(held: bytes, writes: Writes, client_id: int) -> tuple[by
                     root[key] = value
             update = doc.get_update()
     assert doc is not None
-    return update, doc.get_update(state_vector(held))
+    return update, doc.get_update(before)
 
 
 def remove(held: DocumentState, clock: bytes, counter: int) -> tuple[Change, Merged]:
@@ -234,28 +224,31 @@ def anew(
         yielding_id: the id for the other registers, below ``MAX_YIELDING_ID``: of concurrent values, that
             with the higher id wins.
     """
-    if read_update(held.update, _ROOT_NAME).rich:
+    if read_update(held.update, ROOT_NAME).rich:
         state = DocumentState(held.rank, held.update, join(held.vector, {clock: counter}))
         registers = registers_of(held.update)
     else:
-        fields = fields_of(held.update, _ROOT_NAME)
+        fields = fields_of(held.update, ROOT_NAME)
         registers = registers_of(held.update) if fields is None else fields.registers
         competing: Registers = {}
         yielding: Registers = {}
         for key, value in registers.items():
             writer = former if fields is None else fields.elements[key][0]
             mine = former is not None and writer in (former, client_for(former, key))
-            (competing if mine else yielding)[key] = value
-        doc, _ = _load(written_once(_ROOT_NAME, competing, client_id))
-        _apply(doc, written_once(_ROOT_NAME, yielding, yielding_id))
+            # A counter yields: what others hold of this store's share includes what they have confirmed.
+            (competing if mine and key.startswith("/") else yielding)[key] = value
+        doc, _ = _load(written_once(ROOT_NAME, competing, client_id))
+        apply_update(doc, written_once(ROOT_NAME, yielding, yielding_id))
         state = DocumentState(held.rank, doc.get_update(), {clock: counter})
     change = Change("", "", state.rank, {}, state.vector, state.update)
     return change, Merged(state, unflatten(registers))
 
 
 @_refusing_panics
-def arrive(held: DocumentState, change: Change) -> Merged | Literal["held", "lacking"]:
-    """What becomes of a merged document when ``change`` arrives.
+def arrive(
+    held: DocumentState, change: Change, kept: LiveDocuments | None = None
+) -> Merged | Literal["held", "lacking"]:
+    """What becomes of a merged document when ``change`` arrives; ``kept`` are documents that are loaded.
 
     Returns:
         ``"held"`` if it says nothing new, ``"lacking"`` if it builds on what is not held here (ask for the
@@ -280,17 +273,23 @@ def arrive(held: DocumentState, change: Change) -> Merged | Literal["held", "lac
         return Merged(DocumentState(change.rank, EMPTY_UPDATE, vector), None)
     if change.rank > held.rank and change.since:
         return "lacking"
-    brought = read_update(change.update, _ROOT_NAME)
+    brought = read_update(change.update, ROOT_NAME)
     if change.rank > held.rank and brought.registers is not None:
-        update, registers = change.update, brought.registers
+        update, fields = change.update, unflatten(brought.registers)
     else:
         base = held.update if change.rank == held.rank else EMPTY_UPDATE
-        update, registers = _joined(base, change.update, brought)
+        live = _taken(kept, base) if brought.simple else None
+        if live is not None and live.take(change.update, brought):
+            update, fields = live.update, live.fields()
+            _keep(kept, live)
+        else:
+            update, registers = _joined(base, change.update, brought)
+            fields = unflatten(registers)
     if len(update) > MAX_STATE_BYTES:
         raise DocumentTooLarge(
             f"{len(update)} bytes encoded are over the limit of {MAX_STATE_BYTES}", MAX_STATE_BYTES
         )
-    return Merged(DocumentState(change.rank, update, vector), unflatten(registers))
+    return Merged(DocumentState(change.rank, update, vector), fields)
 
 
 def _joined(held: bytes, update: bytes, brought: Brought) -> tuple[bytes, Registers]:
@@ -304,8 +303,8 @@ def _joined(held: bytes, update: bytes, brought: Brought) -> tuple[bytes, Regist
     if any(end > clocks.get(client, 0) for client, _, end in brought.deletions):
         raise InvalidDocument("an update that deletes what is not in it")
     if brought.rich or len(list(doc.keys())) > 1:
-        check_roots(held, update, _ROOT_NAME)
-    _apply(doc, update)
+        check_roots(held, update, ROOT_NAME)
+    apply_update(doc, update)
     reached = clocks_of(doc.get_state())
     if any(reached.get(client, 0) < end for client, (_, end) in brought.ranges.items()):
         # The library would keep it apart until the rest comes, and all that the client writes later.
@@ -319,7 +318,7 @@ def check_update(update: bytes) -> None:
     Raises:
         InvalidDocument: it is malformed, or holds more than fields.
     """
-    if read_update(update, _ROOT_NAME).rich:
+    if read_update(update, ROOT_NAME).rich:
         raise InvalidDocument("an item outside of the document's root map")
 
 
@@ -344,7 +343,7 @@ def difference(update: bytes, their_state_vector: bytes) -> bytes:
 
 def single_value_state(key: str, value: str, client_id: int) -> bytes:
     """The state of a document with one root key, the same bytes for the same arguments everywhere."""
-    return written_once(_ROOT_NAME, {key: value}, client_id)
+    return written_once(ROOT_NAME, {key: value}, client_id)
 
 
 def _check_limits(update: bytes, registers: Registers) -> None:
@@ -356,7 +355,7 @@ def _check_limits(update: bytes, registers: Registers) -> None:
         )
     if len(update) <= MAX_DOCUMENT_BYTES:
         return
-    size = len(written_once(_ROOT_NAME, registers, 1))
+    size = len(written_once(ROOT_NAME, registers, 1))
     if size > MAX_DOCUMENT_BYTES:
         raise DocumentTooLarge(
             f"{size} bytes encoded are over the limit of {MAX_DOCUMENT_BYTES}: "
@@ -376,15 +375,8 @@ def _load(update: bytes, client_id: int | None = None) -> tuple[pycrdt.Doc[Any],
     doc: pycrdt.Doc[Any] = pycrdt.Doc(client_id=client_id)
     root = doc.get(ROOT, type=pycrdt.Map)
     if update != EMPTY_UPDATE:
-        _apply(doc, update)
+        apply_update(doc, update)
     return doc, root
-
-
-def _apply(doc: pycrdt.Doc[Any], update: bytes) -> None:
-    try:
-        doc.apply_update(update)
-    except ValueError as error:
-        raise InvalidDocument(f"a malformed update: {error}") from error
 
 
 def _registers(root: pycrdt.Map[Any]) -> Registers:

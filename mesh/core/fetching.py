@@ -2,44 +2,29 @@
 
 from __future__ import annotations
 
-import heapq
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from mesh.core.chunks import ChunkMap, chunk_length
+from mesh.core.picking import LIST, Picker, Shuffles, Source
 from mesh.core.tokens import CHUNK_BYTES
-
-LIST = -1
-"""Stands for the chunk list where otherwise the index of a chunk stands."""
 
 SILENCE = 15.0
 """Seconds without a chunk after which others are asked for what a source was asked for."""
 
-START_WINDOW = 8 * CHUNK_BYTES
-MIN_WINDOW = 2 * CHUNK_BYTES
-MAX_WINDOW = 32 * CHUNK_BYTES
-"""Bytes asked of one source and not yet arrived: starts at 8 MiB, then what it delivers in a second."""
-
 ENDGAME_AFTER = 1.0
-"""Seconds after which an idle source is asked for one of the last chunks as well."""
+"""Seconds after which an idle source is asked for what another one was asked for."""
 
 LIE_PAUSE = 10.0
 MAX_LIE_PAUSE = 3600.0
 """Seconds for which a source that sent wrong bytes is not asked; every further lie doubles them."""
 
-MAX_SEGMENT_CHUNKS = 16
-"""Ties are broken by a random order of segments, runs of up to so many chunks (a 64th of the blob):
-neighbours on disk stay neighbours."""
 
-_RATE_INTERVAL = 0.5
-_INDEX_BITS = 32
-_INDEX_MASK = (1 << _INDEX_BITS) - 1
+class Gate(Protocol):
+    """Says whether more may be asked for now, whoever it is asked of having room; who was refused is woken by
+    :meth:`FetchPlan.tick` when there is a point in asking again."""
 
-
-class Shuffles(Protocol):
-    """What is used of a ``random.Random``."""
-
-    def shuffle(self, x: list[int]) -> None: ...
+    def __call__(self, peer: str, size: int) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,28 +54,6 @@ class _Dropped:
     have: ChunkMap | None
 
 
-@dataclass(slots=True)
-class _Source:
-    peer: str
-    have: ChunkMap | None  # None: everything
-    heard: float
-    heap: list[int] = field(default_factory=list)  # open chunks it may hold, where it holds not all
-    requested: dict[int, float] = field(default_factory=dict)  # index -> when
-    in_flight: int = 0  # bytes
-    window: int = START_WINDOW
-    silent: bool = False
-    probe_at: float = 0.0
-    losses: int = 0
-    has_list: bool = True
-    measured_from: float = 0.0
-    measured_bytes: int = 0
-
-    def holds(self, index: int) -> bool:
-        if index == LIST:
-            return self.has_list and (self.have is None or bool(self.have))
-        return self.have is None or index in self.have
-
-
 class FetchPlan:
     """The state machine of one fetch. Every event returns what to do about it, in order.
 
@@ -100,37 +63,39 @@ class FetchPlan:
        dropped.
     2. No chunk is asked twice of one peer at once.
     3. What is asked of a peer and outstanding fits its window at the time of asking.
-    4. A chunk is asked of a second peer only if the first is silent, or in the endgame: every missing chunk
-       is asked for, this one for ``ENDGAME_AFTER``, and the second peer has nothing else to do.
+    4. A chunk is asked of a second peer only if the first is silent, or if it was asked for
+       ``ENDGAME_AFTER`` ago, did not begin to come, and the second peer has nothing else to do: then it is
+       taken from the first, which has others to send. In the endgame, when every missing chunk is asked
+       for, the last one of a peer is asked of both.
     5. Once a chunk is here, every other outstanding request for it has been cancelled.
     6. A peer that sent bytes that do not verify is dropped: not asked for ``LIE_PAUSE``, doubled with every
        further lie, or until its link was lost. It may have healed, and a liar costs a chunk each time.
     7. While a peer that is not silent holds a missing chunk that nobody was asked for, some such peer's
-       window is full or the chunk list is missing.
+       window is full, the chunk list is missing, or the gate is closed.
     8. Before the chunk list is known nothing but the list is asked for.
-
-    Rarest first; what is equally rare in order while there is a single source (nobody else could use a
-    different order, and the whole-file hash can follow), in a random order of segments otherwise.
     """
 
     def __init__(
-        self, size_bytes: int, held: ChunkMap, *, list_known: bool, random: Shuffles, now: float
+        self,
+        size_bytes: int,
+        held: ChunkMap,
+        *,
+        list_known: bool,
+        random: Shuffles,
+        now: float,
+        gate: Gate = lambda peer, size: True,
     ) -> None:
         """``held`` is copied: the plan learns of chunks through :meth:`arrived` only."""
         self.held = held.copy()
         self.list_known = list_known
         self.now = now
         self._size = size_bytes
-        self._random = random
-        self._segment = min(MAX_SEGMENT_CHUNKS, 1 + held.count // 64)  # chunks
-        self._segments: list[int] = []  # shuffled when the second source appears
-        self._sources: dict[str, _Source] = {}
+        self._gate = gate
+        self._picker = Picker(size_bytes, self.held, random)
+        self._sources = self._picker.sources
+        self._asked = self._picker.asked
         self._dropped: dict[str, _Dropped] = {}
         self._lies: dict[str, int] = {}
-        self._rarity = [0] * held.count  # partial holders of each chunk
-        self._common: list[int] = []  # heap of open chunks, for sources that hold everything
-        self._asked: dict[int, list[_Source]] = {}  # chunk -> whom it is asked of
-        self._rebuild()
 
     # --- events ---------------------------------------------------------------------------------
 
@@ -141,34 +106,13 @@ class FetchPlan:
         if dropped is not None:
             dropped.have = have
         else:
-            self._set_holder(peer, have, now)
+            self._picker.set_holder(peer, have, now)
         return self._evaluate(now)
-
-    def _set_holder(self, peer: str, have: ChunkMap | None, now: float) -> None:
-        source = self._sources.get(peer)
-        if source is None:
-            source = self._sources[peer] = _Source(peer, have, now)
-            if len(self._sources) == 2 and not self._segments:
-                self._segments = list(range(-(-self.held.count // self._segment)))
-                self._random.shuffle(self._segments)
-            self._rebuild()
-        elif have is None or source.have is None or have.new_in(source.have):
-            source.have = have
-            self._rebuild()
-        else:
-            fresh = source.have.new_in(have)
-            source.have = have
-            for index in fresh:
-                self._rarity[index] += 1
-                if self._is_open(index):
-                    heapq.heappush(source.heap, self._key(index))
-        source.has_list = True
 
     def gone(self, peer: str, now: float) -> list[Action]:
         """``peer`` can no longer be reached; what it was asked for will not come."""
         self._dropped.pop(peer, None)
-        if self._remove(peer):
-            self._rebuild()
+        self._picker.remove(peer)
         return self._evaluate(now)
 
     def lost(self, peer: str, now: float) -> list[Action]:
@@ -176,8 +120,8 @@ class FetchPlan:
         source = self._sources.get(peer)
         if source is not None:
             for index in list(source.requested):
-                self._withdraw(source, index)
-                self._reopen(index)
+                self._picker.withdraw(source, index)
+                self._picker.reopen(index)
             source.silent, source.probe_at = True, now + min(SILENCE, 0.5 * 2**source.losses)
             source.losses += 1
         return self._evaluate(now)
@@ -186,14 +130,15 @@ class FetchPlan:
         """Chunk ``index`` (or the list) came from ``peer``, was verified and is kept."""
         source = self._sources.get(peer)
         if source is not None:
-            self._heard(source, index, now)
+            source.delivered(self._picker.bytes_of(index), now)
+            self._picker.withdraw(source, index)
         if index == LIST:
             self.list_known = True
         elif not self.held.add(index):
             return self._evaluate(now)
         actions: list[Action] = []
         for other in list(self._asked.get(index, ())):
-            self._withdraw(other, index)
+            self._picker.withdraw(other, index)
             actions.append(Cancel(other.peer, index))
         return actions + self._evaluate(now)
 
@@ -206,38 +151,42 @@ class FetchPlan:
             pause = min(MAX_LIE_PAUSE, LIE_PAUSE * 2 ** min(lies - 1, 16))
             self._dropped[peer] = _Dropped(now + pause, source.have)
             actions = [Cancel(peer, other) for other in source.requested if other != index]
-            self._remove(peer)
-            self._rebuild()
+            self._picker.remove(peer)
         return actions + self._evaluate(now)
 
     def refused(self, peer: str, index: int, now: float) -> list[Action]:
         """``peer`` cannot serve chunk ``index`` (or the list) after all."""
         source = self._sources.get(peer)
         if source is not None:
-            self._withdraw(source, index)
+            self._picker.withdraw(source, index)
             source.heard = now
             if index == LIST:
                 source.has_list = False
-            elif source.holds(index):
-                if source.have is None:
-                    source.have = ChunkMap(self.held.count)
-                    for other in range(self.held.count):
-                        source.have.add(other)
-                source.have.remove(index)
-                self._rebuild()
+            else:
+                self._picker.holds_not(source, index)
         return self._evaluate(now)
 
-    def alive(self, peer: str, now: float) -> list[Action]:
-        """A part of what ``peer`` is asked for came: slow, but not silent."""
+    def alive(self, peer: str, index: int, now: float) -> list[Action]:
+        """A part of chunk ``index`` (or of the list) came from ``peer``: slow, but not silent."""
         source = self._sources.get(peer)
         if source is not None:
-            source.heard, source.silent = now, False
+            source.heard, source.silent, source.begun = now, False, index
         return self._evaluate(now)
+
+    def give_way(self, now: float) -> list[Action]:
+        """Something more urgent is under way: take back what has not come, as the gate is closed."""
+        actions: list[Action] = []
+        for source in self._sources.values():
+            for index in [index for index in source.requested if index != LIST]:
+                self._picker.withdraw(source, index)
+                self._picker.reopen(index)
+                actions.append(Cancel(source.peer, index))
+        return actions + self._evaluate(now)
 
     def missing_again(self, index: int, now: float) -> list[Action]:
         """Chunk ``index``, held until now, turned out not to be what it should."""
         if self.held.remove(index):
-            self._reopen(index)
+            self._picker.reopen(index)
         return self._evaluate(now)
 
     def tick(self, now: float) -> list[Action]:
@@ -278,9 +227,10 @@ class FetchPlan:
                     times.append(source.probe_at)
             elif source.requested:
                 times.append(source.heard + SILENCE)
-        if self._all_asked_for():
+        wait = ENDGAME_AFTER if self.list_known else SILENCE
+        if any(not source.silent and not source.requested for source in self._sources.values()):
             since = (when for asked in self._sources.values() for when in asked.requested.values())
-            times.extend(when + ENDGAME_AFTER for when in since if when + ENDGAME_AFTER > self.now)
+            times.extend(when + wait for when in since if when + wait > self.now)
         return min(times, default=None)
 
     def state(self) -> tuple[Literal["waiting", "stalled", "transferring"], list[str], str | None]:
@@ -308,13 +258,13 @@ class FetchPlan:
         for peer, dropped in list(self._dropped.items()):
             if dropped.until <= now:
                 del self._dropped[peer]
-                self._set_holder(peer, dropped.have, now)
+                self._picker.set_holder(peer, dropped.have, now)
                 self._sources[peer].window = CHUNK_BYTES  # to see whether it lies again
         for source in self._sources.values():
             if not source.silent and source.requested and now >= source.heard + SILENCE:
                 source.silent, source.probe_at = True, now + SILENCE
                 for unanswered in source.requested:
-                    self._reopen(unanswered)
+                    self._picker.reopen(unanswered)
         lively = [source for source in self._sources.values() if not source.silent]
         if not self.list_known:
             self._ask_for_list(lively, actions)
@@ -323,18 +273,16 @@ class FetchPlan:
         while asking:
             asking = [source for source in asking if self._ask_next(source, actions)]
         for source in self._probes():
-            index = self._pick(source)
-            if index is not None:
+            index = self._picker.pick(source)
+            if index is not None and self._gate(source.peer, self._picker.bytes_of(index)):
                 source.probe_at = now + SILENCE
                 self._ask(source, index, actions)
-                self._reopen(index)
-        if self._all_asked_for():
-            for source in lively:
-                if not source.requested:
-                    self._ask_in_endgame(source, actions)
+        for source in lively:
+            if not source.requested:
+                self._take_over(source, actions)
         return actions
 
-    def _probes(self) -> list[_Source]:
+    def _probes(self) -> list[Source]:
         """Silent sources that are not asked for anything: now and then they get another chance, in turn."""
         idle = [
             source
@@ -343,130 +291,58 @@ class FetchPlan:
         ]
         return sorted(idle, key=lambda source: source.probe_at)
 
-    def _ask_for_list(self, lively: list[_Source], actions: list[Action]) -> None:
+    def _ask_for_list(self, lively: list[Source], actions: list[Action]) -> None:
         asked = self._asked.get(LIST, [])
-        if any(not source.silent for source in asked):
+        if any(not source.silent and self.now < source.requested[LIST] + SILENCE for source in asked):
             return
         for source in lively + self._probes():
-            if source.holds(LIST):
-                for silent in list(asked):
-                    self._withdraw(silent, LIST)
+            if source.holds(LIST) and LIST not in source.requested:
+                for silent in [other for other in asked if other.silent]:
+                    self._picker.withdraw(silent, LIST)
                     actions.append(Cancel(silent.peer, LIST))
                 source.probe_at = self.now + SILENCE
                 self._ask(source, LIST, actions)
                 return
 
-    def _ask_next(self, source: _Source, actions: list[Action]) -> bool:
+    def _ask_next(self, source: Source, actions: list[Action]) -> bool:
         if source.in_flight + CHUNK_BYTES > source.window:
             return False
-        index = self._pick(source)
-        if index is None:
+        index = self._picker.pick(source)
+        if index is None or not self._gate(source.peer, self._picker.bytes_of(index)):
             return False
         for silent in list(self._asked.get(index, ())):
-            self._withdraw(silent, index)
+            self._picker.withdraw(silent, index)
             actions.append(Cancel(silent.peer, index))
         self._ask(source, index, actions)
         return True
 
-    def _ask_in_endgame(self, source: _Source, actions: list[Action]) -> None:
+    def _take_over(self, source: Source, actions: list[Action]) -> None:
+        """``source`` has nothing to do: it gets what another one has not come to yet."""
+        endgame = self._all_asked_for()
         late = [
-            (other.requested[index], index)
+            (len(other.requested) > 1, other.requested[index], index)
             for index, askers in self._asked.items()
             for other in askers
-            if len(askers) == 1 and source.holds(index) and other.requested[index] + ENDGAME_AFTER <= self.now
+            if len(askers) == 1
+            and source.holds(index)
+            and other.requested[index] + ENDGAME_AFTER <= self.now
+            and (endgame or (len(other.requested) > 1 and other.begun != index))
         ]
-        if late:
-            # The last in its queue is the one that the slow source would reach last.
-            self._ask(source, max(late)[1], actions)
+        if not late:
+            return
+        # The last in its queue is the one that the slow source would reach last.
+        _, _, index = max(late)
+        if not self._gate(source.peer, self._picker.bytes_of(index)):
+            return
+        (other,) = self._asked[index]
+        if len(other.requested) > 1 and other.begun != index:
+            self._picker.withdraw(other, index)
+            actions.append(Cancel(other.peer, index))
+        self._ask(source, index, actions)
 
-    def _ask(self, source: _Source, index: int, actions: list[Action]) -> None:
-        if not source.requested:
-            source.heard = source.measured_from = self.now
-            source.measured_bytes = 0
-        source.requested[index] = self.now
-        source.in_flight += self._bytes(index)
-        self._asked.setdefault(index, []).append(source)
+    def _ask(self, source: Source, index: int, actions: list[Action]) -> None:
+        self._picker.ask(source, index, self.now)
         actions.append(Ask(source.peer, index))
-
-    # --- bookkeeping ------------------------------------------------------------------------------
-
-    def _bytes(self, index: int) -> int:
-        return 0 if index == LIST else chunk_length(self._size, index)
 
     def _all_asked_for(self) -> bool:
         return self.list_known and len(self.held) + len(self._asked) == self.held.count
-
-    def _is_open(self, index: int) -> bool:
-        """Missing, and not asked of anybody who answers."""
-        return index not in self.held and all(source.silent for source in self._asked.get(index, ()))
-
-    def _key(self, index: int) -> int:
-        rank = index
-        if self._segments:
-            segment, offset = divmod(index, self._segment)
-            rank = self._segments[segment] * self._segment + offset
-        return ((self._rarity[index] << _INDEX_BITS | rank) << _INDEX_BITS) | index
-
-    def _pick(self, source: _Source) -> int | None:
-        heap = self._common if source.have is None else source.heap
-        while heap:
-            key = heap[0]
-            index = key & _INDEX_MASK
-            if not self._is_open(index) or not source.holds(index):
-                heapq.heappop(heap)
-            elif key >> 2 * _INDEX_BITS < self._rarity[index]:
-                heapq.heapreplace(heap, self._key(index))
-            else:
-                heapq.heappop(heap)
-                return index
-        return None
-
-    def _reopen(self, index: int) -> None:
-        """``index`` may be asked for again: back into the heaps of those who hold it."""
-        if index == LIST or index in self.held:
-            return
-        key = self._key(index)
-        heapq.heappush(self._common, key)
-        for source in self._sources.values():
-            if source.have is not None and index in source.have:
-                heapq.heappush(source.heap, key)
-
-    def _rebuild(self) -> None:
-        """Rarities and heaps from scratch, when a source appears or goes, or what it holds shrinks."""
-        partial = [source for source in self._sources.values() if source.have is not None]
-        self._rarity = [0] * self.held.count
-        for source in partial:
-            for index in source.have or ():
-                self._rarity[index] += 1
-        keys = [self._key(index) for index in self.held.missing() if self._is_open(index)]
-        keys.sort()
-        for source in partial:
-            source.heap = [key for key in keys if source.holds(key & _INDEX_MASK)]
-        self._common = keys
-
-    def _withdraw(self, source: _Source, index: int) -> None:
-        if source.requested.pop(index, None) is None:
-            return
-        source.in_flight -= self._bytes(index)
-        self._asked[index].remove(source)
-        if not self._asked[index]:
-            del self._asked[index]
-
-    def _remove(self, peer: str) -> bool:
-        source = self._sources.pop(peer, None)
-        if source is None:
-            return False
-        for index in list(source.requested):
-            self._withdraw(source, index)
-        return True
-
-    def _heard(self, source: _Source, index: int, now: float) -> None:
-        """``source`` delivered: it is alive, and its window follows what it delivers in a second."""
-        source.heard, source.silent, source.losses = now, False, 0
-        source.measured_bytes += self._bytes(index)
-        elapsed = now - source.measured_from
-        if elapsed >= _RATE_INTERVAL:
-            rate = source.measured_bytes / elapsed
-            source.window = int(min(MAX_WINDOW, max(MIN_WINDOW, (source.window + rate) / 2)))
-            source.measured_from, source.measured_bytes = now, 0
-        self._withdraw(source, index)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 PING_AFTER_SECONDS = 10.0
-"""Silence after which a ping goes out. One side's ping breaks the other's silence: an idle link costs one
+"""Silence in either direction after which a ping goes out: who only listens has to be heard, too, or whoever
+sends it much would count it as dead. One side's ping breaks the other's silence: an idle link costs one
 exchange in that time."""
 
 DEAD_AFTER_SECONDS = 25.0
@@ -20,10 +21,10 @@ class Heartbeat:
         dead: nothing was heard for ``DEAD_AFTER_SECONDS``.
     """
 
-    __slots__ = ("_heard", "_number", "_pinged", "dead", "rtt")
+    __slots__ = ("_heard", "_number", "_pinged", "_said", "dead", "rtt")
 
     def __init__(self, now: float) -> None:
-        self._heard = now
+        self._heard = self._said = now
         self._pinged: float | None = None
         self._number = 0
         self.rtt: float | None = None
@@ -32,6 +33,10 @@ class Heartbeat:
     def heard(self, now: float) -> None:
         """A frame came in: the peer lives."""
         self._heard = now
+
+    def said(self, now: float) -> None:
+        """A frame went out: the peer hears of us."""
+        self._said = now
 
     def ponged(self, number: int, now: float) -> None:
         """The peer answered ping ``number``. Only the answer to the latest one tells the round-trip time."""
@@ -44,7 +49,8 @@ class Heartbeat:
         """When :meth:`tick` has something to decide, at the earliest."""
         if self._pinged is None:
             return self._heard
-        return min(max(self._heard, self._pinged) + PING_AFTER_SECONDS, self._heard + DEAD_AFTER_SECONDS)
+        quiet_since = max(min(self._heard, self._said), self._pinged)
+        return min(quiet_since + PING_AFTER_SECONDS, self._heard + DEAD_AFTER_SECONDS)
 
     def tick(self, now: float, *, listening: bool = True) -> int | None:
         """What to do now: send the ping with the returned number, or nothing. May set :attr:`dead`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -17,10 +18,26 @@ EVERYTHING = InterestEntry("*")
 MAX_ENTRIES = 64
 """Selectors per collection and link; beyond them the whole collection is synced."""
 
+_CACHED = 8192
+"""Digests, and compiled selectors, that are kept: interest changes little by little, and is put together anew
+each time."""
+
+_encode = msgspec.json.Encoder(order="sorted").encode
+
 
 def entry_digest(entry: InterestEntry) -> bytes:
     """16 bytes that name an entry."""
-    return blake3(msgspec.json.encode([entry.collection, entry.selector], order="sorted")).digest(length=16)
+    return _digest(entry.collection, _encode(entry.selector) if entry.selector else b"{}")
+
+
+@lru_cache(_CACHED)
+def _digest(collection: str, selector: bytes) -> bytes:
+    return blake3(_encode([collection, msgspec.Raw(selector)])).digest(length=16)
+
+
+@lru_cache(_CACHED)
+def _matcher(selector: bytes) -> Matcher:
+    return compile_selector(msgspec.json.decode(selector))
 
 
 class InterestSet:
@@ -39,10 +56,9 @@ class InterestSet:
             if not entry.selector:
                 whole.add(entry.collection)
         whole |= {collection for collection, count in counts.items() if count > MAX_ENTRIES}
-        for collection in whole:
-            by_digest = {d: e for d, e in by_digest.items() if e.collection != collection}
-            entry = InterestEntry(collection)
-            by_digest[entry_digest(entry)] = entry
+        if whole:
+            by_digest = {d: e for d, e in by_digest.items() if e.collection not in whole}
+            by_digest.update((entry_digest(e), e) for e in map(InterestEntry, sorted(whole)))
         self.everything = EVERYTHING.collection in whole
         if self.everything:
             by_digest = {entry_digest(EVERYTHING): EVERYTHING}
@@ -52,7 +68,8 @@ class InterestSet:
         self._matchers: dict[str, list[Matcher]] = {}
         for entry in by_digest.values():
             if entry.selector:
-                self._matchers.setdefault(entry.collection, []).append(compile_selector(entry.selector))
+                matcher = _matcher(_encode(entry.selector))
+                self._matchers.setdefault(entry.collection, []).append(matcher)
 
     @property
     def entries(self) -> dict[bytes, InterestEntry]:

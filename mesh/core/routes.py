@@ -59,7 +59,8 @@ class _Way:
 
 @dataclass(slots=True)
 class _StandIn:
-    """In place of a way. ``quiet``: nobody was told of the origin, so that its sequence still stands."""
+    """In place of a way. ``quiet``: nobody was told of the origin, nor speaks of it, so that its sequence
+    still stands."""
 
     lost: str
     sequence: int
@@ -74,7 +75,9 @@ class _Origin:
     heard: dict[str, _Heard] = field(default_factory=dict)  # peer -> what it said
     way: _Way | _StandIn | None = None
     behind: set[str] = field(default_factory=set)
-    """Peers that spoke of it under an older sequence than the way's."""
+    """Peers that spoke of it under an older sequence than the way's when they last spoke of it."""
+    told: set[str] = field(default_factory=set)
+    """Peers that have been told of it, and not that it is over: for so long it is known here."""
 
 
 _NOTHING = _Origin()
@@ -208,9 +211,7 @@ class InterestTable:
             link.complete = True
             for origin, stand_in in self._standing_in.items():
                 if stand_in.quiet:  # nor does the peer know of a way to it
-                    stand_in.quiet = False
-                    stand_in.sequence = _above(stand_in.sequence)
-                    self._mark(origin, self._links)
+                    self._speak_up(origin, stand_in)
 
     def _taken_back(self, peer: str, interest: Interest, now: float) -> bool:
         origin, link = interest.origin, self._links[peer]
@@ -235,9 +236,13 @@ class InterestTable:
         self._concerned.discard(peer)
         for known in self._origins.values():
             known.behind.discard(peer)
-        for origin in sorted(link.heard):
-            del self._origins[origin].heard[peer]
-            self._choose(origin, now, lost=peer)
+            known.told.discard(peer)
+        for origin in sorted(link.heard | link.told.keys() - {self._node_id}):
+            known = self._origins[origin]
+            if known.heard.pop(peer, None) is None:
+                self._forget(origin)
+            else:
+                self._choose(origin, now, lost=peer)
 
     def expire(self, now: float) -> bool:
         """Stand in no longer for those who have been gone for too long; whether there were any."""
@@ -266,12 +271,14 @@ class InterestTable:
             return
         current = old.via if isinstance(old, _Way) else None
         ways = [item for item in known.heard.items() if _leads_away(old, item[1])]
-        if not ways and isinstance(old, _Way) and not self._is_told(origin):  # nobody can echo it, so far
+        if not ways and isinstance(old, _Way) and not known.told:  # nobody can echo it, so far
             ways = [item for item in known.heard.items() if item[1].sequence >= old.sequence]
         if ways:
             via, heard = min(ways, key=lambda way: (-way[1].sequence, way[1].hops, way[0] != current, way[0]))
             self._take(origin, _Way(via, heard.sequence, heard.hops + 1, heard.entries))
         elif isinstance(old, _StandIn):
+            if old.quiet and known.heard:  # those are behind it, and cannot be told so under its sequence
+                self._speak_up(origin, old)
             self._take(origin, old)
         elif old is not None and old.entries and (known.heard or lost == old.via):
             self._stand_in(origin, old, now)
@@ -282,15 +289,18 @@ class InterestTable:
         if self._left_by[way.via] >= MAX_ORIGINS:
             self._take(origin, None)
             return
-        quiet = not self._is_told(origin)
+        known = self._origins[origin]
+        quiet = not (known.told or known.heard)
         sequence = way.sequence if quiet else _above(way.sequence)
         stand_in = _StandIn(way.via, sequence, way.entries, now + SOFT_STATE_SECONDS, quiet)
         self._standing_in[origin] = stand_in
         self._left_by[way.via] += 1
         self._take(origin, stand_in)
 
-    def _is_told(self, origin: str) -> bool:
-        return any(origin in link.told for link in self._links.values())
+    def _speak_up(self, origin: str, stand_in: _StandIn) -> None:
+        stand_in.quiet = False
+        stand_in.sequence = _above(stand_in.sequence)
+        self._mark(origin, self._links)
 
     def _end(self, origin: str, sequence: int, now: float) -> None:
         """What was said of an origin up to ``sequence`` counts no longer, for nobody."""
@@ -308,7 +318,7 @@ class InterestTable:
             if direct.sequence <= sequence:  # whoever said so is wrong, and the origin will go above it
                 self._take(origin, _Way(origin, _above(sequence), 1, direct.entries))
         elif way is not None and (direct is not None or way.sequence <= sequence):
-            concerned |= {peer for peer, link in self._links.items() if origin in link.told}
+            concerned |= known.told
             self._take(origin, None if direct is None else way)
         for peer in concerned:
             self._links[peer].ended[origin] = sequence
@@ -334,13 +344,18 @@ class InterestTable:
         if isinstance(way, _Way):
             self._links[way.via].routed.add(origin)
             self._mark(origin, [way.via])
-        elif way is None:
+        if way is None:
             known.behind.clear()
-            if not known.heard:
-                del self._origins[origin]
         # A hub with thousands of peers passes nothing on, so there is nothing to tell them.
-        passed_on = self._uncovered(old) or self._uncovered(way)
-        self._mark(origin, self._links if passed_on else {*known.behind, origin})
+        passed_on = self._uncovered(way)
+        self._mark(origin, self._links if passed_on else {*known.behind, *known.told, origin})
+        self._forget(origin)
+
+    def _forget(self, origin: str) -> None:
+        """Drop what is over for everybody."""
+        known = self._origins[origin]
+        if known.way is None and not known.heard and not known.told:
+            del self._origins[origin]
 
     def _uncovered(self, way: _Way | _StandIn | None) -> list[InterestEntry]:
         return [entry for entry in way.entries if not self._own.covers(entry)] if way is not None else []
@@ -354,12 +369,18 @@ class InterestTable:
         for origin in sorted(link.changed, key=lambda origin: (origin != self._node_id, origin)):
             interest = self.announcement(peer, origin)
             ended = link.ended.pop(origin, 0)
+            known = self._origins.get(origin)
             if interest is None:
                 if link.told.pop(origin, None) or ended:
                     messages.append(Interest(origin, ended, WITHDRAWN, []))
+                if known is not None:
+                    known.told.discard(peer)
+                    self._forget(origin)
             elif interest != link.told.get(origin):
                 link.told[origin] = interest
                 messages.append(interest)
+                if known is not None:
+                    known.told.add(peer)
         link.changed.clear()
         told = link.routed_told or set()
         if link.routed != link.routed_told:

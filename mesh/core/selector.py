@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from mesh.core.patterns import compile_pattern
-from mesh.core.values import identical, normalized
+from mesh.core.values import identical, normalized, split_path
 from mesh.errors import InvalidDocument, InvalidSelector
 
 MAX_SELECTOR_BYTES = 8 * 1024
@@ -221,13 +221,6 @@ def _pattern(pattern: Any, path: str) -> Callable[[str], bool]:
         ) from error
 
 
-def split_path(path: str) -> tuple[str, ...]:
-    """The segments of a dotted path; ``\\.`` is a literal dot."""
-    if "\\" not in path:
-        return tuple(path.split("."))
-    return tuple(part.replace("\0", ".") for part in path.replace("\\.", "\0").split("."))
-
-
 def lookup(document: Any, segments: Sequence[str]) -> Any:
     """The value at ``segments``, or ``MISSING``."""
     for segment in segments:
@@ -312,6 +305,19 @@ def collated(value: Any) -> tuple[Any, ...]:
     if rank == 5:
         return (rank, sorted((key, collated(item)) for key, item in value.items()))
     return (rank, value)
+
+
+def check_window(skip: int, limit: int | None, fields: Sequence[str] | None = None) -> None:
+    """Refuse what cannot say which part of a result is wanted.
+
+    Raises:
+        InvalidSelector: a number is none or negative, or ``fields`` are no names.
+    """
+    for name, number in (("skip", skip), ("limit", 0 if limit is None else limit)):
+        if type(number) is not int or number < 0:
+            raise InvalidSelector(f"{name} is a number of documents, 0 or more, not {number!r}")
+    if fields is not None and (isinstance(fields, str) or not all(isinstance(f, str) for f in fields)):
+        raise InvalidSelector(f"fields is a list of dotted paths, not {fields!r}")
 
 
 def projected(document: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:

@@ -5,25 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mesh.core.interest import InterestSet
-from mesh.core.wire import Changes, InterestEntry, Message, Want
+from mesh.core.wire import Changes, Encoded, InterestEntry, Message, Want
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send a message to the peer."""
+    """Send a message to the peer. ``bulk``: it gives way to the others."""
 
-    message: Message
+    message: Message | Encoded
+    bulk: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ReadLog:
     """Read up to ``limit`` documents changed after ``after`` and up to ``until`` (of ``interest``'s
-    collections), then call ``log_read``."""
+    collections), then call ``log_read``. ``back``: those as well that the peer has sent, as it has lost them.
+    """
 
     after: int
     until: int
     limit: int
     interest: InterestSet
+    back: bool = False
 
 
 @dataclass(frozen=True, slots=True)

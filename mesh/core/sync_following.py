@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from mesh.core import reconcile
 from mesh.core.interest import EVERYTHING, InterestSet, entry_digest
-from mesh.core.reconcile import Differing, KeySet, Listing, Range
+from mesh.core.reconcile import KEY_BITS, Differing, KeySet, Listing, Range
+from mesh.core.records import OWNED_COLLECTIONS
 from mesh.core.sync_effects import (
     ApplyFrame,
     Effect,
@@ -18,10 +19,13 @@ from mesh.core.sync_effects import (
     Send,
     Standing,
 )
+from mesh.core.values import check_collection
+from mesh.core.versions import MAX_COUNTER
 from mesh.core.wire import (
     Ack,
     Changes,
     Differences,
+    Grave,
     InterestEntry,
     Pull,
     Pulled,
@@ -30,7 +34,7 @@ from mesh.core.wire import (
     Summaries,
     Want,
 )
-from mesh.errors import ProtocolViolation
+from mesh.errors import InvalidCollectionName, ProtocolViolation
 
 
 @dataclass(slots=True)
@@ -51,11 +55,20 @@ class _Catchup:
     differing: Differing = field(default_factory=lambda: Differing([], []))
     pulling: bool = False
     pulled_after: int | None = None
-    """The last frame before the one message that says that everything was sent."""
+    """The last frame of those that bring what was pulled."""
 
 
 MAX_LACKING = 50_000
 """Documents asked for and not here yet; whoever offers so much more than it sends is not well."""
+
+MAX_APART = 64
+"""Collections that are compared each by itself, at the cost of some messages each; of more, all at once."""
+
+MAX_TOLD = 1024
+"""Collections that may still come because the peer was told of them last, beside those it is asked for."""
+
+MAX_AHEAD = 4096
+"""Frames that may arrive before an earlier one that gives way to them."""
 
 
 class Following:
@@ -64,24 +77,31 @@ class Following:
     Invariants:
       1. Nothing is acknowledged before it is durable.
       2. A position is saved only when nothing before it is outstanding: no frame that is not durable yet (or
-         that could not be made so), nothing that was asked for.
+         that could not be made so, or has not arrived), nothing that was asked for.
+      3. What a frame brings of a document is as new as what an earlier frame, by number, said of it.
     """
 
     def __init__(self) -> None:
         self._asked_for: dict[bytes, InterestEntry] = {}
-        self._allowed: set[str] = set()  # collections that the peer was ever told of
+        self._wanted = InterestSet()
+        self._told: dict[str, None] = {}  # collections that the peer was told of, the latest last
         self._current: set[bytes] = set()
+        self._evicted: set[bytes] = set()  # not held any more, though asked for
         self._catchups: dict[int, _Catchup] = {}
         self._next_resume = 1
         self._their_log = b""
-        self._lacking: set[tuple[str, str]] = set()
+        self._lacking: dict[tuple[str, str], int] = {}  # document -> the last frame that told of it
         self._reading_positions = 0
-        self._last_frame = 0
+        self._outdated: set[str] = set()  # collections of which something was evicted since
+        self._durable = 0  # all frames up to this one are ...
+        self._ahead: set[int] = set()  # ... and so are these
         self._applying: set[int] = set()
         # What frames say has been reached, while an earlier one is applied: frame -> (scan, position) ...
         self._marks: dict[int, tuple[int, int]] = {}
         # ... and then, while something is lacking: scan -> position.
         self._reached: dict[int, int] = {}
+        self._live = 0
+        """Up to here in the peer's log everything is held that is wanted and current."""
 
     @property
     def reading_positions(self) -> bool:
@@ -91,49 +111,75 @@ class Following:
     @property
     def caught_up(self) -> bool:
         """Whether everything that the peer held when we asked is here."""
-        return not (self._catchups or self._lacking or self._applying or self._reading_positions)
+        waiting = self._catchups or self._lacking or self._applying or self._ahead
+        return not (waiting or self._reading_positions)
 
     def told(self, entries: Iterable[InterestEntry]) -> None:
         """The peer hears that somebody wants ``entries``; if it routes them this way, it may send some
         before it hears better."""
-        self._allowed.update(entry.collection for entry in entries)
+        for entry in entries:
+            self._told.pop(entry.collection, None)
+            self._told[entry.collection] = None
+        while len(self._told) > MAX_TOLD:
+            del self._told[next(iter(self._told))]
 
     def wanting(self, interest: InterestSet) -> list[Effect]:
         """What this node wants from the peer is now ``interest``."""
-        added = [entry for digest, entry in interest.entries.items() if digest not in self._asked_for]
+        added = interest.entries.keys() - self._asked_for.keys()
+        self.told(entry for digest, entry in self._asked_for.items() if digest not in interest.entries)
         self._asked_for = dict(interest.entries)
-        if added:
-            self.told(added)
-        self._current &= self._asked_for.keys()
+        self._wanted = interest
+        self._current.intersection_update(self._asked_for)
+        self._evicted.intersection_update(self._asked_for)
         for catchup in self._catchups.values():
             catchup.entries = [e for e in catchup.entries if entry_digest(e) in self._asked_for]
-        if not added:
-            return []
-        self._reading_positions += 1
-        return [ReadPositions(added)]
+        return self._read([digest for digest in interest.entries if digest in added])
 
     def evicted(self, collections: set[str]) -> None:
-        """Documents of ``collections`` were dropped here: no position says any more that they are held."""
-
-        def stands(entry: InterestEntry) -> bool:
-            return entry != EVERYTHING and entry.collection not in collections
-
-        self._current = {digest for digest in self._current if stands(self._asked_for[digest])}
+        """Documents of ``collections`` were dropped here: no position says any more that they are held. They
+        are not asked for before :meth:`ask_again`."""
+        self._evicted |= self._asked_of(collections)
+        self._current -= self._evicted
         for catchup in self._catchups.values():
-            catchup.entries = [entry for entry in catchup.entries if stands(entry)]
+            catchup.entries = [e for e in catchup.entries if entry_digest(e) not in self._evicted]
+        if self._reading_positions:
+            self._outdated |= collections
+
+    def ask_again(self, collections: set[str]) -> list[Effect]:
+        """Somebody wants what was evicted of ``collections``."""
+        again = sorted(self._evicted & self._asked_of(collections))
+        self._evicted.difference_update(again)
+        return self._read(again)
+
+    def _asked_of(self, collections: set[str]) -> set[bytes]:
+        touched = {EVERYTHING.collection, *collections}
+        return {digest for digest, entry in self._asked_for.items() if entry.collection in touched}
+
+    def _read(self, entries: list[bytes]) -> list[Effect]:
+        if not entries:
+            return []
+        self._reading_positions += 1
+        return [ReadPositions([self._asked_for[digest] for digest in entries])]
 
     def positions_read(self, standings: Sequence[Standing]) -> list[Effect]:
         """Result of :class:`ReadPositions`: the entries, grouped by where this node stands with them."""
         self._reading_positions -= 1
+        if self._outdated:
+            standings = [part for standing in standings for part in _without(standing, self._outdated)]
+        if not self._reading_positions:
+            self._outdated.clear()
         effects: list[Effect] = []
         for standing in standings:
             # What has been withdrawn meanwhile must not be asked for any more.
-            entries = [entry for entry in standing.entries if entry_digest(entry) in self._asked_for]
+            wanted = self._asked_for.keys() - self._evicted
+            entries = [entry for entry in standing.entries if entry_digest(entry) in wanted]
             stranger = not (standing.log_id or standing.empty)
             groups: dict[str, list[InterestEntry]] = {}
             for entry in entries:
                 # Each collection is compared by itself: the peer may want the same of one, not of another.
                 groups.setdefault(entry.collection if stranger else "", []).append(entry)
+            if len(groups) > MAX_APART:
+                groups = {"": entries}
             for group in groups.values():
                 number = self._next_resume
                 self._next_resume += 1
@@ -145,28 +191,38 @@ class Following:
         """A batch of changes has arrived.
 
         Raises:
-            ProtocolViolation: it holds documents that were not asked for.
+            ProtocolViolation: it holds documents that were not asked for, or comes twice.
         """
-        if frame.number <= self._last_frame:
-            raise ProtocolViolation(f"frame {frame.number} after frame {self._last_frame}")
+        known = frame.number in self._applying or frame.number in self._ahead
+        if known or not self._durable < frame.number <= self._durable + MAX_AHEAD:
+            raise ProtocolViolation(f"frame {frame.number}, where those up to {self._durable} were complete")
         sent = {change.collection for change in frame.changes}
         sent |= {version.collection for version in (*frame.offers, *frame.notices)}
-        if EVERYTHING.collection not in self._allowed and not sent <= self._allowed:
+        sent |= {grave.collection for grave in frame.graves}
+        for grave in frame.graves:
+            _check_grave(grave)
+        everything = EVERYTHING.collection in self._told
+        if not everything and any(name not in self._wanted and name not in self._told for name in sent):
             raise ProtocolViolation(f"sent documents of {sorted(sent)}, not all of which were asked for")
         if len(self._lacking) > MAX_LACKING:
             raise ProtocolViolation(f"{len(self._lacking)} documents are asked for and do not come")
-        self._last_frame = frame.number
         self._applying.add(frame.number)
         return [ApplyFrame(frame)]
 
     def applied(self, frame: Changes, wants: Sequence[Want]) -> list[Effect]:
         """Result of :class:`ApplyFrame`: the frame is durable, but for ``wants``."""
-        for change in frame.changes:
-            self._lacking.discard((change.collection, change.id))
-        for key in frame.gone:
-            self._lacking.discard(key)
-        self._lacking.update((want.collection, want.id) for want in wants)
+        if self._lacking:
+            for key in (*((change.collection, change.id) for change in frame.changes), *frame.gone):
+                if self._lacking.get(key, frame.number) < frame.number:
+                    del self._lacking[key]
+        for want in wants:
+            key = (want.collection, want.id)
+            self._lacking[key] = max(frame.number, self._lacking.get(key, 0))
         self._applying.discard(frame.number)
+        self._ahead.add(frame.number)
+        while self._durable + 1 in self._ahead:
+            self._durable += 1
+            self._ahead.remove(self._durable)
         if frame.scan or frame.upto:
             self._marks[frame.number] = (frame.scan, frame.upto)
         effects: list[Effect] = [Send(Ack(frame.number, list(wants)))]
@@ -197,7 +253,7 @@ class Following:
             catchup.pulling = True  # the peer pulls on our behalf
         elif message.reconcile:
             return [ReadKeys(message.number, True, catchup.interest)]
-        return []
+        return self._save_positions()
 
     def keys_read(self, number: int, keys: KeySet) -> list[Effect]:
         """Result of :class:`ReadKeys`."""
@@ -244,7 +300,7 @@ class Following:
         catchup = self._catchup(message.number)
         if not catchup.pulling:
             raise ProtocolViolation("pulled what was not asked for")
-        catchup.pulled_after = self._last_frame
+        catchup.pulled_after = message.frame
         return self._save_positions()
 
     def _summaries(self, number: int, catchup: _Catchup, keys: KeySet, ranges: list[Range]) -> list[Effect]:
@@ -264,29 +320,53 @@ class Following:
 
     def _save_positions(self) -> list[Effect]:
         """Save the positions that nothing outstanding stands before (invariant 2)."""
-        oldest = min(self._applying, default=self._last_frame + 1)
-        for frame in [frame for frame in self._marks if frame < oldest]:
+        for frame in [frame for frame in self._marks if frame <= self._durable]:
             scan, upto = self._marks.pop(frame)
             self._reached[scan] = max(upto, self._reached.get(scan, 0))
         if self._lacking:
             return []
         effects: list[Effect] = []
+        if 0 in self._reached:
+            self._live = self._reached[0]
+            self._save(effects, sorted(self._current), self._live)
         for number, catchup in list(self._catchups.items()):
-            pulled = catchup.pulled_after is not None and catchup.pulled_after < oldest
+            pulled = catchup.pulled_after is not None and catchup.pulled_after <= self._durable
             reached = catchup.upto if pulled else self._reached.get(number)
             if reached is None or catchup.upto is None:
                 continue
-            upto = reached
             digests = [entry_digest(entry) for entry in catchup.entries]
-            self._save(effects, digests, upto)
-            if upto >= catchup.upto:
+            if reached >= catchup.upto:
                 del self._catchups[number]
                 self._current.update(digest for digest in digests if digest in self._asked_for)
-        if 0 in self._reached:
-            self._save(effects, sorted(self._current), self._reached[0])
-        self._reached.clear()
+                reached = max(reached, self._live)  # what has happened meanwhile has come as well
+            self._save(effects, digests, reached)
+        # A large frame may overtake the message that says up to where its scan goes.
+        early = {number for number, catchup in self._catchups.items() if catchup.upto is None}
+        self._reached = {scan: upto for scan, upto in self._reached.items() if scan in early}
         return effects
 
     def _save(self, effects: list[Effect], entries: list[bytes], upto: int) -> None:
         if entries:
             effects.append(SavePosition(self._their_log, entries, upto))
+
+
+def _without(standing: Standing, evicted: set[str]) -> list[Standing]:
+    """A standing, but for what has been evicted: of that, nothing is known."""
+    touched = {EVERYTHING.collection, *evicted}
+    held = [entry for entry in standing.entries if entry.collection not in touched]
+    lost = [entry for entry in standing.entries if entry.collection in touched]
+    return [
+        Standing(standing.log_id, standing.after, standing.empty, held),
+        Standing(b"", 0, False, lost),
+    ]
+
+
+def _check_grave(grave: Grave) -> None:
+    numbers = (grave.key >> KEY_BITS, grave.version >> KEY_BITS)
+    counted = 0 <= grave.incarnation <= MAX_COUNTER and 0 <= grave.age <= MAX_COUNTER
+    try:
+        check_collection(grave.collection)
+    except InvalidCollectionName as error:
+        raise ProtocolViolation(f"told of a grave: {error}") from error
+    if numbers != (0, 0) or not counted or grave.collection in OWNED_COLLECTIONS:
+        raise ProtocolViolation(f"a grave that cannot be: {grave}")

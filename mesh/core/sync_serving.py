@@ -20,6 +20,7 @@ from mesh.core.wire import (
     Change,
     Changes,
     Differences,
+    Grave,
     Pull,
     Pulled,
     Resume,
@@ -36,12 +37,15 @@ PAGE = 500
 FRAME_BYTES = 192 * 1024
 """A frame is closed once its changes have this many bytes."""
 
+BULK_BYTES = 32 * 1024
+"""Larger changes give way to the others, and so do larger frames of what happened long ago."""
+
 WINDOW_FRAMES = 16
 WINDOW_BYTES = MAX_STATE_BYTES + 4 * 1024 * 1024
 """Frames and bytes that may be unacknowledged: what a slow peer costs at most. There is room for a page, and
 its last document, beside others that are on their way."""
 
-PAGE_FRAMES = 5
+PAGE_FRAMES = 6
 """Frames that one read of the store fills at most."""
 
 MAX_CATCHUPS = 4096
@@ -59,6 +63,8 @@ class _Scan:
     cursor: int
     end: int
     interest: InterestSet
+    back: bool = False
+    """Whether the peer is sent what it has sent itself."""
 
 
 @dataclass(slots=True)
@@ -86,6 +92,8 @@ class _Batch:
 
     changes: list[Change] = field(default_factory=list)
     size: int = 0
+    bulk: bool = False
+    """Whether it gives way to the others."""
 
     def add(self, change: Change) -> None:
         self.changes.append(change)
@@ -96,11 +104,12 @@ class Serving:
     """Sends one peer what it wants of our log, at the peer's pace.
 
     Invariants:
-      1. Nothing is sent that the peer did not ask for, nor back to where it came from.
+      1. Nothing is sent that the peer did not ask for, nor back to where it came from and still is.
       2. A position is told only after everything before it that the peer wants has been sent.
       3. Unacknowledged frames stay within the window; a slow peer only falls behind in the log.
       4. A barrier is answered only when everything before it is acknowledged.
       5. What is sent of a document makes the peer hold it as it is held here, or ask for what is missing.
+      6. What is sent of a document while a frame with it gives way to others goes after that frame.
     """
 
     def __init__(
@@ -136,6 +145,8 @@ class Serving:
         self._waiting_summaries: dict[int, list[Summaries]] = {}
         self._next_frame = 1
         self._in_flight: dict[int, tuple[int, int]] = {}  # frame -> bytes, documents
+        self._bulk: dict[int, set[tuple[str, str]]] = {}  # those of them that give way -> documents
+        self._giving_way: dict[tuple[str, str], int] = {}  # document -> the last such frame with it
         self._bytes_in_flight = 0
         self._barriers: list[_Barrier] = []
 
@@ -155,13 +166,15 @@ class Serving:
     def committed(self, commits: Sequence[Commit]) -> list[Effect]:
         """The local store has committed these changes."""
         live = self._live
-        current = live is not None and not self._reading and live.cursor == self._head
+        # A position without a commit is that of a grave.
+        complete = commits[-1].seq - self._head == len(commits)
+        current = live is not None and not self._reading and live.cursor == self._head and complete
         self._head = commits[-1].seq
         if live is None or not current:
             return self._evaluate()
         matching = [commit for commit in commits if self._matches(commit)]
         wanted = [commit.change for commit in matching if commit.source != self._peer]
-        *full, last = _batches(wanted) or [_Batch()]
+        *full, last = self._batches(wanted) or [_Batch()]
         if not (
             all(commit.whole or self._was_sent(commit) for commit in matching)
             and self._room(len(full) + 1, last.size + sum(batch.size for batch in full))
@@ -174,7 +187,10 @@ class Serving:
         return effects + self._evaluate()
 
     def on_resume(self, message: Resume) -> list[Effect]:
-        """The peer says where it stands, and wants the rest, even if its way leads elsewhere by now."""
+        """The peer says where it stands, and wants the rest, even if its way leads elsewhere by now.
+
+        It need not have announced that interest: nobody keeps it from announcing any.
+        """
         open_ones = {*self._reconciling, *(scan.number for scan in self._scans)}
         if message.number < 1 or message.number in open_ones or len(open_ones) >= MAX_CATCHUPS:
             raise ProtocolViolation(f"a catch-up {message.number} too many")
@@ -190,7 +206,8 @@ class Serving:
             raise ProtocolViolation(f"asked to resume what cannot be: {error}") from error
         known = message.log_id == self._log_id and 0 < message.after <= upto
         if known or message.empty:
-            self._scans.append(_Scan(message.number, message.after if known else 0, upto, interest))
+            after = message.after if known else 0
+            self._scans.append(_Scan(message.number, after, upto, interest, back=not known))
             return [Send(Resumed(message.number, self._log_id, upto, False)), *self._evaluate()]
         self._reconciling[message.number] = interest
         shared = self._share is not None and self._share(message.number, interest)
@@ -206,6 +223,9 @@ class Serving:
         if len(message.wants) > documents:
             raise ProtocolViolation(f"an acknowledgement that does not fit frame {message.number}")
         self._bytes_in_flight -= size
+        for key in self._bulk.pop(message.number, ()):
+            if self._giving_way[key] == message.number:
+                del self._giving_way[key]
         if message.wants:
             self._owed_wants.extend(message.wants)
             for barrier in self._barriers:
@@ -225,43 +245,57 @@ class Serving:
         divide, listings = reconcile.answer(keys, [Summary(*summary) for summary in message.summaries])
         return [Send(Differences(message.number, [*divide], [*listings]))]
 
-    def log_read(self, entries: Sequence[LogEntry], upto: int) -> list[Effect]:
-        """Result of :class:`ReadLog`: the entries found, and how far the log has been read for them."""
+    def log_read(self, entries: Sequence[LogEntry], upto: int, graves: Sequence[Grave] = ()) -> list[Effect]:
+        """Result of :class:`ReadLog`: the entries found, how far the log has been read for them, and the
+        graves up to there."""
         reading, self._reading = self._reading, None
         assert isinstance(reading, tuple)
         scan, interest = reading
         if scan.interest is not interest:  # more is wanted by now, and was passed over: read this again
             return self._evaluate()
-        effects: list[Effect] = []
-        batch = _Batch()
-        offers: list[Version] = []
+        matching: list[LogEntry] = []
         notices: list[Version] = []
         for entry in entries:
             version = entry.version
             if scan.interest.matches(version.collection, entry.document):
-                if entry.change is None:
-                    offers.append(version)
-                    continue
-                batch.add(entry.change)
-                if batch.size >= FRAME_BYTES:
-                    effects.append(self._frame(scan.number, entry.seq, batch, offers, notices))
-                    batch, offers, notices = _Batch(), [], []
+                matching.append(entry)
             elif scan.interest.partial(version.collection) and version.collection != "receipts":
                 notices.append(version)  # (what a receipt is selected by never changes)
+        effects = self._notices(notices)
+        batch = _Batch()
+        offers: list[Version] = []
+        for entry in matching:
+            if entry.change is None:
+                offers.append(entry.version)
+                continue
+            batch.add(entry.change)
+            if batch.size >= FRAME_BYTES:
+                effects.append(self._frame(scan.number, entry.seq, batch, offers, (), (), graves))
+                batch, offers, graves = _Batch(), [], ()
         scan.cursor = upto
-        if batch.changes or offers or notices or scan is not self._live:
-            effects.append(self._frame(scan.number, upto, batch, offers, notices))
+        if batch.changes or offers or notices or graves or scan is not self._live:
+            effects.append(self._frame(scan.number, upto, batch, offers, (), (), graves))
         if scan is not self._live and upto >= scan.end:
             self._scans.remove(scan)
         return effects + self._evaluate()
+
+    def _notices(self, notices: Sequence[Version]) -> list[Effect]:
+        """Those of documents that give way go after them. The others must not be overtaken by what does not
+        concern them: who does not hold such a document yet does not heed its notice."""
+        late = [version for version in notices if self._gives_way(version)]
+        at_once = [version for version in notices if not self._gives_way(version)]
+        return [self._frame(0, 0, _Batch(), (), some) for some in (at_once, late) if some]
 
     def wanted_read(self, found: Found) -> list[Effect]:
         """Result of :class:`ReadWanted`."""
         reading, self._reading = self._reading, None
         assert isinstance(reading, ReadWanted)
-        effects: list[Effect] = [self._frame(0, 0, batch) for batch in _batches(found.changes)]
-        if found.offers or found.gone:
-            effects.append(self._frame(0, 0, _Batch(), found.offers, gone=found.gone))
+        batches = self._batches(found.changes)
+        for batch in batches:
+            batch.bulk = batch.bulk or batch.size > BULK_BYTES
+        effects: list[Effect] = [self._frame(0, 0, batch) for batch in batches]
+        if found.offers or found.gone or found.graves:
+            effects.append(self._frame(0, 0, _Batch(), found.offers, (), found.gone, found.graves))
         self._owed_wants.extendleft(reversed(reading.wants[found.done :]))
         if reading.pull is not None:
             rest = reading.positions[max(0, found.done - len(reading.wants)) :]
@@ -280,7 +314,7 @@ class Serving:
             return []
         self._reconciling.pop(pull.number, None)
         self._keys.pop(pull.number, None)
-        return [Send(Pulled(pull.number))]
+        return [Send(Pulled(pull.number, self._next_frame - 1))]
 
     def keys_read(self, number: int, keys: KeySet) -> list[Effect]:
         """Result of :class:`ReadKeys`."""
@@ -324,14 +358,41 @@ class Serving:
         offers: Sequence[Version] = (),
         notices: Sequence[Version] = (),
         gone: Sequence[tuple[str, str]] = (),
+        graves: Sequence[Grave] = (),
     ) -> Effect:
         number = self._next_frame
         self._next_frame += 1
-        self._in_flight[number] = (batch.size, len(batch.changes) + len(offers) + len(notices))
+        documents: list[Change | Version] = [*batch.changes, *offers, *notices]
+        bulk = batch.bulk or (scan > 0 and batch.size > BULK_BYTES)
+        if bulk or any(map(self._gives_way, documents)):
+            bulk = True
+            self._bulk[number] = {(document.collection, document.id) for document in documents}
+            self._giving_way.update(dict.fromkeys(self._bulk[number], number))
+        self._in_flight[number] = (batch.size, len(documents))
         self._bytes_in_flight += batch.size
         if scan == 0 and upto:
             self._told = upto
-        return Send(Changes(number, scan, upto, batch.changes, list(offers), list(notices), list(gone)))
+        changes = Changes(number, scan, upto, batch.changes, [*offers], [*notices], [*gone], [*graves])
+        return Send(changes, bulk)
+
+    def _batches(self, changes: Sequence[Change]) -> list[_Batch]:
+        """``changes`` as they fit frames: first those that go at once, then the large ones and what has to
+        go after them. Those of one document stay in order."""
+        at_once: list[_Batch] = []
+        bulk: list[_Batch] = []
+        late: set[tuple[str, str]] = set()
+        for change in changes:
+            if len(change.update) > BULK_BYTES:
+                late.add((change.collection, change.id))
+            gives_way = (late and (change.collection, change.id) in late) or self._gives_way(change)
+            batches = bulk if gives_way else at_once
+            if not batches or batches[-1].size >= FRAME_BYTES or len(batches[-1].changes) >= PAGE:
+                batches.append(_Batch(bulk=batches is bulk))
+            batches[-1].add(change)
+        return at_once + bulk
+
+    def _gives_way(self, document: Change | Version) -> bool:
+        return bool(self._giving_way) and (document.collection, document.id) in self._giving_way
 
     def _matches(self, commit: Commit) -> bool:
         collection = commit.change.collection
@@ -349,7 +410,9 @@ class Serving:
         did not want it as it was."""
         if self._scans or self._reconciling:
             return False
-        return commit.before is None or self._wanted.matches(commit.change.collection, commit.before)
+        if commit.before is None:  # of a tombstone that it was sent, the peer may have a grave only
+            return commit.source != self._peer
+        return self._wanted.matches(commit.change.collection, commit.before)
 
     def _room(self, frames: int, size: int) -> bool:
         return len(self._in_flight) + frames <= WINDOW_FRAMES and self._bytes_in_flight + size <= WINDOW_BYTES
@@ -372,7 +435,7 @@ class Serving:
             elif (scan := self._current_scan()) is not None:
                 self._reading = (scan, scan.interest)
                 end = self._head if scan is self._live else scan.end
-                effects.append(ReadLog(scan.cursor, end, PAGE, scan.interest))
+                effects.append(ReadLog(scan.cursor, end, PAGE, scan.interest, scan.back))
         return effects + self._answer_barriers()
 
     def _answer_barriers(self) -> list[Effect]:
@@ -408,13 +471,3 @@ class Serving:
             and not self._scans
             and not (self._owed_wants or self._owed_pulls or self._reconciling)
         )
-
-
-def _batches(changes: Sequence[Change]) -> list[_Batch]:
-    """``changes``, in order, as they fit frames."""
-    batches: list[_Batch] = []
-    for change in changes:
-        if not batches or batches[-1].size >= FRAME_BYTES or len(batches[-1].changes) >= PAGE:
-            batches.append(_Batch())
-        batches[-1].add(change)
-    return batches

@@ -64,10 +64,19 @@ class BlobToken(Struct, frozen=True):
 
 
 class BlobProgress(Struct, frozen=True):
-    """How far a fetch is. ``reason`` says why it waits, stalls or failed; ``sources`` are node ids."""
+    """How far a fetch is.
+
+    Attributes:
+        sources: ids of the nodes that are asked for chunks.
+        reason: why it waits, stalls or failed.
+        rate: bytes that arrive in a second, smoothed over the last ones.
+        eta: seconds until it is complete at that rate; ``None``: nothing arrives.
+    """
 
     state: BlobState
     downloaded_bytes: int
     total_bytes: int
     sources: list[str] = []
     reason: str | None = None
+    rate: float = 0.0
+    eta: float | None = None

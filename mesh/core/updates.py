@@ -8,6 +8,7 @@ library recurses on its stack, numbers because it believes them.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import struct
@@ -49,6 +50,9 @@ _OVERWRITTEN = rb"[\x81\xa1]" + _NUMBER + _NUMBER + rb"[\x01-\x7f]"
 _RUNS = [(many, re.compile(rb"(?:" + _OVERWRITTEN + rb"){%d}" % many, re.DOTALL)) for many in (64, 8)]
 _lengths = re.compile(_OVERWRITTEN.replace(rb"[\x01-\x7f]", rb"([\x01-\x7f])"), re.DOTALL)
 
+_MAX_NUMBER_BYTES = 9  # after the first one
+_long_number = re.compile(rb"[\x80-\xff]{0,8}[\x00-\x7f]", re.DOTALL)
+
 R = TypeVar("R")
 
 Id = tuple[int, int]
@@ -82,12 +86,18 @@ class Brought(NamedTuple):
         registers: the root map, if the update is all there is to a document that was written once: nothing in
             it was overwritten or deleted.
         rich: whether there is anything that belongs to a collaborative root.
+        values: the value in each element, if ``simple``.
+        above: which element each of those stands on, or in which key it is the first one.
+        simple: whether the update is made of such values, one per item, and of deletions.
     """
 
     ranges: dict[int, tuple[int, int]]
     deletions: list[tuple[int, int, int]]
     registers: Registers | None
     rich: bool
+    values: dict[Id, Any]
+    above: dict[Id, str | Id]
+    simple: bool
 
 
 class Fields(NamedTuple):
@@ -212,7 +222,8 @@ class _Reader:
             registers = {str(above[last]): value for last, value in self._values.items()}
             if len(registers) < self._structs:  # a key twice: the library knows which one wins
                 registers = None
-        return Brought(ranges, self._deletions, registers, self._rich)
+        simple = self._known and not self._rich and self._structs == len(self._values)
+        return Brought(ranges, self._deletions, registers, self._rich, self._values, self._above, simple)
 
     def fields(self) -> Fields | None:
         """See :func:`fields_of`."""
@@ -227,17 +238,22 @@ class _Reader:
         registers: Registers = {}
         elements = {}
         for last, value in self._values.items():
-            key = above[last]
-            for _ in range(self._structs):
-                if isinstance(key, str):
-                    break
-                key = above.get(key, "")
-            if not isinstance(key, str) or not key or key in registers or self._is_deleted(*last):
+            key = self._key_above(last)
+            if not key or key in registers or self._is_deleted(*last):
                 return None
             registers[key] = value
             elements[key] = last
         removed = {key for key in above.values() if isinstance(key, str)} - registers.keys()
         return Fields(registers, elements, removed, clocks, self._structs)
+
+    def _key_above(self, element: Id) -> str | None:
+        """The key that ``element`` is in; empty or ``None`` if it takes the library to tell."""
+        for _ in range(self._structs):
+            key = self._above.get(element, "")
+            if isinstance(key, str):
+                return key
+            element = key
+        return None
 
     def _is_deleted(self, client: int, clock: int) -> bool:
         return any(of == client and start <= clock < end for of, start, end in self._deletions)
@@ -298,7 +314,10 @@ class _Reader:
         kind = info & 0x1F
         if kind == GC:
             self._plain = self._known = False
-            return self._keep(Item(client, clock, self._length(), GC))
+            length = self._length()
+            if self._items is not None:
+                self._items.append(Item(client, clock, length, GC))
+            return length
         left = right = parent = key = None
         if info & _LEFT:
             left = (self._client(), self._number())
@@ -332,12 +351,9 @@ class _Reader:
             self._above[last] = key
         elif left is not None:
             self._above[last] = left
-        return self._keep(Item(client, clock, length, kind, left, right, parent, key, detail))
-
-    def _keep(self, item: Item) -> int:
         if self._items is not None:
-            self._items.append(item)
-        return item.length
+            self._items.append(Item(client, clock, length, kind, left, right, parent, key, detail))
+        return length
 
     def _parent_of_item(self) -> str | Id:
         named = self._byte()
@@ -435,17 +451,13 @@ class _Reader:
         self._at += 1
         if byte < 0x80:
             return byte
-        number = byte & 0x7F
-        shift = 7
-        while True:
-            byte = self._data[self._at]
-            self._at += 1
-            number |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return number
-            shift += 7
-            if shift > 63:
-                raise InvalidDocument("a malformed update: a number is too long")
+        found = _long_number.match(self._data, self._at)
+        if found is None:
+            if len(self._data) - self._at < _MAX_NUMBER_BYTES:
+                raise IndexError
+            raise InvalidDocument("a malformed update: a number is too long")
+        self._at = found.end()
+        return _long(byte, found[0])
 
     def _client(self) -> int:
         client = self._number()
@@ -472,3 +484,12 @@ class _Reader:
         if end > len(self._data):
             raise IndexError
         return self._data[start:end].decode()
+
+
+@functools.lru_cache(4096)
+def _long(first: int, following: bytes) -> int:
+    """The number that these bytes stand for; the same client ids come again and again."""
+    number = first & 0x7F
+    for place, byte in enumerate(following, 1):
+        number |= (byte & 0x7F) << 7 * place
+    return number

@@ -32,6 +32,9 @@ MAX_SAFE_INTEGER = 2**53 - 1
 MAX_DEPTH = 32
 """How deeply objects and lists may nest."""
 
+MAX_POINTER_DEPTH = 64
+"""How deep a field may be in a document that arrives: its reader recurses."""
+
 MAX_ID_BYTES = 512
 """Length of an ``_id`` in UTF-8."""
 
@@ -177,9 +180,28 @@ def unescape(segment: str) -> str:
     return segment.replace("~1", "/").replace("~0", "~") if "~" in segment else segment
 
 
+def split_path(path: str) -> tuple[str, ...]:
+    """The segments of a dotted path; ``\\.`` is a literal dot."""
+    if "\\" not in path:
+        return tuple(path.split("."))
+    return tuple(part.replace("\0", ".") for part in path.replace("\\.", "\0").split("."))
+
+
 def pointer_of(path: str) -> str:
-    """The JSON Pointer that a user means by ``path``: a pointer already, or dotted (``a.b``)."""
-    return path if path.startswith("/") else "".join("/" + escape(part) for part in path.split("."))
+    """The JSON Pointer that a user means by ``path``: a pointer already, or dotted (``a.b``).
+
+    Raises:
+        InvalidDocument: no field can be there.
+    """
+    if not isinstance(path, str):
+        raise InvalidDocument(f"a field is named by a dotted path or a JSON Pointer, not by {path!r}")
+    _encoded(path, ascii(path))
+    pointer = path if path.startswith("/") else "".join("/" + escape(part) for part in split_path(path))
+    if pointer == "/_id" or pointer.startswith("/_id/"):
+        raise InvalidDocument("the _id of a document never changes", pointer)
+    if pointer.count("/") > MAX_DEPTH:
+        raise InvalidDocument(f"nested more than {MAX_DEPTH} levels deep", pointer)
+    return pointer
 
 
 def _ancestors(pointer: str) -> Iterable[str]:
@@ -221,13 +243,34 @@ def _flatten_into(registers: Registers, pointer: str, value: Any) -> None:
 
 
 def unflatten(registers: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that ``registers`` stand for, without the ``_id``; keys are in sorted order."""
+    """The fields that ``registers`` stand for, without the ``_id``; keys are in sorted order.
+
+    Raises:
+        InvalidDocument: they nest too deeply.
+    """
     fields: dict[str, Any] = {}
     for pointer in sorted(registers):
         if pointer[:1] != "/" or pointer.rfind("/"):
             return _unflatten_nested(registers)
-        fields[unescape(pointer[1:])] = registers[pointer]
+        name = pointer[1:]
+        fields[unescape(name) if "~" in name else name] = registers[pointer]
     return fields
+
+
+def each_shows(registers: Mapping[str, Any]) -> bool:
+    """Whether every one of ``registers`` is a field of its own, whatever value it has."""
+    return all(
+        key[:1] == "/" and (not key.rfind("/") or registers.keys().isdisjoint(_ancestors(key)))
+        for key in registers
+    )
+
+
+def set_field(fields: dict[str, Any], pointer: str, value: Any) -> None:
+    """Give the field at ``pointer`` another value."""
+    *parents, last = pointer[1:].split("/")
+    for parent in parents:
+        fields = fields[unescape(parent)]
+    fields[unescape(last)] = value
 
 
 def _unflatten_nested(registers: Mapping[str, Any]) -> dict[str, Any]:
@@ -236,6 +279,8 @@ def _unflatten_nested(registers: Mapping[str, Any]) -> dict[str, Any]:
     if len(visible) < len(registers):
         _add_counters(visible, registers)
     nested = [pointer for pointer in visible if pointer.count("/") > 1]
+    if any(pointer.count("/") > MAX_POINTER_DEPTH for pointer in nested):
+        raise InvalidDocument(f"fields nested more than {MAX_POINTER_DEPTH} levels deep")
     hidden = {above for pointer in nested for above in _ancestors(pointer)}
     for pointer in sorted(visible.keys() - hidden if hidden else visible):
         if pointer.count("/") == 1:
@@ -347,7 +392,7 @@ def replace_registers(held: Mapping[str, Any], wanted: Registers) -> Writes:
 def _plan_registers(held: Mapping[str, Any], wanted: Registers, *, keep_objects: bool) -> Writes:
     writes = Writes()
     counters = _counters(held)
-    parents = {above for key in _shown(held, counters) if key.count("/") > 1 for above in _ancestors(key)}
+    parents = {above for key in _shown(held, counters) if key.rfind("/") > 0 for above in _ancestors(key)}
     for pointer, value in wanted.items():
         if keep_objects and pointer in parents and isinstance(value, dict):
             continue  # merging an empty object into an object changes nothing
@@ -415,8 +460,6 @@ def plan_increment(held: Mapping[str, Any], pointer: str, by: float, clock: str)
     amount = normalized(by, pointer)
     if not _is_number(amount):
         raise InvalidDocument(f"can be incremented by a number only, not {by!r}", pointer)
-    if pointer == "/_id" or pointer.startswith("/_id/"):
-        raise InvalidDocument("the _id of a document never changes", pointer)
     shown = held.get(pointer, 0)
     counters = _counters(held)
     if not _is_number(shown) or any(key.startswith(pointer + "/") for key in _shown(held, counters)):

@@ -1,8 +1,8 @@
 """Version vectors: what a replica holds of a document, as ``{clock identity: counter}``.
 
-A clock identity is 8 random bytes that stand for one writing store; its counter ticks once per local
-change of any document, deletions included. Yjs state vectors cannot serve: a deletion does not move them,
-and their bytes differ between equal replicas.
+A clock identity is 8 bytes that stand for one writing store, which may have several; its counter ticks once
+per local change of any document, deletions included. Yjs state vectors cannot serve: a deletion does not
+move them, and their bytes differ between equal replicas.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def join(a: Mapping[bytes, int], b: Mapping[bytes, int]) -> VersionVector:
 
 def encode_vector(vector: Mapping[bytes, int]) -> bytes:
     """Canonical bytes: equal vectors give equal bytes."""
-    return _encoder.encode(dict(sorted(vector.items())))
+    return _encoder.encode(dict(sorted(vector.items())) if len(vector) > 1 else vector)
 
 
 def decode_vector(data: bytes) -> VersionVector:

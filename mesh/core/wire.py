@@ -179,13 +179,26 @@ class Want(msgspec.Struct, array_like=True, frozen=True, gc=False):
     state_vector: bytes
 
 
+class Grave(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """The document with the hash ``key`` was removed in ``incarnation``, and nothing else is known of it any
+    more: ``version`` is the hash of the version that its tombstone had, ``age`` the seconds since the
+    burial."""
+
+    collection: str
+    key: int
+    version: int
+    incarnation: int
+    age: int
+
+
 class Changes(_Message, tag=13, frozen=True):
     """A batch of changes, applied in one commit and answered by an :class:`Ack`.
 
+    ``number`` counts from 1. Large ones give way to others and may arrive after what has a higher number.
     ``scan`` is 0 for what happens now, else the number of the :class:`Resume` that is being caught up.
     Once this is durable the receiver holds everything of that scan up to position ``upto`` (0: no news).
     ``offers`` are too large to send unasked; ``notices`` no longer match, and matter to who holds them;
-    ``gone`` were asked for and are not held any more.
+    ``gone`` were asked for and are not held any more. ``graves`` stand where old tombstones did.
     """
 
     number: int
@@ -195,6 +208,7 @@ class Changes(_Message, tag=13, frozen=True):
     offers: list[Version] = []
     notices: list[Version] = []
     gone: list[tuple[str, str]] = []
+    graves: list[Grave] = []
 
 
 class Ack(_Message, tag=14, frozen=True):
@@ -231,9 +245,11 @@ class Pull(_Message, tag=17, frozen=True):
 
 
 class Pulled(_Message, tag=18, frozen=True):
-    """Everything that the comparison for :class:`Resume` ``number`` has found has been sent."""
+    """Everything that the comparison for :class:`Resume` ``number`` has found has been sent, in
+    :class:`Changes` up to the number ``frame``."""
 
     number: int
+    frame: int
 
 
 class Barrier(_Message, tag=19, frozen=True):
@@ -375,6 +391,12 @@ Message = (
 )  # fmt: skip
 
 
+class Encoded(msgspec.Struct, frozen=True, gc=False):
+    """A message that is compressed already: the zlib stream of its msgpack bytes."""
+
+    body: bytes
+
+
 class _Tag(msgspec.Struct, array_like=True, gc=False):
     """Any message: what follows the tag is skipped over, and never becomes objects."""
 
@@ -414,22 +436,15 @@ def _tag_of(data: bytes | bytearray | memoryview) -> int | None:
         return None
 
 
-def frames_of(message: Message, stream: int, *, max_frame: int = MAX_FRAME_BYTES) -> Iterator[bytes]:
+def frames_of(
+    message: Message | Encoded, stream: int, *, max_frame: int = MAX_FRAME_BYTES
+) -> Iterator[bytes]:
     """The frames that carry ``message``. ``stream`` numbers it among the messages in pieces.
 
     Raises:
         ProtocolViolation: the message is over ``MAX_MESSAGE_BYTES``; nothing was produced.
     """
-    body = encode_message(message)
-    if len(body) > MAX_MESSAGE_BYTES:
-        raise ProtocolViolation(
-            f"a {type(message).__name__} of {len(body)} bytes, but a message has at most {MAX_MESSAGE_BYTES}"
-        )
-    kind = _PLAIN
-    if len(body) >= COMPRESS_FROM_BYTES and not isinstance(message, ChunkPiece):
-        smaller = zlib.compress(body, 1)
-        if len(smaller) < len(body):
-            body, kind = smaller, _COMPRESSED
+    kind, body = _packed(message)
     if len(body) < max_frame:
         yield bytes((kind,)) + body
         return
@@ -438,6 +453,22 @@ def frames_of(message: Message, stream: int, *, max_frame: int = MAX_FRAME_BYTES
     for start in range(0, len(body), room):
         last = _LAST if start + room >= len(body) else 0
         yield _FRAGMENT_HEAD.pack(_FRAGMENT, stream, flags | last) + body[start : start + room]
+
+
+def _packed(message: Message | Encoded) -> tuple[int, bytes]:
+    """The kind of frame that a message takes, and its bytes."""
+    if isinstance(message, Encoded):
+        return _COMPRESSED, message.body
+    body = encode_message(message)
+    if len(body) > MAX_MESSAGE_BYTES:
+        raise ProtocolViolation(
+            f"a {type(message).__name__} of {len(body)} bytes, but a message has at most {MAX_MESSAGE_BYTES}"
+        )
+    if len(body) >= COMPRESS_FROM_BYTES and not isinstance(message, ChunkPiece):
+        smaller = zlib.compress(body, 1)
+        if len(smaller) < len(body):
+            return _COMPRESSED, smaller
+    return _PLAIN, body
 
 
 class FrameReader:

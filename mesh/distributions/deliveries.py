@@ -60,7 +60,9 @@ class Delivery:
         """
         self._check()
         return await self._run(
-            self._blobs.fetch(self.token, priority=self.priority, on_progress=self._progressed)
+            self._blobs.fetch(
+                self.token, priority=self.priority, on_progress=self._progressed, wait_for_room=False
+            )
         )
 
     async def accept(self) -> Path | None:

@@ -54,8 +54,11 @@ class Blobs(Protocol):
         priority: TransferPriority = TransferPriority.NORMAL,
         on_progress: Callable[[BlobProgress], None] | None = None,
         timeout: float | None = None,
+        wait_for_room: bool = True,
     ) -> BlobHandle:
         """Get the blob, for as long as it takes; at once if it is here. Being cancelled stops the transfer.
+
+        With ``wait_for_room`` it also waits while there is no room for it.
 
         Raises:
             FetchFailed, BlobTooLarge, StorageFull: waiting does not heal it.

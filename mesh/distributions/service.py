@@ -91,6 +91,7 @@ class MeshFileDistribution:
         self._tasks = Tasks()
         self._writing = asyncio.Lock()
         self._started = False
+        self._on_change: Callable[[str], None] = lambda hash: None
         self._subscriber = Subscriber(
             documents,
             blobs,
@@ -129,6 +130,20 @@ class MeshFileDistribution:
     def facts_changed(self) -> None:
         """This node's formations or capabilities have changed: judge every distribution anew."""
         self._subscriber.wake_all()
+
+    def on_change(self, callback: Callable[[str], None]) -> None:
+        """Call ``callback`` with the hash of the blob of every distribution that changed, expired or was
+        replaced."""
+        self._on_change = callback
+
+    def live_blobs(self) -> set[str]:
+        """The hashes of the blobs of the distributions that nodes may still begin with."""
+        now, superseded_by = self._clock(), self._catalogue.superseded_by
+        return {
+            record.token.hash
+            for record in self._catalogue
+            if is_live(record, superseded_by(record.distribution_id), now)
+        }
 
     def deliveries(self) -> Stream[Delivery]:
         """``receive="manual"``: the undecided distributions for this node, then every new one."""
@@ -328,6 +343,8 @@ class MeshFileDistribution:
         """A distribution has changed, expired, or was replaced."""
         self._subscriber.wake(distribution_id)
         record, watch = self._catalogue.get(distribution_id), self._watches.get(distribution_id)
+        if record is not None:
+            self._on_change(record.token.hash)
         if record is not None and watch is not None:
             update_board(watch.board, record, self._catalogue, self._clock())
             watch.changed()

@@ -310,6 +310,7 @@ class Subscriber:
             job.record.token,
             priority=job.record.priority,
             on_progress=lambda progress: self._progressed(job, progress),
+            wait_for_room=False,
         )
 
     async def _deliver(self, job: _Job) -> None:

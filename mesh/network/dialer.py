@@ -64,11 +64,16 @@ class Dialer:
         self._rng = rng
         self._targets: dict[str, Target] = {}
         self._running = False
+        self._reached: list[Callable[[], None]] = []
 
     @property
     def targets(self) -> list[Target]:
         """All targets, in the order in which they were added."""
         return list(self._targets.values())
+
+    def on_reached(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` whenever one more target leads to a linked peer, or one less is dialled."""
+        self._reached.append(callback)
 
     def add(self, url: str, node_id: str | None = None) -> Target:
         """Dial ``url`` from now on. ``node_id``: the peer that it is known to lead to."""
@@ -87,6 +92,7 @@ class Dialer:
         target = self._targets.pop(url, None)
         if target is not None:
             await _cancel([target])
+            self._tell_reached()
 
     async def remove_peer(self, node_id: str) -> None:
         """Dial no more what leads to this peer."""
@@ -101,10 +107,14 @@ class Dialer:
             target.next_try = 0.0
             target.changed.set()
 
-    def peer_changed(self, node_id: str) -> None:
-        """A link with this peer came up or went down."""
+    def peer_changed(self, node_id: str, listen: str | None = None) -> None:
+        """A link with this peer came up or went down. ``listen``: where it says that it can be dialled; what
+        is known of that address so far may be out of date."""
         for target in self.targets:
             if target.node_id == node_id:
+                target.changed.set()
+            elif target.url.rstrip("/") == listen:
+                target.next_try = 0.0
                 target.changed.set()
 
     def start(self) -> None:
@@ -138,12 +148,17 @@ class Dialer:
         since = asyncio.get_running_loop().time()
         target.state, target.error = "connected", None
         target.attempted.set()
+        self._tell_reached()
         while target.node_id is not None and self._linked(target.node_id):
             await _changed(target)
         now = asyncio.get_running_loop().time()
         if now - since >= STABLE_SECONDS:
             target.backoff.reset()
         target.next_try = now + target.backoff.next_delay()
+
+    def _tell_reached(self) -> None:
+        for callback in self._reached:
+            callback()
 
     async def _try(self, target: Target) -> None:
         target.state = "dialling"

@@ -10,13 +10,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from mesh.core.handshake import PeerInfo
 from mesh.core.heartbeat import Heartbeat
 from mesh.core.identity import short_id
-from mesh.core.wire import FrameReader, Goodbye, Hello, Message, Ping, Pong, Proof, frames_of
+from mesh.core.wire import Encoded, FrameReader, Goodbye, Hello, Message, Ping, Pong, Proof, frames_of
 from mesh.errors import LinkClosed, ProtocolViolation
 from mesh.network.transport import Connection
 
-FRAME_BYTES = 64 * 1024
-"""Largest frame that is sent: a message waits for no more than this of a bulk one. The receiver may not have
-trusted this side yet when the first ones arrive, so it is no more than a handshake may send."""
+FRAME_BYTES = 16 * 1024
+"""Largest frame that is sent: a message waits for no more than this of a bulk one, and the peer hears of this
+side in time where a second carries only 1 kB. The receiver may not have trusted this side yet when the first
+ones arrive, so it is no more than a handshake may send."""
 
 HIGH_WATER_BYTES = 1 << 20
 """``drain()`` waits while more is pending."""
@@ -122,7 +123,7 @@ class Link:
 
     # --- sending ----------------------------------------------------------------------------------
 
-    def send(self, message: Message, *, bulk: bool = False) -> None:
+    def send(self, message: Message | Encoded, *, bulk: bool = False) -> None:
         """Queue ``message``. Never blocks; after the link closed, nothing happens.
 
         Messages arrive in the order in which they were sent, except that those sent with ``bulk`` give way, a
@@ -192,6 +193,7 @@ class Link:
                 if frame is not None:
                     await self._connection.send(frame)
                     self.bytes_out += len(frame)
+                    self._heartbeat.said(self._loop.time())
                     self._count_pending(-len(frame))
                 elif self.closed:
                     return

@@ -332,7 +332,7 @@ class Peers:
         self._links[peer.node_id] = link
         log.info("linked with %s at %s", link, connection.remote)
         link.start()
-        self.dialer.peer_changed(peer.node_id)
+        self.dialer.peer_changed(peer.node_id, link.listen)
         for callback in self._up_callbacks:
             self._call(callback, link)
         return link

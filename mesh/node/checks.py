@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from mesh.core.rates import Limits
 from mesh.core.scopes import Capabilities, NodeFacts
 from mesh.errors import InvalidNode
 from mesh.storage.data_dir import DataDir
@@ -22,6 +23,30 @@ def check_name(name: str | None) -> None:
     """
     if name is not None and not (0 < len(name) <= MAX_NAME_CHARS and name.isprintable()):
         raise InvalidNode(f"a name must have 1 to {MAX_NAME_CHARS} printable characters: {name[:40]!r}")
+
+
+def check_limits(upload: float | None, download: float | None, link: float | None) -> Limits:
+    """The caps of a node.
+
+    Raises:
+        InvalidNode: one of them cannot be kept to.
+    """
+    limits = Limits(upload, download, link)
+    try:
+        limits.check()
+    except ValueError as error:
+        raise InvalidNode(str(error)) from error
+    return limits
+
+
+def check_cache(cache_bytes: int | None) -> None:
+    """Refuse what is no number of bytes.
+
+    Raises:
+        InvalidNode: it is not.
+    """
+    if cache_bytes is not None and (type(cache_bytes) is not int or cache_bytes < 0):
+        raise InvalidNode(f"cache_bytes is a number of bytes, 0 or more, not {cache_bytes!r}")
 
 
 def check_facts(formations: list[str], capabilities: Capabilities | None) -> None:

@@ -28,10 +28,12 @@ from mesh.distributions.deliveries import Delivery
 from mesh.distributions.service import MeshFileDistribution
 from mesh.errors import InvalidNode, NotStarted
 from mesh.network.peers import Peers
-from mesh.node.checks import MAX_NAME_CHARS, check_facts, check_inbox, check_name
+from mesh.node.blob_references import BlobReferences, cache_limit
+from mesh.node.checks import MAX_NAME_CHARS, check_cache, check_facts, check_inbox, check_limits, check_name
 from mesh.node.environment import Environment
 from mesh.node.presence import Presence, Stats, presence_of, stats_of
 from mesh.storage import finding
+from mesh.storage.ageing import Ageing
 from mesh.storage.blob_folder import FolderBlobs
 from mesh.storage.blob_memory import MemoryBlobs
 from mesh.storage.blobs import BlobStore
@@ -80,6 +82,12 @@ class Node:
         inbox: completed (with ``"manual"``: accepted) files appear here under their safe names; ``None``:
             they are kept as attachments only.
         hub: hold every collection, and keep the blobs of live distributions, for nodes that come and go.
+        upload_limit: how fast blobs are sent, to everybody together, in bytes a second (4096 or more);
+            ``None``: as fast as it goes. Documents are never capped.
+        download_limit: how fast blobs are fetched, from everybody together.
+        link_limit: how fast blobs move to each peer, and from each.
+        cache_bytes: what blobs that were fetched for others only may take; those that were served least
+            recently make room for new ones. ``None``: a tenth of the disk's free space, at most 10 GiB.
         environment: the world around the node; for simulations.
 
     Attributes:
@@ -103,6 +111,10 @@ class Node:
         receive: ReceiveMode = "auto",
         inbox: str | PathLike[str] | None = None,
         hub: bool = False,
+        upload_limit: float | None = None,
+        download_limit: float | None = None,
+        link_limit: float | None = None,
+        cache_bytes: int | None = None,
         environment: Environment | None = None,
     ) -> None:
         if receive not in ("auto", "manual", "off"):
@@ -113,6 +125,9 @@ class Node:
                 "a mesh is open and stays on loopback, and peers are dialled at the addresses in `peers`"
             )
         check_name(name)
+        check_cache(cache_bytes)
+        self._cache_bytes = cache_bytes
+        self._limits = check_limits(upload_limit, download_limit, link_limit)
         self._data_dir = None if data_dir is None else DataDir(data_dir)
         self._wanted_name = name
         self._listen = listen
@@ -160,9 +175,11 @@ class Node:
         """Build and start every part, lowest first; ``stack`` takes them down in the opposite order."""
         environment = self._environment
         directory = self._data_dir
+        lost = False
         if directory is not None:
             directory.open()
             stack.callback(directory.close)
+            lost = directory.lost_its_store()
             identity = load_or_create_identity(directory.identity)
         else:
             identity = Identity(environment.random.randbytes(PRIVATE_KEY_BYTES))
@@ -176,11 +193,15 @@ class Node:
             None if directory is None else directory.store,
             InlineWorker() if directory is None else environment.worker("mesh-store"),
             None if directory is None else environment.worker("mesh-read"),
+            lost=lost,
             rng=environment.random,
             clock=environment.clock,
         )
         await store.open()
         stack.push_async_callback(store.close)
+        ageing = Ageing(store, environment.clock)
+        ageing.start()
+        stack.push_async_callback(ageing.close)
 
         peers = Peers(
             identity, environment.transport(), name=self.name, rng=environment.random, clock=environment.clock
@@ -201,18 +222,20 @@ class Node:
         blobs: BlobStore = (
             MemoryBlobs()
             if directory is None
-            else FolderBlobs(directory.blobs, environment.worker("mesh-blobs"))
+            else FolderBlobs(directory.blobs, environment.worker("mesh-blobs"), environment.clock)
         )
         stack.push_async_callback(blobs.close)
+        blob_references = BlobReferences(store)
         attachments = Attachments(
             blobs,
             peers,
             node_id=identity.node_id,
             random=environment.random,
             clock=environment.clock,
+            limits=self._limits,
+            referred=blob_references.referred,
+            cache_bytes=cache_limit(self._cache_bytes, directory),
         )
-        await attachments.start()
-        stack.push_async_callback(attachments.close)
 
         capabilities = self._declared or environment.probe(None if directory is None else directory.path)
         facts = NodeFacts(self._formations, capabilities)
@@ -232,6 +255,9 @@ class Node:
             hub=self._hub,
             worker=inbox_worker,
         )
+        blob_references.connect(attachments, distributions)
+        await attachments.start()
+        stack.push_async_callback(attachments.close)
         stack.push_async_callback(distributions.close)
         await distributions.start()
 
@@ -351,6 +377,18 @@ class Node:
     async def collections(self) -> dict[str, int]:
         """How many documents each collection has here."""
         return await self._started.store.read(finding.collections)
+
+    def set_limits(
+        self, *, upload: float | None = None, download: float | None = None, link: float | None = None
+    ) -> None:
+        """Replace the caps of what blobs take (see :class:`Node`), also while they are under way.
+
+        Raises:
+            InvalidNode: a cap is not a number of at least 4096.
+        """
+        self._limits = check_limits(upload, download, link)
+        if self._parts is not None:
+            self._parts.attachments.set_limits(self._limits)
 
     def deliveries(self) -> Stream[Delivery]:
         """With ``receive="manual"``: what this node is in the scope of; the undecided first."""

@@ -52,6 +52,8 @@ class Stats(Struct, frozen=True):
     """Totals since the node started; sizes in bytes.
 
     ``document_bytes_*`` passed on links, ``blob_bytes_*`` are chunks received and served.
+    ``store_rebuilt_at`` (seconds since the epoch) is set if the store was found damaged, or gone, at this
+    start.
     """
 
     links: int
@@ -63,6 +65,7 @@ class Stats(Struct, frozen=True):
     document_bytes_out: int
     blob_bytes_in: int
     blob_bytes_out: int
+    store_rebuilt_at: float | None = None
 
 
 def presence_of(peers: Peers, node_id: str, name: str, *, online: bool) -> Presence:
@@ -97,4 +100,5 @@ def stats_of(peers: Peers, store: DocumentStore, attachments: Attachments) -> St
         document_bytes_out=peers.bytes_out,
         blob_bytes_in=attachments.received_bytes,
         blob_bytes_out=attachments.served_bytes,
+        store_rebuilt_at=None if store.rebuilt is None else store.rebuilt.at,
     )

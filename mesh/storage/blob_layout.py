@@ -19,18 +19,28 @@ import itertools
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
+from blake3 import blake3
 
 from mesh.core.chunks import chunk_length, chunk_matches, derived_hashes, list_matches
 from mesh.core.tokens import CHUNK_BYTES, BlobMetadata, BlobToken
-from mesh.errors import BlobCorrupt, BlobNotFound, DataDirUnusable, InvalidToken, LinkedFileChanged
+from mesh.errors import (
+    BlobCorrupt,
+    BlobNotFound,
+    DataDirUnusable,
+    InvalidToken,
+    LinkedFileChanged,
+    MeshError,
+)
 from mesh.storage.blob_links import Link
-from mesh.storage.blob_sources import Intake, sync_folder, write_all, writing
+from mesh.storage.blob_marks import CachedMarks, Pins
+from mesh.storage.blob_small import Problem, Small, each_at_once
+from mesh.storage.blob_sources import Intake, check_room, sync_folder, write_all, writing
 
 if TYPE_CHECKING:
     from mesh.storage.blob_partial import PartialFile
@@ -40,9 +50,6 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _SIDES = (".token", ".chunks", ".cached", ".link")
-
-_SERVED_SECONDS = 60.0
-"""When a cached blob was last served is written down at most this often."""
 
 _CHUNKS_PER_JOB = 8
 """Chunks that are verified in one job of the worker: others wait for a few milliseconds at most."""
@@ -59,23 +66,21 @@ class BlobFolder:
 
     Attributes:
         sizes: of the blobs that are here whole.
-        cached: those of them that are here for others only, the least recently served first; when that was.
-        pinned: the blobs that are pinned.
+        cached: which of them are here for others only.
+        pins: the blobs that are pinned.
         partial: the blobs that are here in part.
     """
 
     def __init__(self, root: Path, clock: Callable[[], float]) -> None:
         self.blobs = root / "blobs"
-        self.pins = root / "pins"
+        self.pins = Pins(root / "pins")
         self.partials = root / "partial"
         self.temp = root / "temp"
         self.sizes: dict[str, int] = {}
-        self.cached: dict[str, float] = {}
-        self.pinned: set[str] = set()
+        self.cached = CachedMarks(clock)
         self.partial: set[str] = set()
         self.open_partials: dict[str, PartialFile] = {}
         self._links: dict[str, Link] = {}
-        self._clock = clock
         self._list_of: tuple[str, bytes] | None = None  # of the blob that was last verified while it was read
         self._numbers = itertools.count()
 
@@ -102,8 +107,8 @@ class BlobFolder:
                         os.unlink(entry.path)
                     elif name == f"{hash}.cached":
                         cached[hash] = entry.stat(follow_symlinks=False).st_mtime
-            self.cached = dict(sorted(cached.items(), key=lambda item: item[1]))
-            self.pinned = {path.name for path in self.pins.iterdir() if _HASH.fullmatch(path.name)}
+            self.cached.load(cached.items())
+            self.pins.load()
             self.partial = {path.stem for path in self.partials.glob("*.data")}
         except OSError as error:
             raise DataDirUnusable(str(self.blobs.parent), error.strerror or str(error)) from error
@@ -120,7 +125,7 @@ class BlobFolder:
 
     def make_folders(self) -> None:
         """Make the folders; again, where somebody removed them."""
-        for folder in (self.blobs, self.pins, self.partials, self.temp):
+        for folder in (self.blobs, self.pins.folder, self.partials, self.temp):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     # --- where everything is -------------------------------------------------------------------------
@@ -147,11 +152,58 @@ class BlobFolder:
         """A new file to write to."""
         path = self.temp / f"{os.getpid()}-{next(self._numbers)}"
         with writing(self.temp, 0):
-            self.make_folders()
-            return os.open(path, _NEW, 0o600), path
+            try:
+                return os.open(path, _NEW, 0o600), path
+            except FileNotFoundError:
+                self.make_folders()
+                return os.open(path, _NEW, 0o600), path
 
     def publish(self, content: Path | Link, token: BlobToken, hashes: bytes, *, cached: bool) -> None:
         """Make the durable, verified content visible under its hash."""
+        folder = self._put_in_place(content, token, hashes, cached=cached, durable=True)
+        with writing(folder, 0):
+            sync_folder(folder)
+        self._show(content, token)
+
+    def publish_together(self, blobs: Sequence[Small]) -> list[Problem]:
+        """Make small blobs visible, syncing all of them at once; what became of each."""
+        temps: list[tuple[int, Path]] = []
+        folders: set[Path] = set()
+        size, done = sum(small.token.size_bytes for small in blobs), False
+        try:
+            with writing(self.temp, size):
+                check_room(self.temp, size)
+                for small in blobs:
+                    temps.append(self.create_temp())
+                    write_all(temps[-1][0], small.data, 0)
+                each_at_once(os.fdatasync, [fd for fd, _ in temps])
+                for (_, path), small in zip(temps, blobs, strict=True):
+                    hashes = derived_hashes(small.token) or b""
+                    folders.add(
+                        self._put_in_place(path, small.token, hashes, cached=small.cached, durable=False)
+                    )
+                each_at_once(sync_folder, folders)
+                done = True
+        except MeshError as error:
+            if len(blobs) == 1:
+                return [error]
+            return [problem for small in blobs for problem in self.publish_together([small])]
+        finally:
+            for fd, path in temps:
+                os.close(fd)
+                if not done:
+                    path.unlink(missing_ok=True)
+        for (_, path), small in zip(temps, blobs, strict=True):
+            self._show(path, small.token)
+            if small.token.hash in self.partial:  # left here by a version that had files for small ones too
+                self.remove_partial(small.token.hash)
+        return [None] * len(blobs)
+
+    def _put_in_place(
+        self, content: Path | Link, token: BlobToken, hashes: bytes, *, cached: bool, durable: bool
+    ) -> Path:
+        """Move the durable content to its place; the folder that has to be synced before it is shown.
+        Side files that are not ``durable`` may be lost in a power cut, and are made again."""
         hash = token.hash
         folder = self._place(hash).parent
         with writing(folder, token.size_bytes):
@@ -159,49 +211,29 @@ class BlobFolder:
                 self.make_folders()
                 folder.mkdir(mode=0o700)
                 sync_folder(self.blobs)
-            self._write_sides(token, hashes)
-            self._mark_cached(hash, cached)
+            self._write_sides(token, hashes, durable=durable)
+            self.cached.set(hash, self._side_path(hash, ".cached"), cached=cached)
             if isinstance(content, Link):
                 self._write_side(self._side_path(hash, ".link"), msgspec.json.encode(content))
             else:
                 content.rename(self._place(hash))
                 self._side_path(hash, ".link").unlink(missing_ok=True)
-            sync_folder(folder)
-        self._links.pop(hash, None)
+        return folder
+
+    def _show(self, content: Path | Link, token: BlobToken) -> None:
+        self._links.pop(token.hash, None)
         if isinstance(content, Link):
-            self._links[hash] = content
-        self.sizes[hash] = token.size_bytes
+            self._links[token.hash] = content
+        self.sizes[token.hash] = token.size_bytes
 
     def set_cached(self, hash: str, *, cached: bool) -> None:
         """Remember whether a whole blob is here for others only."""
         self.size(hash)
-        if cached != (hash in self.cached):
+        if cached != (hash in self.cached.served):
             folder = self._place(hash).parent
             with writing(folder, 0):
-                self._mark_cached(hash, cached)
+                self.cached.set(hash, self._side_path(hash, ".cached"), cached=cached)
                 sync_folder(folder)
-
-    def _mark_cached(self, hash: str, cached: bool) -> None:
-        marker = self._side_path(hash, ".cached")
-        if cached:
-            os.close(os.open(marker, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-            self.cached[hash] = self._clock()
-        else:
-            marker.unlink(missing_ok=True)
-            self.cached.pop(hash, None)
-
-    def set_pinned(self, hash: str, *, pinned: bool) -> None:
-        """Remember whether a blob is pinned."""
-        if pinned == (hash in self.pinned):
-            return
-        with writing(self.pins, 0):
-            self.make_folders()
-            if pinned:
-                os.close(os.open(self.pins / hash, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600))
-            else:
-                (self.pins / hash).unlink(missing_ok=True)
-            sync_folder(self.pins)
-        (self.pinned.add if pinned else self.pinned.discard)(hash)
 
     # --- what is known of a whole blob -----------------------------------------------------------------
 
@@ -245,7 +277,19 @@ class BlobFolder:
         self._write_sides(token, hashes)
         return token, hashes
 
+    def is_linked(self, hash: str) -> bool:
+        """Whether the content of a whole blob is somebody else's file."""
+        return hash in self._links
+
     # --- reading -----------------------------------------------------------------------------------------
+
+    def read(self, hash: str) -> bytes:
+        """The whole content."""
+        with open(self.open_blob(hash), "rb") as file:
+            data = file.read()
+        if blake3(data).hexdigest() != hash:
+            self.drop_rotten(hash)
+        return data
 
     def open_blob(self, hash: str) -> int:
         """A file descriptor to read a whole blob from."""
@@ -284,17 +328,8 @@ class BlobFolder:
                 self._list_of = (hash, self.chunk_list(hash))
             if not chunk_matches(self.token(hash), self._list_of[1], index, view):
                 self.drop_rotten(hash)
-        self._served(hash)
+        self.cached.note_served(hash, self._side_path(hash, ".cached"))
         return data
-
-    def _served(self, hash: str) -> None:
-        before = self.cached.pop(hash, None)
-        if before is not None:
-            now = self._clock()
-            if now >= before + _SERVED_SECONDS:
-                os.utime(self._side_path(hash, ".cached"), (now, now))
-                before = now
-            self.cached[hash] = before
 
     def damaged_chunks(self, hash: str, hashes: bytes, index: int) -> tuple[list[int], int]:
         """Which of a few chunks from ``index`` on are not those of the list, and where to go on."""
@@ -346,7 +381,7 @@ class BlobFolder:
     def _forget(self, hash: str) -> None:
         del self.sizes[hash]
         self._links.pop(hash, None)
-        self.cached.pop(hash, None)
+        self.cached.served.pop(hash, None)
         self._list_of = None
         final = self._place(hash)
         for path in (final, *(final.with_suffix(suffix) for suffix in _SIDES)):
@@ -389,10 +424,11 @@ class BlobFolder:
 
     # --- side files ----------------------------------------------------------------------------------
 
-    def _write_sides(self, token: BlobToken, hashes: bytes) -> None:
+    def _write_sides(self, token: BlobToken, hashes: bytes, *, durable: bool = True) -> None:
         if token.chunk_count > 1:
-            self._write_side(self._side_path(token.hash, ".chunks"), hashes)
-        self._write_side(self._side_path(token.hash, ".token"), msgspec.json.encode(_Side(token)))
+            self._write_side(self._side_path(token.hash, ".chunks"), hashes, durable=durable)
+        side = msgspec.json.encode(_Side(token))
+        self._write_side(self._side_path(token.hash, ".token"), side, durable=durable)
 
     def _write_side(self, path: Path, data: bytes, *, durable: bool = True) -> None:
         fd, temp = self.create_temp()

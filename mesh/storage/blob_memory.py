@@ -7,6 +7,7 @@ import io
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,14 @@ from blake3 import blake3
 
 from mesh.core.chunks import Buffer, ChunkMap, chunk_matches, derived_hashes, list_matches
 from mesh.core.tokens import CHUNK_BYTES, BlobMetadata, BlobToken
-from mesh.errors import BlobNotFound, InvalidToken
+from mesh.errors import BlobCorrupt, BlobNotFound, InvalidToken, SourceError, StorageFull
 from mesh.storage.blob_export import export_file
-from mesh.storage.blob_sources import Intake, pieces_of
+from mesh.storage.blob_sources import Intake, known_size, pieces_of
 from mesh.storage.blobs import CorruptChunk, PartialBlob, Source
 from mesh.storage.worker import InlineWorker, Worker
+
+MAX_MEMORY_BYTES = 1 << 30
+"""What blobs in memory may take together, unless their store is told otherwise."""
 
 
 @dataclass
@@ -28,19 +32,31 @@ class _Blob:
     token: BlobToken
     hashes: bytes
     content: bytes | bytearray
-    cached: bool
 
 
 class MemoryBlobs:
     """See :class:`~mesh.storage.blobs.BlobStore`. What is in memory is not durable, and gone at ``close``."""
 
-    def __init__(self, worker: Worker | None = None) -> None:
-        """``worker`` runs what touches files: sources that are paths, and exports."""
+    def __init__(self, worker: Worker | None = None, max_bytes: int = MAX_MEMORY_BYTES) -> None:
+        """
+        Args:
+            worker: runs what touches files: sources that are paths, and exports.
+            max_bytes: what all blobs may take together, whole and partial; there is no room for more.
+        """
         self._worker = worker or InlineWorker()
+        self._max_bytes = max_bytes
+        self._taken = 0
+        self._cached: dict[str, None] = {}  # the least recently served first
+        self._pinned: set[str] = set()
+        self._lost: Callable[[str], None] = lambda hash: None
         self._blobs: dict[str, _Blob] = {}
         self._partials: dict[str, _MemoryPartial] = {}
         self._folder: str | None = None
         self._exporting = asyncio.Lock()
+
+    def on_lost(self, callback: Callable[[str], None]) -> None:
+        """See the port."""
+        self._lost = callback
 
     async def open(self) -> None:
         """See the port."""
@@ -49,6 +65,9 @@ class MemoryBlobs:
         """See the port."""
         self._blobs.clear()
         self._partials.clear()
+        self._cached.clear()
+        self._pinned.clear()
+        self._taken = 0
         folder, self._folder = self._folder, None
         if folder is not None:
             await self._worker.run(shutil.rmtree, folder)
@@ -57,28 +76,43 @@ class MemoryBlobs:
     async def add(self, source: Source, metadata: BlobMetadata) -> BlobToken:
         """See the port."""
         intake, content = Intake(), bytearray()
+        self._check_room(known_size(source))
         async with aclosing(pieces_of(source, self._worker)) as pieces:
             async for piece in pieces:
+                self._check_room(len(content) + len(piece))
                 intake.update(piece)
                 content += piece
         token, hashes = intake.finish(metadata)
         held = self._blobs.get(token.hash)
         if held is None:
-            self._blobs[token.hash] = _Blob(token, hashes, content, cached=False)
-            self._partials.pop(token.hash, None)
+            self._drop_partial(token.hash)
+            self._taken += len(content)
         else:
-            held.cached = False
+            token = held.token  # its first metadata stay
+        self._blobs[token.hash] = _Blob(token, hashes, content)
+        self._cached.pop(token.hash, None)
         return token
+
+    async def link(self, path: str | os.PathLike[str], metadata: BlobMetadata) -> BlobToken:
+        """See the port."""
+        raise SourceError(
+            os.fsdecode(path),
+            "a node in memory links to no files: give it a data directory, or leave link out",
+        )
 
     async def begin(self, token: BlobToken, *, cached: bool) -> PartialBlob:
         """See the port."""
         token.check()
         derived = derived_hashes(token)
         partial = self._partials.get(token.hash)
-        if partial is None or partial.token.size_bytes != token.size_bytes:
-            partial = self._partials[token.hash] = _MemoryPartial(self, token)
-        if partial.token.chunks_hash != token.chunks_hash:
-            partial.held, partial.hashes = ChunkMap(token.chunk_count), None
+        if partial is None or (partial.token.size_bytes, partial.token.chunks_hash) != (
+            token.size_bytes,
+            token.chunks_hash,
+        ):
+            self._drop_partial(token.hash)
+            partial = _MemoryPartial(self, token)
+        self._check_room(token.size_bytes - partial.taken)
+        self._partials[token.hash] = partial
         partial.token, partial.cached, partial.is_open = token, cached, True
         if derived is not None:
             await partial.set_hashes(derived)
@@ -92,6 +126,14 @@ class MemoryBlobs:
         """See the port."""
         return list(self._blobs)
 
+    def partials(self) -> list[str]:
+        """See the port."""
+        return list(self._partials)
+
+    def cache(self) -> list[tuple[str, int]]:
+        """See the port."""
+        return [(hash, len(self._blobs[hash].content)) for hash in self._cached]
+
     def storage_bytes(self) -> int:
         """See the port."""
         return sum(blob.token.size_bytes for blob in self._blobs.values())
@@ -102,16 +144,28 @@ class MemoryBlobs:
 
     async def cached(self, hash: str) -> bool:
         """See the port."""
-        return self._get(hash).cached
+        self._get(hash)
+        return hash in self._cached
 
     async def keep(self, hash: str) -> None:
         """See the port."""
-        self._get(hash).cached = False
+        self._get(hash)
+        self._cached.pop(hash, None)
+
+    def pinned(self, hash: str) -> bool:
+        """See the port."""
+        return hash in self._pinned
+
+    async def pin(self, hash: str, *, pinned: bool) -> None:
+        """See the port."""
+        (self._pinned.add if pinned else self._pinned.discard)(hash)
 
     async def delete(self, hash: str) -> None:
         """See the port."""
-        whole, partial = self._blobs.pop(hash, None), self._partials.pop(hash, None)
-        if whole is None and partial is None:
+        partial = self._drop_partial(hash)
+        if hash in self._blobs:
+            self._forget(hash)
+        elif not partial:
             raise BlobNotFound(hash)
         if self._folder is not None:
             await self._worker.run(Path(self._folder, hash).unlink, missing_ok=True)
@@ -131,11 +185,17 @@ class MemoryBlobs:
         content = self._get(hash).content
         if not 0 <= index * CHUNK_BYTES < len(content):
             raise BlobNotFound(hash)
+        if hash in self._cached:
+            self._cached[hash] = self._cached.pop(hash)
         return bytearray(headroom) + content[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES]
 
     async def read(self, hash: str) -> bytes:
         """See the port."""
-        return bytes(self._get(hash).content)
+        content = bytes(self._get(hash).content)
+        if blake3(content).hexdigest() != hash:
+            self._drop_rotten(hash)
+            raise BlobCorrupt(hash)
+        return content
 
     def path(self, hash: str) -> Path:
         """See the port. Written the first time it is asked for."""
@@ -156,19 +216,65 @@ class MemoryBlobs:
         """See the port."""
         async with self._exporting:
             content = memoryview(self._get(hash).content)
-            await self._worker.run(export_file, content, Path(destination), hash)
+            if not await self._worker.run(export_file, content, Path(destination), hash):
+                self._drop_rotten(hash)
+                raise BlobCorrupt(hash)
+
+    async def verify(self, hash: str) -> list[int]:
+        """See the port."""
+        blob = self._get(hash)
+        damaged = [
+            index
+            for index in range(blob.token.chunk_count)
+            if not chunk_matches(blob.token, blob.hashes, index, _chunk(blob.content, index))
+        ]
+        if damaged:
+            self._drop_rotten(hash)
+        return damaged
 
     def _get(self, hash: str) -> _Blob:
         if hash not in self._blobs:
             raise BlobNotFound(hash)
         return self._blobs[hash]
 
-    def _finish(self, partial: _MemoryPartial, content: bytes) -> None:
-        self._partials.pop(partial.token.hash, None)
-        self._blobs[partial.token.hash] = _Blob(partial.token, partial.hashes or b"", content, partial.cached)
+    def _check_room(self, needed: int) -> None:
+        if self._taken + needed > self._max_bytes:
+            raise StorageFull("memory", needed, self._max_bytes - self._taken)
 
-    def _forget(self, partial: _MemoryPartial) -> None:
-        self._partials.pop(partial.token.hash, None)
+    def _drop_rotten(self, hash: str) -> None:
+        """What is still good of the blob is left as a partial one."""
+        blob = self._blobs[hash]
+        self._forget(hash)
+        partial = self._partials[hash] = _MemoryPartial(self, blob.token)
+        partial.hashes, partial.is_open = blob.hashes, False
+        for index in range(blob.token.chunk_count):
+            chunk = _chunk(blob.content, index)
+            if chunk_matches(blob.token, blob.hashes, index, chunk):
+                partial.keep(index, bytes(chunk))
+        self._lost(hash)
+
+    def _forget(self, hash: str) -> None:
+        self._taken -= len(self._blobs.pop(hash).content)
+        self._cached.pop(hash, None)
+
+    def _drop_partial(self, hash: str) -> bool:
+        partial = self._partials.pop(hash, None)
+        if partial is not None:
+            self._taken -= partial.taken
+            partial.taken = 0
+        return partial is not None
+
+    def _finish(self, partial: _MemoryPartial, content: bytes) -> None:
+        hash = partial.token.hash
+        self._drop_partial(hash)
+        self._blobs[hash] = _Blob(partial.token, partial.hashes or b"", content)
+        self._taken += len(content)
+        if partial.cached:
+            self._cached[hash] = None
+
+
+def _chunk(content: bytes | bytearray, index: int) -> bytes | bytearray:
+    return content[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES]
 
 
 class _MemoryPartial:
@@ -179,6 +285,7 @@ class _MemoryPartial:
         self.chunks: dict[int, bytes] = {}
         self.cached = False
         self.is_open = True
+        self.taken = 0
         self._store = store
 
     async def set_hashes(self, hashes: bytes) -> None:
@@ -191,14 +298,22 @@ class _MemoryPartial:
             return
         if self.hashes is None or not chunk_matches(self.token, self.hashes, index, data):
             raise CorruptChunk(self.token.hash, index)
-        self.chunks[index] = bytes(data)
+        self._store._check_room(len(data))
+        self.keep(index, bytes(data))
+
+    def keep(self, index: int, chunk: bytes) -> None:
+        """Hold a verified chunk."""
+        self.chunks[index] = chunk
         self.held.add(index)
+        if self._store._partials.get(self.token.hash) is self:  # else it was deleted meanwhile
+            self.taken += len(chunk)
+            self._store._taken += len(chunk)
 
     async def finish(self) -> list[int]:
         assert self.hashes is not None
         content = b"".join(self.chunks[index] for index in range(self.held.count))
         if blake3(content).hexdigest() != self.token.hash:
-            self._store._forget(self)
+            self._store._drop_partial(self.token.hash)
             raise InvalidToken(
                 f"every chunk is as the token of {self.token.hash} says, and the whole is not: "
                 "whoever made the token must make it again"

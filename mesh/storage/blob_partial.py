@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from blake3 import blake3
@@ -17,7 +16,7 @@ from mesh.storage.blobs import CorruptChunk
 from mesh.storage.worker import Worker
 
 if TYPE_CHECKING:
-    from mesh.storage.blob_folder import BlobFolder
+    from mesh.storage.blob_layout import BlobFolder
 
 _CHUNKS_PER_JOB = 8
 """Chunks read back in one job of the worker: others wait for a few milliseconds at most."""
@@ -118,7 +117,7 @@ class PartialFile:
             return
         if self.hashes is None or not chunk_matches(self.token, self.hashes, index, data):
             raise CorruptChunk(self.token.hash, index)
-        with self._dropped_when_full(len(data)):
+        with writing(self._folder.partials, len(data)):
             check_room(self._folder.partials, len(data))
             write_all(self._fd, data, index * CHUNK_BYTES)
         self.held.add(index)
@@ -127,20 +126,6 @@ class PartialFile:
             self._followed += 1
         elif self._followed in self.held:
             self._follow()
-
-    @contextmanager
-    def _dropped_when_full(self, needed: int) -> Iterator[None]:
-        """Give back the room that was taken before it is told that there is none: documents need it."""
-        try:
-            with writing(self._folder.partials, needed):
-                yield
-        except StorageFull:
-            assert self._fd is not None
-            os.ftruncate(self._fd, 0)
-            os.ftruncate(self._fd, self.token.size_bytes)
-            self.held = ChunkMap(self.token.chunk_count)
-            self._whole, self._followed = blake3(), 0
-            raise
 
     def _each_chunk(self, index: int, limit: int, see: Callable[[int, memoryview], bool]) -> int:
         """Show up to ``limit`` chunks from ``index`` on to ``see`` until it says no; the next index."""
@@ -189,8 +174,15 @@ class PartialFile:
         assert self._fd is not None
         assert self.hashes is not None
         hashes = self.hashes
-        with self._dropped_when_full(self.token.size_bytes):
-            os.fdatasync(self._fd)
+        try:
+            with writing(self._folder.partials, self.token.size_bytes):
+                os.fdatasync(self._fd)
+        except StorageFull:  # which bytes are on the disk, nobody can tell any more
+            os.ftruncate(self._fd, 0)
+            os.ftruncate(self._fd, self.token.size_bytes)
+            self.held = ChunkMap(self.token.chunk_count)
+            self._whole, self._followed = blake3(), 0
+            raise
         if self._whole.hexdigest() == self.token.hash:
             self._folder.publish(
                 self._folder.partial_path(self.token.hash), self.token, hashes, cached=self.cached

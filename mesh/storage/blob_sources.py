@@ -89,6 +89,16 @@ async def pieces_of(source: Source, worker: Worker) -> AsyncGenerator[Buffer, No
         )
 
 
+def known_size(source: Source) -> int:
+    """How many bytes ``source`` has, where that can be told before it is read; otherwise 0."""
+    if isinstance(source, str | os.PathLike):
+        try:
+            return os.stat(source).st_size
+        except (OSError, ValueError):
+            return 0  # opening it says what is wrong
+    return memoryview(source).nbytes if isinstance(source, bytes | bytearray | memoryview) else 0
+
+
 def _slices(data: Buffer) -> Iterator[memoryview]:
     view = memoryview(data).cast("B")
     for start in range(0, len(view), CHUNK_BYTES):

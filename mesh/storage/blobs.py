@@ -6,7 +6,7 @@ Two implementations keep one contract (tests/unit/storage/test_blob_store_contra
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Callable
 from os import PathLike
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -56,7 +56,7 @@ class PartialBlob(Protocol):
 
         Raises:
             CorruptChunk: nothing was written.
-            StorageFull: there is no room for it; what had arrived is dropped: documents need the room.
+            StorageFull: there is no room for it; what had arrived before stays.
         """
 
     async def finish(self) -> list[int]:
@@ -68,7 +68,7 @@ class PartialBlob(Protocol):
         Raises:
             InvalidToken: every chunk is as the token says, and the whole is not: the token contradicts
                 itself. Nothing of it is kept.
-            StorageFull: there is no room for it.
+            StorageFull: the disk had promised room that it has not; what had arrived is dropped.
         """
 
     async def close(self) -> None:
@@ -77,6 +77,10 @@ class PartialBlob(Protocol):
 
 class BlobStore(Protocol):
     """Keeps blobs by their hash. ``open`` before use, ``close`` after."""
+
+    def on_lost(self, callback: Callable[[str], None]) -> None:
+        """Call ``callback`` on the event loop whenever a blob turned out to be damaged, and so is not here
+        whole any more."""
 
     async def open(self) -> None:
         """Find out what is here and remove what an interrupted ``add`` left behind.
@@ -98,6 +102,16 @@ class BlobStore(Protocol):
             DataDirUnusable: the folder cannot be written to.
         """
 
+    async def link(self, path: str | PathLike[str], metadata: BlobMetadata) -> BlobToken:
+        """Hold the file at ``path`` as a blob, where it is. If it changes, the blob is not held any more.
+
+        Where a copy is held already, that stays and the file is not needed.
+
+        Raises:
+            SourceError: the file cannot be read, or this store links to no files.
+            DataDirUnusable, StorageFull: the link cannot be written down.
+        """
+
     async def begin(self, token: BlobToken, *, cached: bool) -> PartialBlob:
         """Start to receive a blob that is not held, or go on with what is left of an earlier attempt.
 
@@ -116,6 +130,12 @@ class BlobStore(Protocol):
     def hashes(self) -> list[str]:
         """Every blob that is here whole."""
 
+    def partials(self) -> list[str]:
+        """Every blob that is here in part, or on its way in."""
+
+    def cache(self) -> list[tuple[str, int]]:
+        """Hash and size of every blob that is here whole for others only: the least recently served first."""
+
     def storage_bytes(self) -> int:
         """The sum of the sizes of the blobs that are here whole."""
 
@@ -131,6 +151,12 @@ class BlobStore(Protocol):
         Raises:
             BlobNotFound: it is not here.
         """
+
+    def pinned(self, hash: str) -> bool:
+        """Whether the blob is pinned; it need not be here."""
+
+    async def pin(self, hash: str, *, pinned: bool) -> None:
+        """Remember durably whether the blob is pinned. It need not be here."""
 
     async def delete(self, hash: str) -> None:
         """Remove the blob, or what is here of it.
@@ -151,6 +177,7 @@ class BlobStore(Protocol):
 
         Raises:
             BlobNotFound: the chunk is not here.
+            BlobCorrupt: it was damaged; the blob is not here whole any more.
         """
 
     async def read(self, hash: str) -> bytes:
@@ -158,7 +185,7 @@ class BlobStore(Protocol):
 
         Raises:
             BlobNotFound: it is not here.
-            BlobCorrupt: it was damaged on disk and is not here any more.
+            BlobCorrupt: it was damaged on disk and is not here whole any more.
         """
 
     def path(self, hash: str) -> Path:
@@ -182,7 +209,16 @@ class BlobStore(Protocol):
 
         Raises:
             BlobNotFound: it is not here.
-            BlobCorrupt: it was damaged on disk and is not here any more; nothing is left behind.
+            BlobCorrupt: it was damaged on disk and is not here whole any more; nothing is left behind.
             StorageFull: there is no room for it; nothing is left behind.
             OSError: the destination's directory cannot be written.
+        """
+
+    async def verify(self, hash: str) -> list[int]:
+        """Read a whole blob again; which chunks of it are damaged. If any are, it is not here whole any more,
+        and the others are found by the next ``begin``.
+
+        Raises:
+            BlobNotFound: it is not here.
+            BlobCorrupt: it is damaged, and so is what would tell where.
         """

@@ -12,10 +12,21 @@ from typing import Any, Generic, Protocol, TypeVar
 import sqlite_utils
 
 from mesh.errors import DataDirUnusable, MeshError, NotStarted, StorageFull, StoreCorrupt
-from mesh.storage.schema import migrate, refuse_newer
+from mesh.storage.file_watch import FileWatch
+from mesh.storage.schema import refuse_newer
+from mesh.storage.wholeness import make_whole
 
 PAGE_BYTES = 4096
 """What the file grows by at least."""
+
+KEPT_LOG_BYTES = 8 << 20
+"""Of a write-ahead log that was longer, once all of it is in the file."""
+
+BUSY_SECONDS = 5
+"""How long a write waits for another process to end its own."""
+
+_INCREMENTAL = 2
+"""How SQLite numbers that ``auto_vacuum``."""
 
 MAX_BATCH_CHANGES = 500
 """Changes after which no further job joins a commit."""
@@ -69,6 +80,7 @@ class Connection(Generic[T]):
         self._connection: sqlite3.Connection | None = None
         self._session: T | None = None
         self._pending = False
+        self._watch: FileWatch | None = None
         self.commits = 0
         """Commits that others may see the effect of: counted just before each is made."""
         self.lost = False
@@ -87,16 +99,20 @@ class Connection(Generic[T]):
                     self._path, check_same_thread=False, isolation_level=None, cached_statements=256
                 )
                 self._connection = connection
-                connection.execute("PRAGMA busy_timeout=5000")
+                connection.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
                 if self._read_only:
                     connection.execute("PRAGMA query_only=ON")
                 else:
                     self._check(connection)
                     tables = sqlite_utils.Database(connection, execute_plugins=False)
                     refuse_newer(tables, self._path)
+                    make_shrinkable(connection)
                     connection.execute("PRAGMA journal_mode=WAL")
                     connection.execute("PRAGMA synchronous=FULL")
-                    migrate(tables)
+                    connection.execute(f"PRAGMA journal_size_limit={KEPT_LOG_BYTES}")
+                    make_whole(tables, self._path)
+                    if Path(self._path).is_file():
+                        self._watch = FileWatch(self._path)
                 connection.execute("PRAGMA cache_size=-8000")
                 self._session = self._begin(connection)
         except BaseException:
@@ -218,8 +234,12 @@ class Connection(Generic[T]):
 
     def _commit(self, connection: sqlite3.Connection, session: T) -> None:
         session.finish()
+        if self._watch is not None:
+            self._watch.check()
         self.commits += 1
         connection.execute("COMMIT")
+        if self._watch is not None:
+            self._watch.committed()
 
     def _roll_back(self, connection: sqlite3.Connection, session: T) -> None:
         if connection.in_transaction:
@@ -279,6 +299,14 @@ class Connection(Generic[T]):
         return NamedErrors(self._path)
 
 
+def make_shrinkable(connection: sqlite3.Connection) -> None:
+    """Let the file give back pages that are free. One with tables in it is written anew for that, once."""
+    (mode,) = connection.execute("PRAGMA auto_vacuum").fetchone()
+    if mode != _INCREMENTAL:
+        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        connection.execute("VACUUM")
+
+
 class NamedErrors:
     """Turns SQLite's errors into ours."""
 
@@ -299,4 +327,17 @@ class NamedErrors:
             raise DataDirUnusable(self._path, str(error)) from error
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             raise StoreCorrupt(self._path, str(error)) from error
-        raise MeshError(f"the store {self._path}: {error}") from error
+        raise MeshError(f"the store {self._path}: {error}{_ADVICE.get(code, '')}") from error
+
+
+_ADVICE = {
+    sqlite3.SQLITE_BUSY: (
+        f": another process has been writing to it for {BUSY_SECONDS} s. Nothing was written here: end that "
+        "process, or its transaction, and try again. Only the node may write to its store"
+    ),
+    sqlite3.SQLITE_IOERR: (
+        ": the disk has failed, or the file may not grow (a quota, or a limit such as `ulimit -f`). Nothing "
+        "was written: see the system's log, and try again"
+    ),
+}
+"""What to do about errors of these kinds."""

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from mesh.errors import DataDirInUse, DataDirUnusable
 
+_SHORTEST_STORE = 512
+"""Bytes; to SQLite, less of them is no file, or none that holds anything."""
+
 
 class DataDir:
     """Holds the directory's lock from :meth:`open` to :meth:`close`.
@@ -40,6 +43,14 @@ class DataDir:
             os.close(lock)
             raise DataDirInUse(str(self.path)) from None
         self._lock = lock
+
+    def lost_its_store(self) -> bool:
+        """Whether a node has lived here, and its documents are gone."""
+        lived = self.identity.exists() or self.blobs.exists()
+        try:
+            return lived and self.store.stat().st_size < _SHORTEST_STORE
+        except FileNotFoundError:
+            return lived
 
     def close(self) -> None:
         """Release the lock. May be repeated."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,6 +40,7 @@ class DocumentStore:
         worker: where the file is written; closed with the store.
         reader: where it is read, at the same time; closed with the store. ``None``, and always in memory:
             reads and writes take turns.
+        lost: the file should be there and hold something, but does not: that is said when it has been made.
         rng: draws identities.
         clock: wall clock, in seconds since the epoch.
     """
@@ -49,10 +51,12 @@ class DocumentStore:
         worker: Worker,
         reader: Worker | None = None,
         *,
+        lost: bool = False,
         rng: random.Random,
         clock: Callable[[], float],
     ) -> None:
         self.path = path
+        self._lost = lost
         self._rng = rng
         self._clock = clock
         self._workers = [worker] if reader is None else [worker, reader]
@@ -61,7 +65,7 @@ class DocumentStore:
             worker,
             self._begin,
             self._committed,
-            None if path is None or reader is None else (reader, Snapshot),
+            None if path is None or reader is None else (reader, partial(Snapshot, clock=clock)),
         )
         self._followers: list[Callable[[list[Commit]], None]] = []
         self.log_id = b""
@@ -71,7 +75,7 @@ class DocumentStore:
         self.documents = 0
         """How many documents are held, removed ones not counted."""
         self.rebuilt: Rebuilt | None = None
-        """What became of the file if it was damaged when it was opened."""
+        """What became of the file if it was damaged, or not there any more, when it was opened."""
 
     def follow(self, follower: Callable[[list[Commit]], None]) -> None:
         """Call ``follower``, on the event loop, with everything that is committed from now on, and with
@@ -93,6 +97,8 @@ class DocumentStore:
         except BaseException:
             await self._close_workers()
             raise
+        if self._lost and self.path is not None and self.rebuilt is None:
+            self.rebuilt = salvage.begin_again(self.path, self._clock)
         (
             self.log_id,
             self.positions_era,

@@ -14,7 +14,9 @@ from typing import Any
 
 import msgspec
 
-from mesh.core.selector import LIST_RANK, projected, split_path
+from mesh.core.selector import LIST_RANK, projected
+from mesh.core.values import split_path
+from mesh.storage import indexes
 from mesh.storage.queries import ALL, BY_ID, UNSEEN, Query, in_collection
 from mesh.storage.rows import Rows
 
@@ -129,8 +131,7 @@ def _cut_by_sql(
 
 def _sorts(rows: Rows, sql: str, query: Query) -> bool:
     """Whether SQLite looks at all that a statement selects before it gives the first."""
-    plan = rows.connection.execute(f"EXPLAIN QUERY PLAN {sql}", query.filter.parameters).fetchall()
-    return any("TEMP B-TREE" in step[3] for step in plan)
+    return any("TEMP B-TREE" in step for step in indexes.plan(rows, sql, query.filter.parameters))
 
 
 def _read(

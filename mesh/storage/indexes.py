@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from blake3 import blake3
 
-from mesh.core.selector import split_path
+from mesh.core.values import split_path
 from mesh.errors import InvalidIndex
 from mesh.storage.queries import BY_ID, Query, field_columns, in_collection
 from mesh.storage.rows import Rows
@@ -83,7 +84,25 @@ def declared(rows: Rows, collection: str) -> dict[str, tuple[str, ...]]:
         "AND substr(name, 1, ?) = ? ORDER BY name",
         (len(start), start),
     )
-    return {name: tuple(msgspec.json.decode(name[len(collection) :], type=list[str])) for (name,) in found}
+    fields = {name: _fields_in(name, collection) for (name,) in found}
+    return {name: named for name, named in fields.items() if named}
+
+
+def _fields_in(name: str, collection: str) -> tuple[str, ...]:
+    """What an index is of, as its name says; nothing if somebody else has named it."""
+    try:
+        fields = tuple(msgspec.json.decode(name[len(collection) : name.rfind("]") + 1], type=list[str]))
+    except msgspec.DecodeError:
+        return ()
+    return fields if name == _name(collection, fields) else ()
+
+
+def plan(rows: Rows, sql: str, parameters: Sequence[Any]) -> list[str]:
+    """SQLite's account of how it runs a statement."""
+    [(schema,)] = rows.connection.execute("PRAGMA schema_version").fetchall()
+    # An EXPLAIN that is kept compiled, SQLite does not compile again when the indexes are others.
+    steps = rows.connection.execute(f"EXPLAIN QUERY PLAN /* {schema} */ {sql}", parameters).fetchall()
+    return [str(step[3]) for step in steps]
 
 
 def explain(rows: Rows, collection: str, query: Query) -> dict[str, Any]:
@@ -91,12 +110,11 @@ def explain(rows: Rows, collection: str, query: Query) -> dict[str, Any]:
     sql = query.selecting("json", collection)
     if query.order is not None:
         sql += f" ORDER BY {query.order}"
-    steps = rows.connection.execute(f"EXPLAIN QUERY PLAN {sql}", query.filter.parameters).fetchall()
-    plan = [str(step[3]) for step in steps]
+    steps = plan(rows, sql, query.filter.parameters)
     known = {**declared(rows, collection), BY_ID: ("_id",)}
     used: dict[str, list[str]] = {}
     scan = False
-    for step in plan:
+    for step in steps:
         if not step.startswith(("SEARCH documents", "SCAN documents")):
             continue
         name = next((name for name in known if f" INDEX {name} (" in f"{step} ("), None)
@@ -111,7 +129,7 @@ def explain(rows: Rows, collection: str, query: Query) -> dict[str, Any]:
         "scan": scan,
         "exact": query.filter.exact,
         "sql": sql,
-        "plan": plan,
+        "plan": steps,
     }
 
 
@@ -130,7 +148,9 @@ def _constrained(fields: tuple[str, ...], step: str) -> list[str]:
 
 
 def _name(collection: str, fields: Sequence[str]) -> str:
-    return collection + msgspec.json.encode(fields).decode()
+    name = collection + msgspec.json.encode(fields).decode()
+    # To SQLite, names that differ in case only are one.
+    return name if name == name.lower() else f"{name}#{blake3(name.encode()).hexdigest(length=4)}"
 
 
 def _quoted(name: str) -> str:

@@ -23,6 +23,10 @@ from mesh.core.versions import CLOCK_BYTES
 
 _log = logging.getLogger("mesh.storage")
 
+ERA_BYTES = 2
+"""The end of a clock identity counts how often documents were evicted that had been written under it: if they
+are written again, it is not as if what was written first were still here."""
+
 _State = tuple[bytes, bytes, int, int, Numbering]
 
 
@@ -41,7 +45,8 @@ class Lineage:
 
     Attributes:
         log_id: names the log; new whenever the store's past is not that of the file.
-        clock: the clock identity of local writes.
+        clock: the clock identity of local writes, but for documents that were written here before: see
+            :meth:`tick`.
         seq: the last position of the log.
         numbering: which positions and counters have been given under this identity.
         positions_era: grows whenever the positions reached in peers' logs have become void.
@@ -97,9 +102,35 @@ class Lineage:
 
     # --- numbers ----------------------------------------------------------------------------------
 
-    def tick(self) -> tuple[bytes, int]:
-        """This store's clock identity and the counter of the write that takes the next position."""
-        return self.clock, self.seq + 1
+    def tick(self, written: Mapping[bytes, int] | None = None) -> tuple[bytes, int]:
+        """The clock identity and the counter of the write that takes the next position.
+
+        Args:
+            written: the version of the document, if this store has written the copy that it holds: then it
+                goes on under the same clock identity, so that versions do not grow with every eviction.
+        """
+        clock = self.clock
+        if written and not clock.endswith(bytes(ERA_BYTES)):
+            clock = max(self._own(written), default=(0, clock))[1]
+        return clock, self.seq + 1
+
+    def last_tick(self, vector: Mapping[bytes, int]) -> int:
+        """The counter of the last write of this store in a version; 0: there is none."""
+        return max(self._own(vector), default=(0, b""))[0]
+
+    def _own(self, vector: Mapping[bytes, int]) -> list[tuple[int, bytes]]:
+        store = self.clock[:-ERA_BYTES]
+        return [(counter, clock) for clock, counter in vector.items() if clock.startswith(store)]
+
+    def evicted(self, vector: Mapping[bytes, int]) -> None:
+        """A document is no longer here of which this store may have written what nobody else holds."""
+        if self.clock not in vector:
+            return
+        era = int.from_bytes(self.clock[-ERA_BYTES:], "big") + 1
+        if era >> 8 * ERA_BYTES:
+            self._renew()
+        else:
+            self.clock = self.clock[:-ERA_BYTES] + era.to_bytes(ERA_BYTES, "big")
 
     def next_position(self) -> int:
         """The next position of the log."""
@@ -115,8 +146,8 @@ class Lineage:
     def unknown(self, vector: Mapping[bytes, int]) -> int | None:
         """The counter in a version that only another life of this store can have given: this one is a backup
         that was put back."""
-        counter = vector.get(self.clock, 0)
-        return counter if counter and not self.numbering.issued(counter, self.seq) else None
+        issued, seq = self.numbering.issued, self.seq
+        return next((counter for counter, _ in self._own(vector) if not issued(counter, seq)), None)
 
     def renew(self) -> None:
         """Go on under a new identity, with a log of its own."""
@@ -125,7 +156,7 @@ class Lineage:
 
     def _renew(self) -> None:
         self.log_id = self._rng.randbytes(16)
-        self.clock = self._rng.randbytes(CLOCK_BYTES)
+        self.clock = self._rng.randbytes(CLOCK_BYTES - ERA_BYTES) + bytes(ERA_BYTES)
         self.numbering = ONE_RUN
         # The client ids still belong to the store that this one was copied from.
         self._connection.execute("UPDATE documents SET client_id = NULL")

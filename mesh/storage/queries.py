@@ -22,8 +22,8 @@ from mesh.core.selector import (
     parse_sort,
     plain_selector,
     sort_key,
-    split_path,
 )
+from mesh.core.values import split_path
 
 _COMPARISONS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 _KINDS: dict[str, Any] = {

@@ -15,9 +15,9 @@ from mesh.core.records import OWNED_COLLECTIONS
 from mesh.core.sync_effects import Standing
 from mesh.core.values import check_collection, check_id
 from mesh.core.versions import check_version, covers, decode_vector
-from mesh.core.wire import Change, Changes, InterestEntry, Version, Want
+from mesh.core.wire import Change, Changes, Grave, InterestEntry, Version, Want
 from mesh.errors import InvalidCollectionName, InvalidDocument, PermissionDenied
-from mesh.storage import restored
+from mesh.storage import graves, restored
 from mesh.storage.rows import Row, Rows
 
 _decode_json = msgspec.json.Decoder(dict[str, Any]).decode
@@ -33,6 +33,7 @@ def apply_frame(rows: Rows, peer: str, frame: Changes) -> list[Want]:
     """
     for change in frame.changes:
         restored.meet(rows, change.until)
+    graves.meet(rows, peer, frame.graves)
     wants: dict[tuple[str, str], Want] = {}
     for change in frame.changes:
         key = (change.collection, change.id)
@@ -49,12 +50,13 @@ def apply_frame(rows: Rows, peer: str, frame: Changes) -> list[Want]:
             wants[version.collection, version.id] = _want(row, version.collection, version.id)
     for version in frame.notices:
         row = rows.get(version.collection, version.id)
-        if row is not None and not _holds(row, version):
+        outdated = row is not None and row.buried and version.rank > row.state.rank
+        if row is not None and not outdated and not _holds(row, version):
             wants[version.collection, version.id] = _want(row, version.collection, version.id)
     return list(wants.values())
 
 
-def _arrive(rows: Rows, peer: str, row: Row | None, change: Change) -> bool:
+def _arrive(rows: Rows, peer: str | None, row: Row | None, change: Change) -> bool:
     """Store one change; false if it builds on what is not held here."""
     check_collection(change.collection)
     check_id(change.id)
@@ -71,17 +73,26 @@ def _arrive(rows: Rows, peer: str, row: Row | None, change: Change) -> bool:
             change = Change(change.collection, change.id, state.rank, {}, state.vector, state.update)
             rows.put(change.collection, change.id, row, change, record, source=peer, client_id=client_id)
         return True
-    outcome = document.arrive(held, change)
+    buried = row is not None and row.buried
+    if buried and change.rank == held.rank:
+        return True  # its tombstone has not lived its time there
+    outcome = document.arrive(held, change, rows.live)
     if outcome == "lacking":
         return False
     if outcome != "held":
+        if buried and outcome.state.rank == held.rank:
+            # Whoever holds it has slept through its removal: that becomes news again, for the peer as well.
+            state, peer = outcome.state, None
+            change = Change(change.collection, change.id, state.rank, {}, state.vector, state.update)
         check_version(outcome.state.rank, outcome.state.vector)
         rows.put(change.collection, change.id, row, change, outcome, source=peer, client_id=client_id)
     return True
 
 
 def _holds(row: Row | None, version: Version) -> bool:
-    return row is not None and row.state.rank >= version.rank and covers(row.state.vector, version.vector)
+    if row is None or row.buried:
+        return row is not None and row.state.rank == version.rank
+    return row.state.rank >= version.rank and covers(row.state.vector, version.vector)
 
 
 def _want(row: Row | None, collection: str, document_id: str) -> Want:
@@ -96,10 +107,21 @@ def _want(row: Row | None, collection: str, document_id: str) -> Want:
 
 def read_log(
     rows: Rows, peer: str, after: int, until: int, limit: int, interest: InterestSet
-) -> tuple[list[LogEntry], int]:
+) -> tuple[list[LogEntry], int, list[Grave]]:
     """Up to ``limit`` documents of the interest's collections that last changed after position ``after`` and
-    up to ``until``, but for those that are as ``peer`` sent them, and the position up to which the log has
-    been read for them. It may be fewer, so that they have about ``PAGE_BYTES``."""
+    up to ``until``, but for those that are as ``peer`` sent them; the position up to which the log has been
+    read for them; and the graves up to there. They may be fewer, so that they have about ``PAGE_BYTES``."""
+    entries, upto = _read_documents(rows, peer, after, until, limit, interest)
+    found = graves.read(rows, *_in_collections(interest), after, upto, limit)
+    if len(found) == limit:
+        upto = found[-1][0]
+        entries = [entry for entry in entries if entry.seq <= upto]
+    return entries, upto, [grave for _, grave in found]
+
+
+def _read_documents(
+    rows: Rows, peer: str, after: int, until: int, limit: int, interest: InterestSet
+) -> tuple[list[LogEntry], int]:
     where, parameters = _in_collections(interest)
     found = rows.connection.execute(
         "SELECT seq, collection, id, rank_major, rank_minor, vector, json, "
@@ -129,12 +151,13 @@ def read_wanted(rows: Rows, wants: Sequence[Want], positions: Sequence[int]) -> 
     changes: list[Change] = []
     offers: list[Version] = []
     gone: list[tuple[str, str]] = []
+    buried: list[Grave] = []
     size = 0
     for done, want in enumerate(wants):
         if size >= PAGE_BYTES:
-            return Found(changes, offers, gone, done)
+            return Found(changes, offers, gone, done)  # positions come last
         row = rows.get(want.collection, want.id)
-        if row is None:
+        if row is None or row.buried:
             gone.append((want.collection, want.id))
             continue
         state = row.state
@@ -145,7 +168,7 @@ def read_wanted(rows: Rows, wants: Sequence[Want], positions: Sequence[int]) -> 
         size += change_size(changes[-1])
     for done, position in enumerate(positions):
         if size >= PAGE_BYTES:
-            return Found(changes, offers, gone, len(wants) + done)
+            return Found(changes, offers, gone, len(wants) + done, buried)
         found = rows.connection.execute(
             "SELECT collection, id, rank_major, rank_minor, vector, "
             f"CASE WHEN length(state) <= {SMALL_DOCUMENT_BYTES} THEN state END FROM documents WHERE seq = ?",
@@ -159,17 +182,21 @@ def read_wanted(rows: Rows, wants: Sequence[Want], positions: Sequence[int]) -> 
                 continue
             changes.append(Change(collection, document_id, version.rank, {}, version.vector, update))
             size += change_size(changes[-1])
-    return Found(changes, offers, gone, len(wants) + len(positions))
+        else:
+            buried += [grave for _, grave in graves.read(rows, "1", [], position - 1, position, 1)]
+    return Found(changes, offers, gone, len(wants) + len(positions), buried)
 
 
 def key_set(rows: Rows, interest: InterestSet) -> KeySet:
     """Everything held of ``interest``, ready for comparison."""
     where, parameters = _in_collections(interest)
     execute = rows.connection.execute
+    columns = "key_hash, version_hash, seq"
+    buried = execute(f"SELECT {columns} FROM graves WHERE {where}", parameters).fetchall()
     if not interest.selective:
-        columns = "key_hash, version_hash, seq"
-        return KeySet(execute(f"SELECT {columns} FROM documents WHERE {where} ORDER BY key_hash", parameters))
-    matching: list[tuple[int, int, int]] = []
+        found = execute(f"SELECT {columns} FROM documents WHERE {where} ORDER BY key_hash", parameters)
+        return KeySet(sorted([*found, *buried]) if buried else found)
+    matching: list[tuple[int, int, int]] = buried
     others: list[tuple[int, int]] = []
     for key, version, seq, collection, json in execute(
         f"SELECT key_hash, version_hash, seq, collection, json FROM documents WHERE {where}", parameters

@@ -37,7 +37,7 @@ def renew(rows: Rows, number: int) -> None:
     for collection, document_id in written:
         row = rows.get(collection, document_id)
         assert row is not None
-        since = row.state.vector.get(rows.lineage.clock, 0) > parted
+        since = rows.lineage.last_tick(row.state.vector) > parted
         client_ids[collection, document_id] = row.client_id if since else None
     rows.lineage.renew()
     for (collection, document_id), former in client_ids.items():

@@ -11,16 +11,17 @@ import logging
 import random
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from mesh.core.commits import Commit
-from mesh.core.document import ABSENT, DocumentState, Merged
+from mesh.core.document import ABSENT, DocumentState, Merged, buried
+from mesh.core.live import LiveDocuments
 from mesh.core.versions import decode_vector, encode_vector, key_hash, version_hash
 from mesh.core.wire import Change
 from mesh.storage.lineage import Lineage
+from mesh.storage.references import note_references
 from mesh.version import VERSION
 
 _log = logging.getLogger("mesh.storage")
@@ -28,19 +29,19 @@ _log = logging.getLogger("mesh.storage")
 _decode_json = msgspec.json.Decoder(dict[str, Any]).decode
 _encode_json = msgspec.json.Encoder().encode
 
-MAX_CLIENT_ID = (1 << 53) - 1
+CLIENT_ID_BITS = 53
 """Yjs client ids must be safe integers in JavaScript."""
 
 MAX_QUARANTINE = 1000
 """Refused changes that are remembered."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(msgspec.Struct, frozen=True):
     """One document as it is stored.
 
     ``source`` is the peer that is known to hold this very version. ``client_id`` is the Yjs client id under
-    which this store has written this copy of the document; ``None`` while it has not.
+    which this store has written this copy of the document; ``None`` while it has not. ``buried``: only a
+    grave is left of it (see :mod:`mesh.storage.graves`).
     """
 
     seq: int
@@ -48,6 +49,7 @@ class Row:
     json: str | None
     client_id: int | None
     source: str | None
+    buried: bool = False
 
     @property
     def document(self) -> dict[str, Any] | None:
@@ -63,6 +65,10 @@ class Rows:
         rng: draws identities and client ids.
         clock: wall clock, in seconds since the epoch.
         host, boot: see :class:`~mesh.storage.lineage.Lineage`.
+
+    Attributes:
+        graves: whether there may be any.
+        now: the wall clock.
     """
 
     def __init__(
@@ -76,13 +82,19 @@ class Rows:
         self.connection = connection
         self.lineage = Lineage(connection, rng, host, boot)
         self._rng = rng
-        self._now = clock
+        self.now = clock
+        self.graves = bool(connection.execute("SELECT 1 FROM graves LIMIT 1").fetchall())
+        self.live = LiveDocuments()
         self.commits: list[Commit] = []
         self._kept_commits = 0
 
     def new_client_id(self) -> int:
         """A Yjs client id for this store's copy of a document."""
-        return self._rng.randint(1, MAX_CLIENT_ID)
+        return max(1, self._rng.getrandbits(CLIENT_ID_BITS))
+
+    def tick(self, row: Row | None) -> tuple[bytes, int]:
+        """The clock identity and the counter of the next write, if it is one of the document in ``row``."""
+        return self.lineage.tick(None if row is None or row.client_id is None else row.state.vector)
 
     # --- following the transaction ----------------------------------------------------------------
 
@@ -113,6 +125,7 @@ class Rows:
 
     def close(self) -> None:
         """See :class:`~mesh.storage.connection.Session`."""
+        self.live.clear()
         self.lineage.close()
 
     def take_commits(self) -> list[Commit]:
@@ -125,14 +138,14 @@ class Rows:
     # --- rows -------------------------------------------------------------------------------------
 
     def get(self, collection: str, document_id: str) -> Row | None:
-        """The row of a document, removed ones included."""
+        """The row of a document, removed and buried ones included."""
         found = self.connection.execute(
             "SELECT seq, rank_major, rank_minor, state, vector, json, client_id, source "
             "FROM documents WHERE collection = ? AND id = ?",
             (collection, document_id),
         ).fetchone()
         if found is None:
-            return None
+            return self._grave(collection, document_id) if self.graves else None
         seq, major, minor, state, vector, json, client_id, source = found
         return Row(
             seq,
@@ -141,6 +154,14 @@ class Rows:
             client_id,
             source,
         )
+
+    def _grave(self, collection: str, document_id: str) -> Row | None:
+        found = self.connection.execute(
+            "SELECT seq, incarnation FROM graves WHERE key_hash = ?", (key_hash(collection, document_id),)
+        ).fetchone()
+        if found is None:
+            return None
+        return Row(found[0], buried(found[1]), None, None, None, buried=True)
 
     def put(
         self,
@@ -160,7 +181,14 @@ class Rows:
         key = key_hash(collection, document_id)
         after = None
         if merged.fields is not None:  # what else claims to be the _id is not
-            after = {"_id": document_id} | merged.fields | {"_id": document_id}
+            after = {"_id": document_id, **merged.fields}
+            after["_id"] = document_id
+        if held is not None and held.buried:
+            self.connection.execute("DELETE FROM graves WHERE key_hash = ?", (key,))
+        json = None if after is None else _encode_json(after).decode()
+        blobs = note_references(
+            self.connection, collection, document_id, held.json if held is not None else None, json
+        )
         # A peer is known to hold this version only if its change was all there is to it.
         whole = state.vector == change.until and state.rank == change.rank
         self.connection.execute(
@@ -171,7 +199,7 @@ class Rows:
                 seq,
                 collection,
                 document_id,
-                None if after is None else _encode_json(after).decode(),
+                json,
                 *state.rank,
                 vector,
                 state.update,
@@ -179,23 +207,27 @@ class Rows:
                 version_hash(key, state.rank, vector),
                 client_id,
                 source if whole else None,
-                self._now(),
+                self.now(),
             ),
         )
         before = held.document if held is not None else None
-        self.commits.append(Commit(seq, change, before, after, source, whole))
+        self.commits.append(Commit(seq, change, before, after, source, whole, blobs=blobs))
 
     def drop(self, collection: str, document_id: str) -> bool:
         """Forget a document here, without a tombstone; whether there was one."""
         held = self.get(collection, document_id)
-        if held is None:
+        if held is None or held.buried:
             return False
         self.connection.execute("DELETE FROM documents WHERE seq = ?", (held.seq,))
+        blobs = note_references(self.connection, collection, document_id, held.json, None)
         seq = self.lineage.next_position()
         self.lineage.remember_position()
         state = held.state
         change = Change(collection, document_id, state.rank, {}, state.vector, state.update)
-        self.commits.append(Commit(seq, change, held.document, None, None, whole=True, evicted=True))
+        self.commits.append(
+            Commit(seq, change, held.document, None, None, whole=True, evicted=True, blobs=blobs)
+        )
+        self.lineage.evicted(state.vector)
         # What was evicted is not held any more up to any position of anybody's log.
         self.lineage.forget_positions()
         return True
@@ -210,7 +242,7 @@ class Rows:
         self.connection.execute(
             "INSERT OR REPLACE INTO quarantine(collection, id, version, peer, reason, refused_by, at) "
             "VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (change.collection, change.id, version, peer, reason, VERSION, self._now()),
+            (change.collection, change.id, version, peer, reason, VERSION, self.now()),
         )
         self.connection.execute(
             "DELETE FROM quarantine WHERE rowid <= (SELECT max(rowid) FROM quarantine) - ?", (MAX_QUARANTINE,)
@@ -230,5 +262,7 @@ class Snapshot(Rows):
     """Rows as they were at one moment, to be read only. The lineage belongs to whoever writes: there is none
     here."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, clock: Callable[[], float]) -> None:
         self.connection = connection
+        self.now = clock
+        self.graves = False  # nobody reads a row for its grave

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +28,10 @@ from mesh.core.values import check_collection, check_id, identical
 from mesh.core.versions import check_version, decode_vector, key_hash, version_hash
 from mesh.core.wire import Change
 from mesh.errors import MeshError
+from mesh.storage import indexes
+from mesh.storage.connection import make_shrinkable
 from mesh.storage.lineage import boot_id, host_of
+from mesh.storage.references import note_all_references
 from mesh.storage.rows import Rows
 from mesh.storage.schema import migrate
 
@@ -35,25 +39,58 @@ _log = logging.getLogger("mesh.storage")
 
 _MAX_POSITION = 1 << 53
 
+_MAGIC = b"SQLite format 3\0"
+_HEADER_BYTES = 32
+
+_MOST_MISSING = 1000
+"""A file that says it was larger by this factor is not believed."""
+
+_COPY = "-copy"
+"""The end of the name of a copy that a store is rebuilt from."""
+
 _COLUMNS = (
     "seq, collection, id, json, rank_major, rank_minor, vector, state, key_hash, version_hash, source, "
     "changed_at"
 )
 
 
+_OTHERS: dict[str, dict[str, type]] = {
+    "graves": {
+        "seq": int,
+        "collection": str,
+        "key_hash": int,
+        "version_hash": int,
+        "incarnation": int,
+        "buried_at": float,
+    },
+    "quarantine": {
+        "collection": str,
+        "id": str,
+        "version": bytes,
+        "peer": str,
+        "reason": str,
+        "refused_by": str,
+        "at": float,
+    },
+}
+"""What else is carried over, and of what types it is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """What became of a damaged store.
+    """What became of a store that was damaged, or gone.
 
     Attributes:
+        at: when it was rebuilt, in seconds since the epoch.
         reason: what was wrong with it.
-        kept_as: where the damaged file is now.
+        kept_as: where the damaged file is now; ``None``: there was none.
         documents: how many documents, removed ones included, were carried over.
         refused: how many could be read, but were not what had once been written.
     """
 
+    at: float
     reason: str
-    kept_as: Path
+    kept_as: Path | None
     documents: int
     refused: int
 
@@ -74,7 +111,7 @@ def rebuild(path: Path, reason: str, rng: random.Random, clock: Callable[[], flo
         os.replace(draft, path)
     finally:
         _remove(draft)
-    rebuilt = Rebuilt(reason, aside, documents, refused)
+    rebuilt = Rebuilt(clock(), reason, aside, documents, refused)
     _log.error(
         "the store %s was damaged (%s): it has been rebuilt with %d documents that could be read, under a "
         "new identity; what is missing comes back from peers that hold it. The damaged file is kept as %s",
@@ -86,13 +123,26 @@ def rebuild(path: Path, reason: str, rng: random.Random, clock: Callable[[], flo
     return rebuilt
 
 
+def begin_again(path: Path, clock: Callable[[], float]) -> Rebuilt:
+    """Where a node has lived, nothing was at ``path``, or nothing in it: a fresh store has been made."""
+    _log.error(
+        "the store %s was gone or empty, though this node has run before: it begins again with no documents, "
+        "no subscriptions and no indexes. What peers hold comes back once it is subscribed to; to have the "
+        "rest, close the node and put a backup there",
+        path,
+    )
+    return Rebuilt(clock(), "it was gone, or empty", None, 0, 0)
+
+
 def _carry_over(path: Path, draft: Path, rng: random.Random, clock: Callable[[], float]) -> tuple[int, int]:
     fresh = sqlite3.connect(draft, isolation_level=None)
     try:
         fresh.execute("PRAGMA synchronous=FULL")
+        make_shrinkable(fresh)
         migrate(sqlite_utils.Database(fresh, execute_plugins=False))
-        Rows(fresh, rng, clock, host_of(draft), boot_id()).close()
-        damaged = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
+        rows = Rows(fresh, rng, clock, host_of(draft), boot_id())
+        rows.close()
+        damaged = _opened(path, draft)
         # What has become of text is for the checks to say.
         damaged.text_factory = lambda raw: raw.decode(errors="replace")
         try:
@@ -104,14 +154,40 @@ def _carry_over(path: Path, draft: Path, rng: random.Random, clock: Callable[[],
                     documents += fresh.execute(insert, row).rowcount
                 else:
                     refused += 1
+            for statement, other in _others(damaged):
+                fresh.execute(statement, other)
             for subscription in _subscriptions(damaged):
                 fresh.execute("INSERT OR IGNORE INTO subscriptions VALUES (?, ?, ?)", subscription)
+            note_all_references(fresh)
+            # Nothing new may stand where a grave does.
+            fresh.execute("UPDATE store SET seq = max(seq, (SELECT coalesce(max(seq), 0) FROM graves))")
+            for collection, fields in _indexes(damaged):
+                indexes.create(rows, collection, fields)
             fresh.execute("COMMIT")
         finally:
             damaged.close()
     finally:
         fresh.close()
     return documents, refused
+
+
+def _opened(path: Path, draft: Path) -> sqlite3.Connection:
+    """The damaged file, to be read. One that was cut short, of which SQLite would read nothing, is read as a
+    copy with zeros in place of what is missing."""
+    with path.open("rb") as file:
+        header = file.read(_HEADER_BYTES)
+    page_bytes = int.from_bytes(header[16:18]) or 1
+    whole = int.from_bytes(header[28:32]) * (1 << 16 if page_bytes == 1 else page_bytes)
+    size = path.stat().st_size
+    if header.startswith(_MAGIC) and size < whole <= size * _MOST_MISSING:
+        copy = draft.with_name(draft.name + _COPY)
+        log = path.with_name(path.name + "-wal")
+        if log.exists():
+            shutil.copyfile(log, copy.with_name(copy.name + "-wal"))
+        shutil.copyfile(path, copy)
+        os.truncate(copy, whole)
+        path = copy
+    return sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
 
 
 def _readable(damaged: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
@@ -168,6 +244,31 @@ def _subscriptions(damaged: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
             yield row
 
 
+def _others(damaged: sqlite3.Connection) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Graves and refused changes: statements, and rows for them."""
+    for table, types in _OTHERS.items():
+        columns = ", ".join(types)
+        insert = f"INSERT OR IGNORE INTO {table}({columns}) VALUES ({', '.join('?' * len(types))})"
+        for row in _read(damaged, f"SELECT {columns} FROM {table}"):
+            if row is None:
+                break
+            if all(map(isinstance, row, types.values())):
+                yield insert, row
+
+
+def _indexes(damaged: sqlite3.Connection) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The indexes that were declared."""
+    for row in _read(damaged, "SELECT name FROM sqlite_master WHERE type = 'index' AND instr(name, '[') > 0"):
+        if row is None:
+            return
+        collection, _, fields = str(row[0]).partition("[")
+        try:
+            check_collection(collection)
+            yield collection, indexes.check_fields(msgspec.json.decode("[" + fields, type=list[str]))
+        except (MeshError, msgspec.MsgspecError):
+            continue
+
+
 def _read(damaged: sqlite3.Connection, query: str, *parameters: int) -> Iterator[tuple[Any, ...] | None]:
     """The rows of a query, then ``None`` if damage ends it."""
     try:
@@ -221,5 +322,5 @@ def _put_aside(path: Path, now: float) -> Path:
 
 
 def _remove(draft: Path) -> None:
-    for suffix in ("", "-journal", "-wal", "-shm"):
+    for suffix in ("", "-journal", "-wal", "-shm", _COPY, f"{_COPY}-wal", f"{_COPY}-shm"):
         draft.with_name(draft.name + suffix).unlink(missing_ok=True)

@@ -6,6 +6,7 @@ from sqlite_utils import Database, Migrations
 
 from mesh.core.versions import version_hash
 from mesh.errors import StoreTooNew
+from mesh.storage.references import note_all_references
 
 migrations = Migrations("docmesh")
 
@@ -65,7 +66,7 @@ def m003_comparison(db: Database) -> None:
     """What comparisons read comes before what may be long, and a version's hash covers its key. Which version
     of the mesh refused a change, so that a newer one asks for it again."""
     documents = db.table("documents")
-    documents.transform(column_order=("seq", "collection", "id", "key_hash", "version_hash", "source"))
+    documents.transform(column_order=["seq", "collection", "id", "key_hash", "version_hash", "source"])
     for seq, key, major, minor, vector in db.execute(
         "SELECT seq, key_hash, rank_major, rank_minor, vector FROM documents"
     ).fetchall():
@@ -78,6 +79,34 @@ def m003_comparison(db: Database) -> None:
 def m004_unseen_texts(db: Database) -> None:
     """The few documents with a text that SQL cannot judge: see :data:`mesh.storage.queries.UNSEEN`."""
     db.execute("CREATE INDEX documents_unseen ON documents(collection) WHERE instr(json, '\\u0000') > 0")
+
+
+@migrations()
+def m005_graves(db: Database) -> None:
+    """What is left of old tombstones, in the order of the log; and tombstones by their age."""
+    db.table("graves").create(
+        {
+            "seq": int,
+            "collection": str,
+            "key_hash": int,
+            "version_hash": int,
+            "incarnation": int,
+            "buried_at": float,
+        },
+        pk="seq",
+        not_null={"collection", "key_hash", "version_hash", "incarnation", "buried_at"},
+    )
+    db.table("graves").create_index(["key_hash"], unique=True)
+    db.execute("CREATE INDEX documents_removed ON documents(changed_at) WHERE json IS NULL")
+
+
+@migrations()
+def m006_blob_references(db: Database) -> None:
+    """Which documents refer to which blobs: see :mod:`mesh.storage.references`."""
+    db.table("blob_references").create(
+        {"hash": str, "collection": str, "id": str}, pk=("hash", "collection", "id")
+    )
+    note_all_references(db.conn)
 
 
 def refuse_newer(db: Database, path: str) -> None:

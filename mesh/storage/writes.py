@@ -36,7 +36,9 @@ def edit(rows: Rows, collection: str, document_id: str, plan: Plan, *, exists: b
     if exists is False and here:
         raise DocumentExists(collection, document_id)
     client_id = (row.client_id if row is not None and here else None) or rows.new_client_id()
-    outcome = document.edit(rows.state_of(row), plan, tick=rows.lineage.tick, client_id=client_id)
+    outcome = document.edit(
+        rows.state_of(row), plan, tick=lambda: rows.tick(row), client_id=client_id, kept=rows.live
+    )
     if outcome is None:
         return False
     change, merged = outcome
@@ -58,9 +60,14 @@ def remove(rows: Rows, collection: str, document_ids: Iterable[str]) -> int:
         row = rows.get(collection, document_id)
         if row is None or row.json is None:
             continue
-        change, merged = document.remove(row.state, *rows.lineage.tick())
+        change, merged = document.remove(row.state, *rows.tick(row))
         rows.put(
-            collection, document_id, row, _addressed(change, collection, document_id), merged, client_id=None
+            collection,
+            document_id,
+            row,
+            _addressed(change, collection, document_id),
+            merged,
+            client_id=row.client_id,
         )
         removed += 1
     return removed
@@ -83,7 +90,7 @@ def write_record(
         document_id,
         body,
         rows.state_of(row),
-        *rows.lineage.tick(),
+        *rows.tick(row),
         adopted=_adopted(row),
     )
     rows.put(collection, document_id, row, change, merged, client_id=records.CLIENT_ID)

@@ -1,9 +1,10 @@
 """Bulk: one blob from process to process over loopback, beside a raw verified WebSocket copy of the file.
 
-    python tests/bench/bulk.py [--mib 1024] [--runs 3]
+    python -m tests.bench.bulk [--mib 1024] [--runs 3]
 
 Real processes, real files. Prints medians of interleaved runs: MB/s, CPU seconds per GB of both ends
-together, the largest resident set of either, and ours as a ratio of the raw copy.
+together, the largest resident set of either, and ours as a ratio of the raw copy. Then how long a document
+takes to the other end while nothing else moves, and while a blob does.
 """
 
 from __future__ import annotations
@@ -35,8 +36,10 @@ from mesh.network.peers import Peers
 from mesh.network.websocket import WebSocketTransport
 from mesh.storage.blob_folder import FolderBlobs
 from mesh.storage.worker import ThreadWorker
+from tests.bench.processes import Processes
 
 WINDOW = 8
+BEATS = 300
 
 
 def cpu() -> float:
@@ -160,7 +163,10 @@ def run(kind: str, folder: Path, source: Path) -> dict[str, float]:
     def start(*arguments: str) -> subprocess.Popen[str]:
         pipe = subprocess.PIPE
         return subprocess.Popen(
-            [sys.executable, __file__, "--role", *arguments], stdin=pipe, stdout=pipe, text=True
+            [sys.executable, "-m", "tests.bench.bulk", "--role", *arguments],
+            stdin=pipe,
+            stdout=pipe,
+            text=True,
         )
 
     folder.mkdir()
@@ -217,6 +223,30 @@ def measure(mib: int, runs: int) -> None:
     print(f"  ratio {rates['mesh'] / rates['raw']:.2f}")
 
 
+def documents(mib: int) -> None:
+    """Writes of a document, from one process to the other, while the same link's bulk is idle and busy."""
+    print(f"documents beside a blob of {mib} MiB: milliseconds from a write until it is seen")
+    with tempfile.TemporaryDirectory() as name, Processes() as processes:
+        writer, reader = processes.start("blob_worker"), processes.start("blob_worker")
+        address = writer("start", folder=f"{name}/writer")
+        reader("start", folder=f"{name}/reader")
+        reader("connect", urls=[address])
+        reader("watch")
+        writer("beat", count=20, interval=0.02)
+        token = writer("add", size=mib << 20)
+        for when in ("idle", "busy"):
+            reader("latencies")
+            if when == "busy":
+                reader("fetch", tokens=[token])
+            count = 0
+            while count < (BEATS if when == "idle" else 1) or (when == "busy" and not reader("is_fetched")):
+                writer("beat", count=20, interval=0.01)
+                count += 20
+            found = sorted(reader("latencies"))
+            middle, late = found[len(found) // 2], found[len(found) * 99 // 100]
+            print(f"  {when}: median {middle * 1000:.1f}, p99 {late * 1000:.1f} ms ({len(found)} writes)")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mib", type=int, default=1024)
@@ -225,6 +255,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.role:
         measure(arguments.mib, arguments.runs)
+        documents(arguments.mib)
         return
     tune_allocator()
     role, folder, other = arguments.role

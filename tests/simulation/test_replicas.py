@@ -28,6 +28,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from mesh.collections.transactions import transaction
 from mesh.core.commits import Commit
 from mesh.core.wire import Change, Changes, InterestEntry
 from mesh.errors import DocumentExists, DocumentNotFound, InvalidDocument
@@ -45,7 +46,12 @@ nodes = st.integers(0, COUNT - 1)
 ids = st.sampled_from(["a", "b", "c", "d"])
 values = st.sampled_from([1, 2.5, "x", None, True, [1, [2]], {}, {"in": 1}, {"in": {"er": 2}, "n": 3}])
 fields = st.dictionaries(st.sampled_from(["f", "g", "n"]), values, max_size=2)
+how_it_ends = st.sampled_from(["at once", "late", "fails"])
 pointers = st.sampled_from(["f", "g", "n", "f.in", "f.in.er", "g.n"])
+
+
+class Undone(Exception):
+    pass
 
 
 class Replicas(RuleBasedStateMachine):
@@ -64,15 +70,25 @@ class Replicas(RuleBasedStateMachine):
         self.removed: set[str] = set()
         self.marks: set[str] = set()
         self.unset: set[str] = set()
-        self.run(self.set_up())
+        self.world = MeshOfStores(1, self.folder)
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
         self.runner.run(work)
 
-    async def set_up(self) -> None:
-        self.world = MeshOfStores(1, self.folder)
-        for i in range(COUNT):
-            await self.start(await self.world.add(f"n{i}"))
+    @initialize(
+        delay=st.sampled_from([0.0, 0.05]),
+        jitter=st.sampled_from([0.0, 0.1]),
+        loss=st.sampled_from([0.0, 0.0, 0.02]),
+        late=st.booleans(),
+    )
+    def set_up(self, delay: float, jitter: float, loss: float, late: bool) -> None:
+        async def work() -> None:
+            self.world.late = late
+            for i in range(COUNT):
+                await self.start(await self.world.add(f"n{i}"))
+
+        self.set_paths(delay, jitter, loss)
+        self.run(work())
 
     def node(self, number: int) -> DocumentNode:
         return self.world.nodes[f"n{number}"]
@@ -147,6 +163,29 @@ class Replicas(RuleBasedStateMachine):
         node = self.node(number)
         if node.running:
             self.run(node.owned.write("nodes", node.node_id, {"name": name}))
+
+    @rule(number=nodes, by=st.integers(1, 9), document_ids=st.lists(ids, max_size=3), ends=how_it_ends)
+    def transaction(self, number: int, by: int, document_ids: list[str], ends: str) -> None:
+        """Removals, writes and an increment, of which all or none stand."""
+
+        async def work() -> None:
+            node = self.node(number)
+            async with transaction(node.store, lambda: "unused") as opened:
+                cars, kept = opened.collection("cars"), opened.collection("kept")
+                for document_id in document_ids:
+                    await cars.remove(document_id)
+                    await cars.upsert({"_id": document_id, "f": by})
+                if ends == "late":
+                    await asyncio.sleep(0.3)
+                await kept.upsert({"_id": "tally"})
+                await kept.increment("tally", "sum", by)
+                if ends == "fails":
+                    raise Undone
+            self.total += by
+
+        if self.node(number).running:
+            with contextlib.suppress(Undone):
+                self.run(work())
 
     # --- writes of which it is known what they come to ---------------------------------------------
 
@@ -227,11 +266,13 @@ class Replicas(RuleBasedStateMachine):
 
     # --- what a node does for itself ----------------------------------------------------------------
 
-    @rule(number=nodes, again=st.booleans())
-    def unsubscribe(self, number: int, again: bool) -> None:
+    @rule(number=nodes, evict=st.booleans(), again=st.booleans())
+    def unsubscribe(self, number: int, evict: bool, again: bool) -> None:
         async def work() -> None:
             cars = self.node(number).collection()
             await (await cars.subscribe()).cancel()
+            if evict:
+                await cars.evict({})
             if again:
                 await cars.subscribe()
 
@@ -240,12 +281,7 @@ class Replicas(RuleBasedStateMachine):
 
     # --- the world --------------------------------------------------------------------------------
 
-    @initialize(
-        delay=st.sampled_from([0.0, 0.05]),
-        jitter=st.sampled_from([0.0, 0.1]),
-        loss=st.sampled_from([0.0, 0.0, 0.02]),
-    )
-    def distances(self, delay: float, jitter: float, loss: float) -> None:
+    def set_paths(self, delay: float, jitter: float, loss: float) -> None:
         for one in range(COUNT):
             for other in range(one):
                 path = NetworkPath(delay * (one + 1), jitter, loss)
@@ -336,7 +372,7 @@ class Replicas(RuleBasedStateMachine):
 
     async def all_are_equal(self) -> None:
         try:
-            self.distances(0, 0, 0)
+            self.set_paths(0, 0, 0)
             self.world.network.heal()
             for node in self.world.nodes.values():
                 if node.running:

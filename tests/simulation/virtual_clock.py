@@ -38,6 +38,8 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
         self._now = 0.0
         self._limit = limit_virtual_seconds
         super().__init__(_NeverSelector(self))
+        # A timer fires if it is due within this time. After half a year, a nanosecond is lost in rounding.
+        self._clock_resolution = 1e-7
 
     def time(self) -> float:
         """Virtual seconds since the loop was made."""

@@ -16,7 +16,8 @@ from mesh.network.link import Link
 from mesh.network.memory import MemoryNetwork, MemoryTransport
 from mesh.network.memory import Path as NetworkPath
 from mesh.node.environment import Environment
-from mesh.storage.worker import InlineWorker
+from mesh.storage.worker import InlineWorker, Worker
+from tests.simulation.late_worker import LateWorker
 
 EPOCH = 1_800_000_000.0
 
@@ -25,7 +26,7 @@ class World:
     """Makes nodes, breaks them, and brings them back.
 
     Args:
-        seed: everything random follows from it.
+        seed: everything random follows from it. With an odd one, files are worked on as if on threads.
         root: holds a directory per node that survives its crashes; ``None``: nodes live in memory and cannot
             come back.
         delay: seconds that a message takes between any two nodes.
@@ -33,6 +34,7 @@ class World:
 
     def __init__(self, seed: int, root: Path | None = None, *, delay: float = 0.0) -> None:
         self.random = random.Random(seed)
+        self._late = bool(seed % 2)
         rng = random.Random(self.random.random())
         self.network = MemoryNetwork(rng, path=NetworkPath(delay))
         self.nodes: dict[str, Node] = {}
@@ -83,12 +85,15 @@ class World:
                 transport=lambda: MemoryTransport(self.network, _host(name)),
                 random=random.Random(self.random.random()),
                 clock=lambda: EPOCH + skew + loop.time(),
-                worker=lambda _: InlineWorker(),
+                worker=lambda kind: self._worker(f"{name}/{kind}"),
             ),
         )
         await node.start()
         self.nodes[name] = node
         return node
+
+    def _worker(self, name: str) -> Worker:
+        return LateWorker(random.Random(name)) if self._late else InlineWorker()
 
     def link(self, name: str, peer: str) -> Link:
         """The link that one node has with another."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from mesh.attachments.verifying import VerifyReport
 from mesh.core.scopes import DistributionScope, NodeFacts, matches
 from mesh.core.status import (
     DistributionHandle,
@@ -116,8 +117,19 @@ class FakeCollection:
 class FakeAttachments:
     def __init__(self) -> None:
         self.held: dict[str, tuple[BlobToken, Path]] = {}
+        self.pinned: set[str] = set()
+        self.lost: list[str] = []
 
-    async def add(self, source: Path, *, name: str | None = None) -> BlobToken:
+    async def pin(self, hash: str) -> None:
+        self.pinned.add(hash)
+
+    async def unpin(self, hash: str) -> None:
+        self.pinned.discard(hash)
+
+    async def verify(self) -> VerifyReport:
+        return VerifyReport(len(self.held), 1500, len(self.lost), [], self.lost)
+
+    async def add(self, source: Path, *, name: str | None = None, link: bool = False) -> BlobToken:
         if not source.exists():
             raise SourceNotFound(str(source), "there is no such file")
         hash = f"{len(self.held):x}" * 64

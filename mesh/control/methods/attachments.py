@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from mesh.attachments.verifying import VerifyReport
 from mesh.control.lookup import unique
 from mesh.control.methods.table import METHODS, Text
 from mesh.control.registry import Served
@@ -13,9 +14,14 @@ from mesh.errors import BlobNotFound, MeshError
 
 
 @METHODS.add("attachments.add")
-async def add(served: Served, *, path: Text, name: Text | None = None) -> BlobToken:
-    """``Attachments.add()`` of a file, by its absolute path."""
-    return await served.node.attachments.add(Path(path), name=name)
+async def add(
+    served: Served, *, path: Text, name: Text | None = None, link: bool = False, pin: bool = False
+) -> BlobToken:
+    """``Attachments.add()`` of a file, by its absolute path; with ``pin``, it is pinned at once."""
+    token = await served.node.attachments.add(Path(path), name=name, link=link)
+    if pin:
+        await served.node.attachments.pin(token.hash)
+    return token
 
 
 @METHODS.add("attachments.list")
@@ -38,6 +44,28 @@ async def export(served: Served, *, hash: Text, path: Text, force: bool = False)
     except OSError as error:
         raise MeshError(f"cannot write {path}: {error.strerror}") from error
     return token
+
+
+@METHODS.add("attachments.pin")
+async def pin(served: Served, *, hash: Text) -> BlobToken:
+    """``Attachments.pin()``."""
+    token = await held(served, hash)
+    await served.node.attachments.pin(token.hash)
+    return token
+
+
+@METHODS.add("attachments.unpin")
+async def unpin(served: Served, *, hash: Text) -> BlobToken:
+    """``Attachments.unpin()``."""
+    token = await held(served, hash)
+    await served.node.attachments.unpin(token.hash)
+    return token
+
+
+@METHODS.add("attachments.verify")
+async def verify(served: Served) -> VerifyReport:
+    """``Attachments.verify()``."""
+    return await served.node.attachments.verify()
 
 
 async def held(served: Served, hash: str) -> BlobToken:

@@ -541,7 +541,7 @@ def test_a_wrong_token_does_not_stop_the_right_one(bad_first: bool, size: int, w
         await asyncio.sleep(200)
         for node in world.nodes.values():
             assert not node.attachments._exchange._demands.blobs
-            assert not node.attachments._exchange._turns
+            assert not node.attachments._exchange._contests._timers
 
     contest()
 
@@ -559,7 +559,7 @@ async def test_wrong_tokens_alone_are_left_like_any_other(world: World) -> None:
     await asyncio.sleep(1)
     assert not world["b"]._exchange._demands.blobs
     assert not world["a"]._exchange._demands.blobs
-    assert not world["b"]._exchange._turns
+    assert not world["b"]._exchange._contests._timers
 
 
 @simulated()
@@ -622,7 +622,7 @@ async def test_a_blob_over_the_limit_is_neither_fetched_nor_relayed(world: World
 
 
 @simulated()
-async def test_a_full_disk_ends_the_fetch_and_what_came_is_kept(world: World) -> None:
+async def test_a_full_disk_ends_a_fetch_that_shall_not_wait_and_what_came_is_kept(world: World) -> None:
     await world.link("ba")
     data = content(4 * MIB)
     token = await world["a"].add(data)
@@ -646,7 +646,7 @@ async def test_a_full_disk_ends_the_fetch_and_what_came_is_kept(world: World) ->
     store.begin = beginning  # type: ignore[method-assign]
     progress: list[BlobProgress] = []
     with pytest.raises(StorageFull):
-        await world["b"].fetch(token, on_progress=progress.append)
+        await world["b"].fetch(token, on_progress=progress.append, wait_for_room=False)
     assert progress[-1].state == "failed"
     assert progress[-1].reason is not None
     room[0] = 100

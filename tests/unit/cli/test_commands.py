@@ -198,6 +198,24 @@ def test_files_are_added_listed_and_exported(served: ServedNode, tmp_path: Path)
     assert (tmp_path / "out").read_bytes() == b"x" * 1500
 
 
+def test_blobs_are_pinned_and_verified(served: ServedNode, tmp_path: Path) -> None:
+    (tmp_path / "map").write_bytes(b"x" * 1500)
+    token = served.json("add", str(tmp_path / "map"), "--pin")
+    blobs = served.node.attachments
+    assert blobs.pinned == {token["hash"]}
+    assert served.mesh("unpin", token["hash"][:8]).stdout == f"{token['hash']}  not pinned\n"
+    assert blobs.pinned == set()
+    assert served.json("pin", token["hash"]) == token
+    assert blobs.pinned == {token["hash"]}
+    result = served.mesh("verify")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("1 blobs read, 1.5 kB: 0 damaged and repaired, 0 damaged")
+    blobs.lost = [token["hash"]]
+    result = served.mesh("verify")
+    assert result.exit_code == 1
+    assert f"lost  {token['hash']}" in result.stdout
+
+
 def test_an_existing_file_is_replaced_only_by_force(served: ServedNode, tmp_path: Path) -> None:
     (tmp_path / "map").write_bytes(b"tiles")
     hash = json.loads(served.mesh("add", str(tmp_path / "map")).stdout)["hash"]

@@ -3,7 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.cli.meter import Meter, seconds_left
+from mesh.cli.meter import Meter
+from mesh.core.rates import seconds_left
 from mesh.core.scopes import AllNodes
 from mesh.core.status import DistributionHandle, DistributionStatus, TransferPriority, TransferState
 from tests.unit.fake_node import VAN_ID, node_status, status_of

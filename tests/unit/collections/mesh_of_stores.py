@@ -20,7 +20,8 @@ from mesh.core.wire import InterestEntry
 from mesh.network.memory import MemoryNetwork
 from mesh.network.peers import Peers
 from mesh.storage.documents import DocumentStore
-from mesh.storage.worker import InlineWorker
+from mesh.storage.worker import InlineWorker, Worker
+from tests.simulation.late_worker import LateWorker
 
 
 class DocumentNode:
@@ -40,7 +41,8 @@ class DocumentNode:
         def clock() -> float:
             return 1.7e9 + loop.time()
 
-        self.store = DocumentStore(self.path, InlineWorker(), rng=self.rng, clock=clock)
+        reader = self._worker("reader") if self.world.late else None
+        self.store = DocumentStore(self.path, self._worker("writer"), reader, rng=self.rng, clock=clock)
         self.peers = Peers(
             self.identity, self.world.network.transport(self.name), name=self.name, rng=self.rng, clock=clock
         )
@@ -55,6 +57,10 @@ class DocumentNode:
             self.peers.dialer.add(other.url)
         await self.peers.start(f"{self.name}:1")
         self.running = True
+
+    def _worker(self, name: str) -> Worker:
+        seed = f"{self.world.seed}/{self.name}/{name}"
+        return LateWorker(random.Random(seed)) if self.world.late else InlineWorker()
 
     async def stop(self) -> None:
         """In good order."""
@@ -103,7 +109,9 @@ class DocumentNode:
 
 
 class MeshOfStores:
-    """Some nodes and what lies between them."""
+    """Some nodes and what lies between them. ``late``: their stores work as if on threads."""
+
+    late = False
 
     def __init__(self, seed: int = 1, folder: Path | None = None) -> None:
         self.seed = seed

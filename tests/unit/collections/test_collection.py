@@ -110,10 +110,49 @@ async def test_unset(cars: Collection) -> None:
     await cars.insert({"_id": "1", "a": 1, "o": {"x": {"deep": 1}, "y": 2}, "d.t": 1})
     await cars.unset("1", "a", "o.x.deep", "missing", "o.no.such")
     assert await cars.get("1") == {"_id": "1", "o": {"x": {}, "y": 2}, "d.t": 1}
-    await cars.unset("1", "/o", "/d.t", "_id")
+    await cars.unset("1", "/o", r"d\.t")
     assert await cars.get("1") == {"_id": "1"}
     with pytest.raises(DocumentNotFound):
         await cars.unset("2", "a")
+    with pytest.raises(InvalidDocument, match="never changes"):
+        await cars.unset("1", "_id")
+
+
+@with_cars
+async def test_what_is_removed_is_what_the_selector_said_when_it_was_asked_for(cars: Collection) -> None:
+    for i in range(3):
+        await cars.insert({"_id": str(i), "n": i})
+    selector = {"n": {"$in": [1]}}
+    removing = asyncio.create_task(cars.remove(selector))
+    await asyncio.gather(cars.count())  # it is under way
+    selector["n"]["$in"].append(2)
+    selector.clear()
+    assert await removing == 1
+
+
+@with_cars
+async def test_indexes_tell_cases_apart(cars: Collection) -> None:
+    await cars.insert({"year": 1, "Year": 2})
+    for field in ("year", "Year", "YEAR"):
+        await cars.create_index(field)
+    for field in ("year", "Year"):
+        assert (await cars.explain({field: 1}))["fields"] == [field]
+
+
+@with_cars
+async def test_a_window_that_cannot_be(cars: Collection) -> None:
+    for wrong in (
+        {"limit": "5"},
+        {"limit": 1.5},
+        {"skip": None},
+        {"skip": -1},
+        {"fields": "abc"},
+        {"fields": [5]},
+    ):
+        with pytest.raises(InvalidSelector):
+            await cars.find(**wrong)
+    with pytest.raises(InvalidSelector):
+        cars.observe(limit="x")  # type: ignore[arg-type]
 
 
 @with_cars
@@ -204,6 +243,17 @@ async def test_evict(cars: Collection) -> None:
         await cars.evict("1")
     await subscription.cancel()
     assert await cars.evict("1") == 0
+
+
+@with_cars
+async def test_a_subscription_is_what_it_selects(cars: Collection) -> None:
+    selector = {"a": {"$in": [1.0]}, "b": 2}
+    one = await cars.subscribe(selector)
+    other = await cars.subscribe({"b": 2.0, "a": {"$in": [1]}})
+    selector["a"]["$in"].append(5)  # type: ignore[index]
+    assert one.selector == other.selector == {"a": {"$in": [1]}, "b": 2}
+    await one.cancel()
+    assert await cars.evict({}) == 0  # nothing is subscribed to any more
 
 
 HARMLESS: dict[str, Any] = {"_id": "1", "a": 1}

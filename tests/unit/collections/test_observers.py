@@ -449,6 +449,28 @@ def test_writers_at_once_and_a_slow_reader(
     run_virtual(main())
 
 
+@pytest.mark.parametrize("limit", [None, 5])
+def test_what_a_slow_reader_has_already_is_not_told(limit: int | None) -> None:
+    async def main() -> None:
+        async with mesh_of_stores() as world:
+            cars = (await world.add("a")).collection()
+            await cars.insert({"_id": "1", "n": 0})
+            stream = cars.observe({"n": {"$lt": 10}}, limit=limit)
+            await anext(stream)
+            await cars.update("1", {"n": 1})
+            await cars.update("1", {"n": 0})
+            await cars.update("1", {"n": 10})
+            await cars.update("1", {"n": 0})
+            await cars.insert({"_id": "2", "n": 1})
+            await cars.remove("2")
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(anext(stream), 1)
+            await cars.update("1", {"n": 2})
+            assert summary(await anext(stream)) == (["1"], [], ["1"], [])
+
+    run_virtual(main())
+
+
 def test_a_limit_that_cannot_be() -> None:
     async def main() -> None:
         async with mesh_of_stores() as world:

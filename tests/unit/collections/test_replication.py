@@ -12,15 +12,21 @@ import pytest
 from mesh.core.document import MAX_DOCUMENT_BYTES
 from mesh.core.interest import EVERYTHING, entry_digest
 from mesh.core.routes import SOFT_STATE_SECONDS
-from mesh.core.sync_serving import WINDOW_BYTES, WINDOW_FRAMES, _Batch
+from mesh.core.sync_serving import MAX_CATCHUPS, WINDOW_BYTES, WINDOW_FRAMES, _Batch
 from mesh.core.wire import Change, Changes, InterestEntry
 from mesh.errors import PermissionDenied, SettleTimeout
 from mesh.network.memory import Path as NetworkPath
 from mesh.storage import replicas
 from tests.simulation.virtual_clock import run_virtual
-from tests.unit.collections.mesh_of_stores import DocumentNode, mesh_of_stores
+from tests.unit.collections.mesh_of_stores import DocumentNode, MeshOfStores, mesh_of_stores
 
 CARS = InterestEntry("cars")
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["inline", "late"])
+def late(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything holds as well where a store tells late of what it has done."""
+    monkeypatch.setattr(MeshOfStores, "late", request.param)
 
 
 async def fill(node: DocumentNode, count: int, **fields: Any) -> None:
@@ -51,6 +57,45 @@ def test_nothing_is_synced_that_nobody_asked_for() -> None:
             await a.collection().update("k00001", {"n": 0})
             await world.settle()
             assert (await b.contents())["k00001"]["n"] == 1, "what has arrived stays as it is"
+
+    run_virtual(main())
+
+
+def test_many_subscriptions_are_announced_few_times() -> None:
+    async def main() -> None:
+        async with mesh_of_stores() as world:
+            a, b = await world.line(2)
+            for i in range(1500):
+                await a.collection(f"c{i}").insert({"_id": "1"})
+            await world.settle()
+            before = b.traffic()[1]
+            for i in range(1500):
+                await b.collection(f"c{i}").subscribe()
+                await asyncio.sleep(0.001)  # each in a turn of its own
+            await world.settle()
+            assert b.traffic()[1] - before < 1_500_000, "about 15 times all of them, not 1500 times"
+            assert all([await b.collection(f"c{i}").get("1") for i in range(0, 1500, 50)])
+            await a.collection("c7").insert({"_id": "2"})
+            await world.settle()
+            assert await b.collection("c7").count() == 2
+
+    run_virtual(main())
+
+
+def test_strangers_compare_many_collections() -> None:
+    async def main() -> None:
+        async with mesh_of_stores() as world:
+            a, b = await world.add("a"), await world.add("b")
+            count = MAX_CATCHUPS + 1
+            for node in (a, b):
+                for i in range(count):
+                    await node.collection(f"c{i}").insert({"_id": node.name})
+                node.want(*(InterestEntry(f"c{i}") for i in range(count)))
+            await a.connect(b)
+            await world.settle()
+            for node in (a, b):
+                for i in range(0, count, 99):
+                    assert await node.collection(f"c{i}").count() == 2
 
     run_virtual(main())
 
@@ -148,6 +193,85 @@ def test_a_position_on_its_way_to_the_store_does_not_outlive_an_eviction() -> No
             await asyncio.gather(b.collection().evict({}), sync._save())
             [standing] = await b.store.read(lambda rows: replicas.read_standings(rows, a.node_id, [CARS]))
             assert standing.after == 0
+
+    run_virtual(main())
+
+
+def test_what_was_evicted_and_is_written_again_merges_with_what_peers_hold() -> None:
+    async def main() -> None:
+        async with mesh_of_stores() as world:
+            early, writer, late = [await world.add(name) for name in ("early", "writer", "late")]
+            await early.collection().subscribe()
+            await late.collection().subscribe()
+            await writer.connect(early)
+            cars = writer.collection()
+            await cars.insert({"_id": "a", "old": 1})
+            await cars.increment("a", "sum", 10)
+            await world.settle()
+            await writer.peers.disconnect(early.node_id)
+            await cars.increment("a", "sum", 100)  # nobody knows of that
+            await cars.evict("a")
+            await cars.upsert({"_id": "a", "new": 2})
+            await cars.increment("a", "sum", 5)
+            await late.connect(writer)
+            await world.settle()
+            await late.connect(early)
+            await world.settle()
+            for node in (early, late):
+                assert await node.contents() == {"a": {"old": 1, "new": 2, "sum": 15}}
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("reader", ["itself", "neighbour", "stranger"])
+def test_a_relay_that_evicts_what_it_passes_on_gets_it_back_when_somebody_asks(reader: str) -> None:
+    async def main() -> None:
+        async with mesh_of_stores() as world:
+            ends_and_relay = one, relay, other = await world.line(3)
+            for node in ends_and_relay:
+                await node.collection().subscribe()
+            await relay.collection().insert({"_id": "its own"})
+            await fill(one, 5)
+            await world.settle()
+            await (await relay.collection().subscribe()).cancel()
+            if reader == "neighbour":
+                await other.peers.pause()
+                await one.collection().insert({"_id": "missed by the other"})
+            await asyncio.sleep(5)
+            assert await relay.collection().evict({}) == 6 + (reader == "neighbour")
+            await one.collection().insert({"_id": "new"})
+            await asyncio.sleep(5)
+            assert (await relay.contents()).keys() == {"new"}, "it does not come straight back"
+            if reader == "itself":
+                await relay.collection().subscribe()
+            elif reader == "neighbour":
+                await other.peers.resume()
+                await asyncio.sleep(60)
+            else:
+                stranger = await world.add("stranger", relay)
+                await stranger.collection().subscribe()
+                await stranger.settled()
+            await world.settle()
+            for node in world.nodes.values():
+                assert await node.contents() == await one.contents(), node.name
+
+    run_virtual(main())
+
+
+def test_a_node_that_has_lost_its_store_gets_back_what_it_wrote() -> None:
+    async def main() -> None:
+        async with mesh_of_stores() as world:
+            a, b = await world.line(2)
+            for node in (a, b):
+                await node.collection().subscribe()
+            await fill(a, 20)
+            await world.settle()
+            await a.stop()
+            await a.start(b)
+            await a.collection().subscribe()
+            await a.connect(b)
+            await world.settle()
+            assert len(await a.contents()) == 20
 
     run_virtual(main())
 
@@ -284,7 +408,7 @@ def test_what_was_not_asked_for_ends_the_link(caplog: pytest.LogCaptureFixture) 
             a, b = await world.line(2)
             await world.settle()
             link = a.peers.links[b.node_id]
-            link.send(Changes(10_000, 0, 0, [Change("other", "1", (0, 0), {}, {b"evilevil": 1}, b"\0\0")]))
+            link.send(Changes(1000, 0, 0, [Change("other", "1", (0, 0), {}, {b"evilevil": 1}, b"\0\0")]))
             await asyncio.sleep(1)
             assert link.closed
             assert await b.contents("other") == {}

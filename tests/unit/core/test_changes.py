@@ -23,6 +23,7 @@ def _between(before: State, after: State) -> Change:
         inserted=documents([i for i in after if i not in before]),
         updated=documents([i for i in after if i in before and before[i] != after[i]]),
         removed=[i for i in before if i not in after],
+        before={i: {"_id": i, "n": n} for i, n in before.items()},
     )
 
 
@@ -49,17 +50,32 @@ def test_applying_merged_changes_is_applying_all_of_them(start: State, states: l
         change = _between(before, state)
         merged = change if merged is None else merge_changes(merged, change)
         before = state
-    assert merged is not None
-    assert _apply(start, merged) == states[-1]
+    if merged is None:
+        assert states[-1] == start
+    else:
+        assert _apply(start, merged) == states[-1]
+        assert all(start[document["_id"]] != document["n"] for document in merged.updated)
 
 
 def test_what_came_and_went_is_not_told() -> None:
-    merged = merge_changes(_between({}, {"a": 1}), _between({"a": 1}, {}))
-    assert merged == Change([])
+    merged = merge_changes(_between({"b": 1}, {"a": 1, "b": 2}), _between({"a": 1, "b": 2}, {"b": 2}))
+    assert merged == Change([{"_id": "b", "n": 2}], updated=[{"_id": "b", "n": 2}])
+
+
+def test_what_is_as_the_reader_has_it_is_not_told() -> None:
+    for between in ({"a": 2}, {}):
+        assert merge_changes(_between({"a": 1}, between), _between(between, {"a": 1})) is None
+    assert merge_changes(_between({}, {"a": 1}), _between({"a": 1}, {})) is None
+
+
+def test_an_empty_snapshot_is_told() -> None:
+    first = snapshot([{"_id": "a", "n": 1}])
+    assert merge_changes(first, _between({"a": 1}, {})) == Change([])
 
 
 def test_what_went_and_came_back_is_updated() -> None:
     merged = merge_changes(_between({"a": 1}, {}), _between({}, {"a": 2}))
+    assert merged is not None
     assert (merged.inserted, merged.updated, merged.removed) == ([], [{"_id": "a", "n": 2}], [])
 
 
@@ -76,6 +92,7 @@ def test_the_result_is_put_together_when_it_is_asked_for() -> None:
 
     change = merge_changes(Change(documents), Change(documents, updated=[{"_id": "a"}]))
     assert not asked
+    assert change is not None
     assert change.documents is change.documents
     assert asked == [1]
 

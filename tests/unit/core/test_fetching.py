@@ -10,15 +10,13 @@ from mesh.core.chunks import ChunkMap
 from mesh.core.fetching import (
     ENDGAME_AFTER,
     LIE_PAUSE,
-    LIST,
-    MAX_WINDOW,
     SILENCE,
-    START_WINDOW,
     Action,
     Ask,
     Cancel,
     FetchPlan,
 )
+from mesh.core.picking import LIST, MAX_WINDOW, START_WINDOW
 from mesh.core.tokens import CHUNK_BYTES
 
 
@@ -80,7 +78,7 @@ def test_a_list_that_lies_drops_its_sender() -> None:
 def test_a_silent_source_is_replaced_and_counts_again_when_it_speaks() -> None:
     plan = plan_of(2)
     plan.holder("slow", None, 0.0)
-    assert plan.wake_at() == ENDGAME_AFTER  # everything is asked for: a second source would help then
+    assert plan.wake_at() == SILENCE
     plan.tick(ENDGAME_AFTER)
     assert plan.wake_at() == SILENCE
     assert plan.tick(SILENCE) == []
@@ -150,6 +148,49 @@ def test_the_last_chunks_are_asked_of_an_idle_source_as_well_and_the_duplicate_i
     assert asks(plan.tick(wake)) == [("fast", 0)]
     assert plan.arrived("fast", 0, 1.1) == [Cancel("slow", 0)]
     assert plan.complete
+
+
+def test_an_idle_source_takes_over_what_another_has_not_come_to() -> None:
+    plan = plan_of(12)
+    plan.holder("busy", None, 0.0)
+    plan.holder("idle", map_of(12, {6, 7}), 0.5)
+    actions = plan.tick(ENDGAME_AFTER)
+    assert actions == [Cancel("busy", 7), Ask("idle", 7)]
+    plan.alive("busy", 6, ENDGAME_AFTER)
+    actions = plan.arrived("idle", 7, ENDGAME_AFTER + 0.1)
+    assert asks(actions) == [], "what has begun to come is left where it is"
+
+
+def test_while_the_gate_is_closed_nothing_is_asked_for() -> None:
+    room = 3
+
+    def gate(peer: str, size: int) -> bool:
+        nonlocal room
+        room -= 1
+        return room >= 0
+
+    plan = FetchPlan(
+        20 * CHUNK_BYTES, ChunkMap(20), list_known=True, random=random.Random(0), now=0.0, gate=gate
+    )
+    assert len(asks(plan.holder("a", None, 0.0))) == 3
+    assert asks(plan.arrived("a", 0, 0.1)) == []
+    room = 1
+    assert asks(plan.tick(0.2)) == [("a", 3)]
+    actions = plan.give_way(0.3)
+    assert set(actions) == {Cancel("a", index) for index in (1, 2, 3)}
+    room = 20
+    assert asks(plan.tick(0.4)) == [("a", index) for index in range(1, 9)]
+
+
+def test_a_list_that_takes_long_is_asked_of_another_too() -> None:
+    plan = plan_of(4, list_known=False)
+    plan.holder("slow", None, 0.0)
+    plan.holder("other", None, 0.0)
+    plan.alive("slow", LIST, SILENCE - 1)
+    assert plan.wake_at() == SILENCE
+    assert asks(plan.tick(SILENCE)) == [("other", LIST)]
+    actions = plan.arrived("other", LIST, SILENCE + 0.1)
+    assert Cancel("slow", LIST) in actions
 
 
 def test_a_refused_chunk_is_asked_of_others() -> None:

@@ -27,13 +27,33 @@ def test_silence_is_pinged_twice_and_then_it_is_death() -> None:
     assert now == DEAD_AFTER_SECONDS
 
 
-def test_who_talks_is_not_pinged() -> None:
+def test_who_talks_and_is_talked_to_is_not_pinged() -> None:
     heartbeat = Heartbeat(0.0)
     heartbeat.tick(0.0)
     for now in range(1, 1000):
         heartbeat.heard(float(now))
+        heartbeat.said(now + 0.25)
         assert heartbeat.tick(now + 0.5) is None
     assert not heartbeat.dead
+
+
+def test_who_only_talks_hears_of_us_all_the_same() -> None:
+    heartbeat = Heartbeat(0.0)
+    pings = 0
+    for now in range(1000):
+        heartbeat.heard(float(now))
+        pings += heartbeat.tick(float(now)) is not None
+    assert pings == 1000 / PING_AFTER_SECONDS
+
+
+def test_who_is_only_talked_to_is_pinged_and_then_it_is_death() -> None:
+    heartbeat = Heartbeat(0.0)
+    pings = 0
+    while not heartbeat.dead:
+        now = heartbeat.due()
+        heartbeat.said(now)
+        pings += heartbeat.tick(now) is not None
+    assert pings == 3
 
 
 @given(st.lists(st.floats(0, 60), min_size=1, max_size=100))

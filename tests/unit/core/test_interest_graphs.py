@@ -222,6 +222,39 @@ def test_relays_forget_what_nobody_wants_any_more() -> None:
     assert graph.reached("n00", "cars", {"color": "red"}) == {"n00"}
 
 
+def test_nobody_goes_on_by_a_way_to_somebody_who_wants_nothing_and_is_gone() -> None:
+    graph = Graph(3)
+    graph.want("n00", [RED], 2)
+    graph.want("n01", [RED], 4)
+    for one, other in (("n00", "n01"), ("n00", "n02"), ("n01", "n02")):
+        graph.link(one, other)
+        graph.run()
+    graph.want("n00", [], 10)
+    graph.run()
+    for one, other in (("n00", "n01"), ("n00", "n02")):
+        graph.unlink(one, other)
+        graph.run()
+        graph.check()
+
+
+def test_who_stands_in_without_a_word_speaks_up_when_a_peer_knows_an_older_way() -> None:
+    graph = Graph(5)
+    graph.link("n01", "n04")
+    graph.want("n04", [RED], 2)
+    graph.link("n00", "n03")
+    graph.link("n00", "n04")
+    graph.run()
+    graph.want("n03", [RED], 8)
+    graph.run()
+    for one, other in (("n00", "n03"), ("n00", "n04")):
+        graph.unlink(one, other)
+        graph.run()
+        graph.check()
+    graph.link("n01", "n03")
+    graph.run()
+    graph.check()
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_at_rest_every_document_finds_its_way_and_what_is_gone_is_forgotten(data: st.DataObject) -> None:

@@ -53,7 +53,7 @@ from mesh.core.wire import (
     Want,
 )
 from mesh.errors import InvalidDocument, ProtocolViolation
-from mesh.storage import replicas, writes
+from mesh.storage import graves, replicas, writes
 from mesh.storage.rows import Rows
 from mesh.storage.schema import migrate
 
@@ -72,6 +72,7 @@ INTERESTS = [[], [RED], [BLUE], [ALL], [RED, BLUE], [OTHER], [RED, OTHER], [EVER
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sync_serving, "PAGE", 3)
     monkeypatch.setattr(sync_serving, "FRAME_BYTES", 250)
+    monkeypatch.setattr(sync_serving, "BULK_BYTES", 150)
     monkeypatch.setattr(sync_serving, "WINDOW_FRAMES", 7)
     monkeypatch.setattr(sync_serving, "SILENT_LAG", 4)
     monkeypatch.setattr(reconcile, "LIST_UP_TO", 1)
@@ -99,6 +100,7 @@ class Session:
         share = self.following.share if node.name == "a" else None
         self.serving = Serving(node.peer_name, node.rows.lineage.log_id, node.rows.lineage.seq, share)
         self.out: deque[Any] = deque()
+        self.bulk: deque[Any] = deque()  # overtakes, and is overtaken
         self.resumes: deque[Resume] = deque()
         self.barriers: dict[int, tuple[dict[tuple[str, str], Version], list[InterestEntry]]] = {}
         self.next_barrier = 1
@@ -106,8 +108,8 @@ class Session:
     def run(self, effects: list[Effect]) -> None:
         for effect in effects:
             match effect:
-                case Send(message):
-                    self.out.append(message)
+                case Send(message, bulk):
+                    (self.bulk if bulk else self.out).append(message)
                 case SavePosition():
                     self.node.unsaved.append((self, effect))
                 case Push(number, positions):
@@ -190,7 +192,11 @@ class Node:
 
     def holds(self, version: Version) -> bool:
         row = self.rows.get(version.collection, version.id)
-        return row is not None and row.state.rank >= version.rank and covers(row.state.vector, version.vector)
+        if row is None or row.state.rank < version.rank:
+            return False
+        # What is written where a grave was says nothing of what was buried, but is of a later incarnation.
+        superseded = row.buried or row.state.rank > version.rank
+        return superseded or covers(row.state.vector, version.vector)
 
     # --- the worker -----------------------------------------------------------------------------
 
@@ -200,8 +206,9 @@ class Node:
         rows = self.rows
         deliver: Callable[[Session], list[Effect]] = _nothing
         match job:
-            case ReadLog(after, until, limit, interest):
-                page = replicas.read_log(rows, self.peer_name, after, until, limit, interest)
+            case ReadLog(after, until, limit, interest, back):
+                sender = "" if back else self.peer_name
+                page = replicas.read_log(rows, sender, after, until, limit, interest)
                 deliver = partial(_deliver, "serving", "log_read", *page)
             case ReadWanted(wants, positions):
                 deliver = partial(
@@ -293,6 +300,10 @@ class Node:
     def remove(self, collection: str, document_id: str) -> None:
         self.jobs.append((None, lambda rows: writes.remove(rows, collection, [document_id])))
 
+    def bury(self) -> None:
+        """All tombstones have lived their time."""
+        self.jobs.append((None, lambda rows: graves.bury(rows, graves.TOMBSTONE_SECONDS)))
+
     def evict(self, collection: str, document_id: str) -> None:
         def job(rows: Rows) -> None:
             if collection not in InterestSet(self.wanted):
@@ -331,8 +342,9 @@ class Pair:
                 found.append(node.work)
             if node.results:
                 found.append(lambda node=node: node.results.popleft()())  # type: ignore[misc]
-            if node.session is not None and node.session.out:
-                found.append(lambda node=node: node.peer.session.receive(node.session.out.popleft()))  # type: ignore[misc]
+            for stream in (node.session.out, node.session.bulk) if node.session is not None else ():
+                if stream:
+                    found.append(lambda node=node, stream=stream: node.peer.session.receive(stream.popleft()))  # type: ignore[misc]
             if node.unsaved:
                 found.append(node.save_positions)
         return found
@@ -394,7 +406,7 @@ def test_every_interleaving_ends_in_sync(data: st.DataObject) -> None:
     pair.run()
     for _ in range(data.draw(st.integers(1, 25), label="steps")):
         node = data.draw(st.sampled_from(pair.nodes))
-        match data.draw(st.sampled_from("uuddwwwwwweebimmmmm")):
+        match data.draw(st.sampled_from("uuddwwwwwweebigmmmmm")):
             case "u":
                 pair.link_up()
             case "d":
@@ -408,6 +420,8 @@ def test_every_interleaving_ends_in_sync(data: st.DataObject) -> None:
                     node.evict(*data.draw(documents))
             case "b":
                 node.ask_barrier()
+            case "g":
+                node.bury()
             case "i":
                 node.want(data.draw(st.sampled_from(INTERESTS)))
             case _:
@@ -436,7 +450,7 @@ def test_long_random_runs_end_in_sync(seed: int) -> None:
             new["color"] = rng.choice(["red", "blue"])
         if rng.random() < 0.2:
             new["big"] = "x" * rng.randrange(300)
-        match rng.choice("wwwwwwwwwwwrevbidu" + "m" * 20):
+        match rng.choice("wwwwwwwwwwwrevbidug" + "m" * 20):
             case "w":
                 node.edit(*document, new)
             case "r":
@@ -445,6 +459,8 @@ def test_long_random_runs_end_in_sync(seed: int) -> None:
                 node.evict(*document)
             case "b":
                 node.ask_barrier()
+            case "g":
+                node.bury()
             case "i":
                 node.want(rng.choice(INTERESTS))
             case "d":
@@ -471,7 +487,7 @@ def messages(pair: Pair) -> dict[str, int]:
     while moves := pair.moves():
         for node in pair.nodes:
             if node.session is not None:
-                for message in node.session.out:
+                for message in (*node.session.out, *node.session.bulk):
                     if isinstance(message, Changes) and not getattr(message, "_counted", False):
                         counts[str(id(message))] = len(message.changes)
         moves[0]()
@@ -586,7 +602,7 @@ def test_a_peer_that_never_acknowledges_costs_the_window_and_gets_the_rest_later
                 pair.a.work()
             else:
                 pair.a.results.popleft()()
-        assert len(session.out) <= sync_serving.WINDOW_FRAMES
+        assert len(session.out) + len(session.bulk) <= sync_serving.WINDOW_FRAMES
     assert not session.serving.idle
     assert pair.b.rows.get("c", "50") is None
     pair.run()
@@ -708,7 +724,7 @@ def violations() -> dict[str, Callable[[], object]]:
         ),
         "an answer unasked": lambda: following().on_resumed(Resumed(1, b"", 0, False)),
         "differences unasked": lambda: following().on_differences(Differences(1, [], [])),
-        "an end unasked": lambda: following().on_pulled(Pulled(1)),
+        "an end unasked": lambda: following().on_pulled(Pulled(1, 0)),
     }
 
 
@@ -725,7 +741,7 @@ def test_more_wants_than_documents_are_a_violation() -> None:
     pair.a.results.popleft()()
     session = pair.a.session
     assert session is not None
-    [frame] = session.out
+    [frame] = (*session.out, *session.bulk)
     want = Want("c", "1", (-1, 0), {}, b"\0")
     with pytest.raises(ProtocolViolation):
         session.serving.on_ack(Ack(frame.number, [want] * 2))
@@ -738,7 +754,7 @@ def test_an_early_end_of_a_comparison_is_a_violation() -> None:
     with pytest.raises(ProtocolViolation):
         made.on_resumed(Resumed(1, b"log", 5, True))
     with pytest.raises(ProtocolViolation):
-        made.on_pulled(Pulled(1))
+        made.on_pulled(Pulled(1, 0))
     made.keys_read(1, reconcile.KeySet([]))
     with pytest.raises(ProtocolViolation):
         made.on_differences(Differences(1, [(2, 0)], []))

@@ -332,9 +332,22 @@ def test_only_numbers_can_be_added(by: Any) -> None:
 
 
 @pytest.mark.parametrize("pointer", ["/_id", "/_id/x"])
-def test_the_id_is_no_counter(pointer: str) -> None:
+def test_the_id_is_no_field(pointer: str) -> None:
     with pytest.raises(InvalidDocument, match="never changes"):
-        plan_increment({}, pointer, 1, "aa")
+        pointer_of(pointer)
+
+
+@pytest.mark.parametrize("path", [5, None, b"x", "a\ud800", "a." * 32 + "b", "/a" * 33])
+def test_what_no_field_can_be_called(path: Any) -> None:
+    with pytest.raises(InvalidDocument):
+        pointer_of(path)
+
+
+def test_a_document_that_nests_too_deeply_cannot_be_read() -> None:
+    assert unflatten({"/a" * 64: 1})
+    for registers in ({"/a" * 990: 1}, {"+0.aa" + "/a" * 990: 1}):
+        with pytest.raises(InvalidDocument, match="deep"):
+            unflatten(registers)
 
 
 # --- what cannot be stored ----------------------------------------------------------------------
@@ -465,7 +478,7 @@ def test_collection_names_that_can_be(name: str) -> None:
 def test_pointers_and_dotted_paths() -> None:
     assert pointer_of("a.b") == "/a/b" == pointer_of("/a/b")
     assert pointer_of("a~b") == "/a~0b"
-    assert pointer_of("/a.b") == "/a.b"
+    assert pointer_of("/a.b") == "/a.b" == pointer_of(r"a\.b")
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,7 @@ class FakeBlobs:
         priority: TransferPriority = TransferPriority.NORMAL,
         on_progress: Callable[[BlobProgress], None] | None = None,
         timeout: float | None = None,
+        wait_for_room: bool = True,
     ) -> FakeHandle:
         def tell(state: Any, done: int, reason: str | None = None) -> None:
             if on_progress is not None:

@@ -90,6 +90,26 @@ async def test_two_addresses_of_one_peer_make_one_link() -> None:
 
 
 @virtual
+async def test_an_address_whose_node_has_dialled_here_is_connected_and_left_alone() -> None:
+    world = World()
+    a, b = world.node("a"), world.node("b")
+    reached: list[bool] = []
+    a.dialer.on_reached(lambda: reached.append(True))
+    target = a.dialer.add(URL.format("b"))
+    await a.start("127.0.0.1:7700")
+    await asyncio.sleep(3600)  # by now it is dialled seldom
+    assert (target.state, reached) == ("waiting", [])
+    b.dialer.add(URL.format("a"))
+    await b.start("127.0.0.1:7700")
+    await asyncio.sleep(1)
+    assert (target.state, target.node_id, reached) == ("connected", b.node_id, [True])
+    await asyncio.sleep(3600)
+    assert (target.state, reached) == ("connected", [True])
+    assert (a.events, b.events) == ([("up", "b")], [("up", "a")])
+    await world.close()
+
+
+@virtual
 async def test_a_peer_that_restarted_replaces_its_dead_link() -> None:
     world = World()
     a, b = await world.started("a", "b")

@@ -311,6 +311,19 @@ async def test_calls_that_overlap_take_turns(tmp_path: Path) -> None:
     assert asyncio.all_tasks() == tasks
 
 
+async def test_two_nodes_that_dial_each_other_settle() -> None:
+    with socket.socket() as one, socket.socket() as other:
+        for probe in (one, other):
+            probe.bind(("127.0.0.1", 0))
+        first, second = (f"127.0.0.1:{probe.getsockname()[1]}" for probe in (one, other))
+    async with Node(listen=first, peers=[f"ws://{second}"]) as a:
+        with pytest.raises(SettleTimeout, match="not linked"):
+            await a.settled(0.1)
+        settling = asyncio.create_task(a.settled(20))
+        async with Node(listen=second, peers=[f"ws://{first}"]) as b:
+            await asyncio.gather(settling, b.settled(20))
+
+
 async def test_a_node_that_is_told_to_dial_itself_settles() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -156,7 +156,7 @@ async def test_damage_found_at_the_end_costs_the_damaged_chunk(
     assert await store.read(token.hash) == b"".join(chunks)
 
 
-async def test_a_full_disk_leaves_nothing_of_an_add_nor_of_a_fetch(
+async def test_a_full_disk_leaves_nothing_of_an_add_and_what_arrived_of_a_fetch(
     opened: Callable[[], FolderBlobs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = opened()
@@ -183,10 +183,34 @@ async def test_a_full_disk_leaves_nothing_of_an_add_nor_of_a_fetch(
     assert store.hashes() == []
     with pytest.raises(StorageFull):
         await partial.write(1, chunks[1])
-    assert not partial.held
-    assert (tmp_path / f"data/partial/{token.hash}.data").stat().st_blocks == 0
+    assert list(partial.held) == [0]
     room[0] = 100
-    for index in (0, 1, 2):
+    for index in (1, 2):
+        await partial.write(index, chunks[index])
+    assert await partial.finish() == []
+
+
+async def test_a_disk_that_breaks_its_promise_at_the_end_costs_the_fetch(
+    opened: Callable[[], FolderBlobs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened()
+    await store.open()
+    token, hashes, chunks = describe(content(2 * CHUNK_BYTES))
+    partial = await store.begin(token, cached=False)
+    await partial.set_hashes(hashes)
+    for index in (0, 1):
+        await partial.write(index, chunks[index])
+
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", full)
+        with pytest.raises(StorageFull):
+            await partial.finish()
+    assert not partial.held  # which of it is on the disk, nobody can tell
+    assert (tmp_path / f"data/partial/{token.hash}.data").stat().st_blocks == 0
+    for index in (0, 1):
         await partial.write(index, chunks[index])
     assert await partial.finish() == []
 
@@ -239,9 +263,44 @@ async def test_a_blob_that_does_not_fit_is_refused_at_its_start(
     disk.f_bavail = 50 * CHUNK_BYTES  # somebody else took the room
     with pytest.raises(StorageFull):
         await partial.write(1, chunks[1])
-    assert not partial.held
+    assert list(partial.held) == [0]
     with pytest.raises(StorageFull):
         await store.add(b"small", BlobMetadata())
+
+
+async def test_a_source_that_cannot_fit_is_refused_before_it_is_copied(
+    opened: Callable[[], FolderBlobs], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened()
+    await store.open()
+    source = tmp_path / "source"
+    source.write_bytes(content(3 * CHUNK_BYTES))
+    disk = Disk(1 << 40, (1 << 30) + 2 * CHUNK_BYTES)  # of a large one 1 GiB stays free
+    monkeypatch.setattr(os, "statvfs", lambda _: disk)
+    for given in (source, source.read_bytes()):
+        with pytest.raises(StorageFull, match="stay free for documents") as raised:
+            await store.add(given, BlobMetadata())
+        assert raised.value.missing == CHUNK_BYTES
+    disk.f_bavail += CHUNK_BYTES
+    assert (await store.add(source, BlobMetadata())).size_bytes == 3 * CHUNK_BYTES
+
+
+@pytest.mark.parametrize("size", [2 * CHUNK_BYTES + 3, 3 * CHUNK_BYTES])
+async def test_holes_stay_holes(opened: Callable[[], FolderBlobs], tmp_path: Path, size: int) -> None:
+    store = opened()
+    await store.open()
+    source = tmp_path / "sparse"
+    with source.open("wb") as file:
+        file.seek(CHUNK_BYTES)
+        file.write(b"in the middle")
+        file.truncate(size)
+    token = await store.add(source, BlobMetadata())
+    assert token.hash == describe(source.read_bytes())[0].hash
+    held = store.path(token.hash)
+    assert held.stat().st_size == size
+    assert held.stat().st_blocks * 512 <= CHUNK_BYTES + 65536
+    assert await store.read(token.hash) == source.read_bytes()
+    assert await store.verify(token.hash) == []
 
 
 def rot(path: Path) -> None:
@@ -250,19 +309,27 @@ def rot(path: Path) -> None:
     path.write_bytes(data)
 
 
-async def test_what_rotted_is_neither_exported_nor_read_and_dropped(
+async def test_what_rotted_is_neither_exported_nor_read_and_its_good_chunks_stay(
     opened: Callable[[], FolderBlobs], tmp_path: Path
 ) -> None:
     store = opened()
     await store.open()
+    lost: list[str] = []
+    store.on_lost(lost.append)
     for use in (lambda hash: store.export(hash, tmp_path / "out"), store.read):
         token = await store.add(content(2 * CHUNK_BYTES), BlobMetadata())
         rot(store.path(token.hash))
         with pytest.raises(BlobCorrupt):
             await use(token.hash)
         assert not store.exists(token.hash)
-        assert not files(tmp_path / "data")
+        assert lost.pop() == token.hash
+        assert store.partials() == [token.hash]
         assert [path.name for path in tmp_path.iterdir()] == ["data"]
+        partial = await store.begin(token, cached=False)
+        assert list(partial.held) == [0]
+        await partial.close()
+        await store.delete(token.hash)
+        assert not files(tmp_path / "data")
 
 
 async def test_adding_heals_what_rotted(opened: Callable[[], FolderBlobs]) -> None:
@@ -338,6 +405,44 @@ async def test_opening_ten_thousand_blobs_is_quick(opened: Callable[[], FolderBl
     await store.open()
     assert len(store.hashes()) == 10_000
     assert time.process_time() - before < 1.0
+
+
+ADDER = """
+import asyncio, resource, sys
+from mesh.core.tokens import BlobMetadata
+from mesh.storage.blob_folder import FolderBlobs
+from mesh.storage.worker import ThreadWorker
+async def main():
+    store = FolderBlobs(sys.argv[1], ThreadWorker("blobs"))
+    await store.open()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    token = await store.add(sys.argv[2], BlobMetadata())
+    assert await store.verify(token.hash) == []
+    await store.export(token.hash, sys.argv[3])
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, token.size_bytes)
+    await store.close()
+asyncio.run(main())
+"""
+
+
+@pytest.mark.processes
+def test_a_large_sparse_file_takes_neither_memory_nor_disk(tmp_path: Path) -> None:
+    source = tmp_path / "sparse"
+    with source.open("wb") as file:
+        file.seek(100 * CHUNK_BYTES + 17)
+        file.write(b"something")
+        file.truncate(256 * CHUNK_BYTES + 1)
+    ran = subprocess.run(
+        [sys.executable, "-c", ADDER, str(tmp_path / "data"), str(source), str(tmp_path / "out")],
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+        capture_output=True,
+        check=True,
+    )
+    grown_kib, size = map(int, ran.stdout.split())
+    assert size == 256 * CHUNK_BYTES + 1
+    assert grown_kib < 32 * 1024
+    taken = sum(path.stat().st_blocks * 512 for path in (tmp_path / "data").rglob("*") if path.is_file())
+    assert taken < 4 * CHUNK_BYTES
 
 
 RECEIVER = """

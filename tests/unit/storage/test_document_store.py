@@ -37,9 +37,10 @@ from mesh.errors import (
     StorageFull,
     StoreTooNew,
 )
-from mesh.storage import documents, finding, replicas, restored, writes
+from mesh.storage import documents, finding, indexes, replicas, restored, writes
 from mesh.storage.data_dir import DataDir
 from mesh.storage.documents import DocumentStore
+from mesh.storage.queries import compile_query
 from mesh.storage.rows import MAX_QUARANTINE, Rows
 from mesh.storage.worker import InlineWorker, ThreadWorker
 
@@ -93,6 +94,14 @@ def followed(store: DocumentStore) -> list[Commit]:
 
 
 # --- reading and writing --------------------------------------------------------------------------
+
+
+async def test_an_index_is_explained_as_soon_as_it_is_there(store: DocumentStore) -> None:
+    query = compile_query({"n": 5})
+    for expected in (None, 'c["n"]'):
+        plan = await store.read(lambda rows: indexes.explain(rows, "c", query))
+        assert plan["index"] == expected
+        await store.write(lambda rows: indexes.create(rows, "c", ["n"]))
 
 
 async def test_what_is_written_is_read(store: DocumentStore) -> None:

@@ -12,6 +12,7 @@ from sqlite_utils import Database
 
 from mesh.core.values import plan_merge
 from mesh.storage import writes
+from mesh.storage.lineage import ERA_BYTES
 from mesh.storage.rows import Rows
 from mesh.storage.schema import migrate
 
@@ -86,6 +87,34 @@ def test_a_power_cut_makes_it_another(store: Store, boot: str, caplog: pytest.Lo
     store.stop()
     store.open(boot="the day after")
     assert store.identity == renewed
+
+
+def test_what_was_evicted_is_written_again_under_another_clock_and_nothing_else_is(store: Store) -> None:
+    [first] = store.write("1", n=2)
+    store.write("2", n=1)
+    store.evict("1")
+    assert store.write("2", n=2).keys() == {first}, "versions do not grow"
+    [second] = store.write("1", n=1)
+    assert second != first
+    store.stop()
+    store.open()
+    assert store.write("1", n=2).keys() == {second}
+    assert store.write("3", n=1).keys() == {second}
+    store.evict("2")
+    assert store.write("4", n=1).keys() == {second}, "nothing was evicted that was written under it"
+    assert store.lineage.log_id == store.identity[0]
+    for clock in (first, second):
+        assert store.lineage.unknown({clock: store.lineage.seq}) is None
+        assert store.lineage.unknown({clock: store.lineage.seq + 1}) == store.lineage.seq + 1
+
+
+def test_a_store_that_has_evicted_too_often_is_another(store: Store) -> None:
+    log_id, clock = store.identity
+    store.lineage.clock = clock[:-ERA_BYTES] + b"\xff" * ERA_BYTES
+    store.write("2", n=1)
+    store.evict("2")
+    assert store.lineage.log_id != log_id
+    assert store.lineage.clock[:-ERA_BYTES] != clock[:-ERA_BYTES]
 
 
 def test_a_copy_is_another(store: Store) -> None:

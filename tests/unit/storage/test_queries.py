@@ -247,6 +247,15 @@ def test_an_index_is_made_once_and_stays_in_the_file() -> None:
         assert indexes.declared(rows, "car") == {}
 
 
+def test_an_index_that_somebody_else_made_is_none_of_ours() -> None:
+    with opened() as rows:
+        for name in ("cars[", "cars[5]", 'cars["year" ]', "cars[]"):
+            rows.connection.execute(f"CREATE INDEX '{name}' ON documents(id)")
+        indexes.create(rows, "cars", ["year"])
+        assert indexes.declared(rows, "cars") == {'cars["year"]': ("year",)}
+        assert explained(rows, {"year": 2000}) == ('cars["year"]', ["year"], False)
+
+
 @pytest.mark.parametrize(
     "fields",
     [(), ("",), (5,), ("a", "a"), ('quo"te',), ("new\nline",), ("\ud800",), tuple("abcdefghi")],

@@ -12,10 +12,12 @@ import pytest
 
 from mesh.core.identity import Identity
 from mesh.core.values import plan_merge
-from mesh.core.wire import InterestEntry
+from mesh.core.wire import Change, InterestEntry
 from mesh.errors import StoreCorrupt
-from mesh.storage import documents, finding, salvage, writes
+from mesh.storage import documents, finding, graves, indexes, salvage, writes
+from mesh.storage.data_dir import DataDir
 from mesh.storage.documents import DocumentStore
+from mesh.storage.identity import load_or_create_identity
 from mesh.storage.rows import Rows
 from mesh.storage.worker import InlineWorker
 from tests.simulation.virtual_clock import run_virtual
@@ -152,12 +154,37 @@ async def test_a_truncated_store_is_rebuilt(path: Path) -> None:
     whole = path.read_bytes()
     for part in (0.9, 0.5, 0.1):
         path.write_bytes(whole[: int(len(whole) * part) // PAGE * PAGE])
+        before = path.read_bytes()
         store = a_store(path)
         await store.open()
         found = await contents(store)
         assert store.rebuilt is not None
         assert all(held[document_id] == document for document_id, document in found.items())
+        assert len(found) > len(held) * (part - 0.2)
         await store.close()
+        assert kept(path)[-1].read_bytes() == before
+        assert not list(path.parent.glob("*rebuilding*"))
+
+
+async def test_a_store_that_is_gone_is_missed(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = DataDir(path.parent)
+    assert not folder.lost_its_store()
+    await filled(path, 10)
+    load_or_create_identity(folder.identity)
+    assert not folder.lost_its_store()
+    for content in (None, b"", b"S"):
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+        assert folder.lost_its_store()
+        store = DocumentStore(path, InlineWorker(), lost=True, rng=random.Random(1), clock=lambda: NOW)
+        await store.open()
+        assert store.rebuilt is not None
+        assert store.rebuilt.kept_as is None
+        assert "begins again with no documents" in caplog.text
+        await store.close()
+        assert not folder.lost_its_store()
+        caplog.clear()
 
 
 async def test_rows_that_are_not_what_was_written_are_not_believed(path: Path) -> None:
@@ -251,3 +278,39 @@ async def versions(node: DocumentNode) -> dict[str, Any]:
         }
 
     return await node.store.read(job)
+
+
+async def test_what_else_there_was_is_carried_over(path: Path) -> None:
+    await filled(path, 300)
+    store = a_store(path)
+    await store.open()
+    gone = Change("c", "bad", (0, 0), {}, {b"12345678": 1}, b"junk")
+
+    def job(rows: Rows) -> None:
+        indexes.create(rows, "c", ["n", "a.b"])
+        graves.bury(rows, NOW + graves.TOMBSTONE_SECONDS)
+        rows.quarantine(gone, "peer", "no update")
+
+    await store.write(job)
+    await store.close()
+    pages = path.stat().st_size // PAGE
+    damaged(path, pages // 2, random.Random(1).randbytes(PAGE))
+
+    store = a_store(path)
+    await store.open()
+    assert store.rebuilt is not None
+    assert store.rebuilt.at == NOW
+
+    def found(rows: Rows) -> Any:
+        row = rows.get("c", "doc0")
+        refused = rows.connection.execute("SELECT id, peer FROM quarantine").fetchall()
+        return list(indexes.declared(rows, "c").values()), row and row.buried, refused
+
+    assert await store.write(found) == ([("n", "a.b")], True, [("bad", "peer")])
+    [(floor, last)] = await store.read(
+        lambda rows: rows.connection.execute(
+            "SELECT (SELECT seq FROM store), (SELECT max(seq) FROM graves)"
+        ).fetchall()
+    )
+    assert floor >= last
+    await store.close()

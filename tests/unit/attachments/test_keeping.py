@@ -1,0 +1,458 @@
+"""Which blobs stay, which go, and what happens while there is no room; on a virtual clock."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+from collections.abc import Collection
+from typing import Any
+
+import pytest
+
+from mesh.attachments.service import Attachments
+from mesh.attachments.transfers import ROOM_SECONDS
+from mesh.core.retention import GRACE_SECONDS, Grace
+from mesh.core.tokens import BlobProgress, BlobToken
+from mesh.errors import BlobNotFound, FetchTimeout, NotStarted, StorageFull
+from tests.unit.attachments.test_attachments import MIB, World, content, simulated
+
+
+class References:
+    """What documents refer to, as the node would tell it."""
+
+    def __init__(self) -> None:
+        self.hashes: set[str] = set()
+        self.asked = 0
+        self.broken = False
+
+    async def __call__(self, hashes: Collection[str]) -> set[str]:
+        self.asked += 1
+        if self.broken:
+            raise OSError("the store cannot be read")
+        await asyncio.sleep(0)
+        return self.hashes.intersection(hashes)
+
+
+async def open_and_close(blobs: Attachments, hash: str) -> None:
+    blobs.open_file(hash).close()
+
+
+async def until_gone() -> None:
+    await asyncio.sleep(GRACE_SECONDS + 1)
+
+
+# --- what nothing needs -------------------------------------------------------------------------------
+
+
+@simulated()
+async def test_a_blob_that_nothing_refers_to_goes_after_ten_minutes(world: World) -> None:
+    references = References()
+    blobs = (await world.node("a", referred=references)).attachments
+    kept = await blobs.add(b"kept")
+    references.hashes.add(kept.hash)
+    gone = await blobs.add(b"gone")
+    await asyncio.sleep(GRACE_SECONDS - 1)
+    assert await blobs.exists(gone.hash)
+    await asyncio.sleep(2)
+    assert not await blobs.exists(gone.hash)
+    assert await blobs.info(gone.hash) is None
+    assert await blobs.tokens() == [kept]
+    assert await blobs.storage_bytes() == 4
+    asked = references.asked
+    await asyncio.sleep(10 * GRACE_SECONDS)
+    assert await blobs.exists(kept.hash)
+    assert references.asked == asked  # nothing is polled
+    references.hashes.clear()
+    blobs.reconsider(kept.hash)
+    await asyncio.sleep(GRACE_SECONDS - 1)
+    assert await blobs.exists(kept.hash)
+    await asyncio.sleep(2)
+    assert not await blobs.exists(kept.hash)
+
+
+@simulated()
+async def test_whatever_uses_a_blob_gives_it_its_time_again(world: World) -> None:
+    blobs = (await world.node("a")).attachments
+    token = await blobs.add(b"used")
+    uses: list[Any] = [
+        lambda: blobs.read(token.hash),
+        lambda: open_and_close(blobs, token.hash),
+        lambda: blobs.add(b"used"),
+        lambda: blobs.fetch(token),
+    ]
+    for use in uses:
+        await asyncio.sleep(GRACE_SECONDS - 10)
+        await use()
+        gc.collect()
+    await asyncio.sleep(GRACE_SECONDS - 10)
+    assert await blobs.exists(token.hash)
+    await until_gone()
+    assert not await blobs.exists(token.hash)
+
+
+@simulated()
+async def test_a_blob_stays_while_a_handle_of_it_is_alive(world: World) -> None:
+    await world.link("ba")
+    token = await world["a"].add(b"held")
+    handle = await world["b"].fetch(token)
+    await asyncio.sleep(5 * GRACE_SECONDS)
+    assert not await world["a"].exists(token.hash)
+    assert await handle.read() == b"held"
+    del handle
+    gc.collect()
+    await until_gone()
+    assert not await world["b"].exists(token.hash)
+
+
+@simulated(bytes_per_second=MIB)
+async def test_a_blob_stays_while_somebody_fetches_it_from_here(world: World) -> None:
+    await world.link("ba")
+    world["a"]._keeping._grace = Grace(3.0)
+    token = await world["a"].add(content(10 * MIB))
+    await asyncio.wait_for(world["b"].fetch(token), 60)
+    assert await world["a"].exists(token.hash)
+    await asyncio.sleep(10)
+    assert not await world["a"].exists(token.hash)
+
+
+@simulated()
+async def test_a_pinned_blob_stays_until_it_is_unpinned(world: World) -> None:
+    blobs = (await world.node("a")).attachments
+    token = await blobs.add(b"pinned")
+    await blobs.pin(token.hash)
+    await blobs.pin(token.hash)
+    assert await blobs.pinned(token.hash)
+    await asyncio.sleep(5 * GRACE_SECONDS)
+    assert await blobs.exists(token.hash)
+    await blobs.unpin(token.hash)
+    await blobs.unpin(token.hash)
+    assert await blobs.exists(token.hash)
+    await until_gone()
+    assert not await blobs.exists(token.hash)
+    with pytest.raises(BlobNotFound):
+        await blobs.pin(token.hash)
+    token = await blobs.add(b"pinned")
+    await blobs.pin(token.hash)
+    await blobs.delete(token.hash)
+    await blobs.add(b"pinned")
+    assert not await blobs.pinned(token.hash)
+    await until_gone()
+    assert not await blobs.exists(token.hash)
+
+
+@simulated()
+async def test_a_reference_that_comes_at_the_last_moment_counts(world: World) -> None:
+    references = References()
+    node = await world.node("a", referred=references)
+    blobs = node.attachments
+    token = await blobs.add(b"just in time")
+
+    async def referred(hashes: Collection[str]) -> set[str]:
+        blobs.reconsider(token.hash)  # committed while the documents were being asked
+        return set()
+
+    blobs._keeping._referred = referred
+    await until_gone()
+    assert await blobs.exists(token.hash)
+    blobs._keeping._referred = references
+    await until_gone()
+    assert not await blobs.exists(token.hash)
+
+
+@simulated()
+async def test_while_documents_cannot_be_asked_everything_stays(world: World) -> None:
+    references = References()
+    references.broken = True
+    blobs = (await world.node("a", referred=references)).attachments
+    token = await blobs.add(b"x")
+    await asyncio.sleep(5 * GRACE_SECONDS)
+    assert await blobs.exists(token.hash)
+    assert references.asked == 4  # again whenever it is due
+    references.broken = False
+    await until_gone()
+    assert not await blobs.exists(token.hash)
+
+
+@simulated(bytes_per_second=MIB)
+async def test_what_arrived_of_a_blob_goes_when_nobody_fetches_it_any_more(world: World) -> None:
+    await world.link("ba")
+    token = await world["a"].add(content(10 * MIB))
+    await world["a"].pin(token.hash)
+    store = world.nodes["b"].store
+    fetching = asyncio.create_task(world["b"].fetch(token))
+    await asyncio.sleep(3)
+    fetching.cancel()
+    await asyncio.sleep(GRACE_SECONDS - 10)
+    assert store.partials() == [token.hash]
+    fetching = asyncio.create_task(world["b"].fetch(token))
+    await asyncio.sleep(3)
+    assert world["b"].received_bytes <= 8 * MIB
+    world.nodes["b"].peers.links[world.nodes["a"].node_id].close("a test")
+    await world.nodes["a"].peers.close()
+    await asyncio.sleep(3 * GRACE_SECONDS)
+    assert store.partials() == [token.hash]  # it is still wanted
+    fetching.cancel()
+    await until_gone()
+    assert store.partials() == []
+
+
+@simulated()
+async def test_what_is_here_at_the_start_gets_its_time(world: World) -> None:
+    node = await world.node("a")
+    token = await node.store.add(b"from before", (await node.attachments.add(b"x")).metadata)
+    node.attachments._keeping.start()
+    await asyncio.sleep(GRACE_SECONDS - 1)
+    assert await node.attachments.exists(token.hash)
+    await asyncio.sleep(2)
+    assert await node.attachments.tokens() == []
+
+
+# --- what is here for others --------------------------------------------------------------------------
+
+
+async def relayed(world: World, *sizes: int) -> list[BlobToken]:
+    """Blobs of c that a has fetched through b."""
+    tokens = []
+    for seed, size in enumerate(sizes):
+        token = await world["c"].add(content(size, seed))
+        await world["c"].pin(token.hash)
+        await world["a"].fetch(token)
+        await asyncio.sleep(1)
+        tokens.append(token)
+    return tokens
+
+
+async def held(world: World, name: str, tokens: list[BlobToken]) -> list[bool]:
+    return [await world[name].exists(token.hash) for token in tokens]
+
+
+@simulated()
+async def test_of_what_is_kept_for_others_the_least_recently_served_goes_first(world: World) -> None:
+    await world.node("b", cache_bytes=5 * MIB)
+    await world.link("ab", "bc")
+    tokens = await relayed(world, 2 * MIB, 2 * MIB)
+    await asyncio.sleep(3 * GRACE_SECONDS)
+    assert await held(world, "b", tokens) == [True, True]  # ten minutes are for what is this node's own
+    await world.node("d")
+    await world.link("db")
+    await world["d"].fetch(tokens[0])
+    tokens += await _one_more(world)
+    assert await held(world, "b", tokens) == [True, False, True]
+    assert sum(size for _, size in world.nodes["b"].store.cache()) <= 5 * MIB
+
+
+async def _one_more(world: World) -> list[BlobToken]:
+    token = await world["c"].add(content(2 * MIB, 99))
+    await world["a"].fetch(token)
+    await asyncio.sleep(1)
+    return [token]
+
+
+@simulated()
+async def test_what_documents_refer_to_is_given_up_last_and_what_is_pinned_never(world: World) -> None:
+    references = References()
+    await world.node("b", cache_bytes=6 * MIB, referred=references)
+    await world.link("ab", "bc")
+    tokens = await relayed(world, 2 * MIB, 2 * MIB, 2 * MIB)
+    references.hashes.add(tokens[0].hash)
+    tokens += await _one_more(world)
+    assert await held(world, "b", tokens) == [True, False, True, True]
+    await world["b"].pin(tokens[2].hash)
+    assert not await world.nodes["b"].store.cached(tokens[2].hash)
+    await asyncio.sleep(3 * GRACE_SECONDS)
+    assert await held(world, "b", tokens) == [True, False, True, True]
+
+
+@simulated()
+async def test_a_relay_relays_nothing_that_its_quota_has_no_room_for(world: World) -> None:
+    await world.node("b", cache_bytes=3 * MIB)
+    await world.link("ab", "bc")
+    (small,) = await relayed(world, 3 * MIB)
+    large = await world["c"].add(content(3 * MIB + 1, 1))
+    with pytest.raises(FetchTimeout):
+        await world["a"].fetch(large, timeout=100)
+    assert world["b"].received_bytes // MIB == 3
+    assert await world["b"].exists(small.hash)
+    await world["b"].fetch(large)  # for itself it may
+    assert await (await world["a"].fetch(large)).read() == content(3 * MIB + 1, 1)
+
+
+@simulated(bytes_per_second=MIB)
+async def test_relays_under_way_count_and_what_is_being_served_stays(world: World) -> None:
+    await world.node("b", cache_bytes=12 * MIB)
+    await world.link("ab", "bc")
+    first, second = [await world["c"].add(content(8 * MIB, seed)) for seed in range(2)]
+    fetching = asyncio.create_task(world["a"].fetch(first))
+    await asyncio.sleep(3)
+    other = asyncio.create_task(world["a"].fetch(second))
+    await asyncio.sleep(3)
+    assert world.nodes["b"].store.partials() == [first.hash]
+    await fetching
+    await other  # asked for again when there was room
+    assert await held(world, "b", [first, second]) == [False, True]
+
+
+# --- no room ------------------------------------------------------------------------------------------
+
+
+@simulated()
+async def test_a_fetch_without_room_waits_says_so_and_goes_on_by_itself(world: World) -> None:
+    await world.link("ba")
+    data = content(4 * MIB)
+    token = await world["a"].add(data)
+    await world["a"].pin(token.hash)
+    store = world.nodes["b"].store
+    store._max_bytes = 5 * MIB
+    other = await world["b"].add(content(2 * MIB, 1))
+    progress: list[BlobProgress] = []
+    fetching = asyncio.create_task(world["b"].fetch(token, on_progress=progress.append))
+    await asyncio.sleep(3 * ROOM_SECONDS)
+    assert progress[-1].state == "stalled"
+    assert progress[-1].reason is not None
+    assert f"no room: needs {4 * MIB} bytes in memory, where {3 * MIB} are free" in progress[-1].reason
+    with pytest.raises(StorageFull):
+        await world["b"].fetch(token, wait_for_room=False)
+    assert not fetching.done()
+    await world["b"].delete(other.hash)
+    handle = await asyncio.wait_for(fetching, 5)  # at once: it was this node that made room
+    assert await handle.read() == data
+
+
+@simulated()
+async def test_room_that_somebody_else_made_is_noticed(world: World) -> None:
+    await world.link("ba")
+    data = content(4 * MIB)
+    token = await world["a"].add(data)
+    store = world.nodes["b"].store
+    fetching = asyncio.create_task(world["b"].fetch(token))
+    await asyncio.sleep(0.02)
+    store._max_bytes = 2 * MIB
+    await asyncio.sleep(5)
+    assert not fetching.done()
+    received = world["b"].received_bytes
+    store._max_bytes = 100 * MIB
+    handle = await asyncio.wait_for(fetching, ROOM_SECONDS + 1)
+    assert await handle.read() == data
+    assert world["b"].received_bytes <= 4 * MIB + received  # what had arrived was not dropped
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_disk_that_fills_up_at_any_point_costs_time_and_no_more(seed: int) -> None:
+    @simulated(bytes_per_second=4 * MIB)
+    async def fill(world: World) -> None:
+        rng = random.Random(seed)
+        await world.link("ba")
+        data = content(8 * MIB + 1)
+        token = await world["a"].add(data)
+        await world["a"].pin(token.hash)
+        store = world.nodes["b"].store
+        progress: list[BlobProgress] = []
+        fetching = asyncio.create_task(world["b"].fetch(token, on_progress=progress.append))
+        await asyncio.sleep(rng.uniform(0, 3))
+        store._max_bytes = store._taken
+        await asyncio.sleep(rng.uniform(0, 100))
+        store._max_bytes = 20 * MIB
+        handle = await asyncio.wait_for(fetching, 100)
+        assert await handle.read() == data
+        assert world["b"].received_bytes <= len(data) + 8 * MIB
+        assert store._taken == len(data)
+
+    fill()
+
+
+@simulated()
+async def test_what_is_kept_for_others_makes_room_for_what_is_wanted_here(world: World) -> None:
+    await world.link("ab", "bc")
+    tokens = await relayed(world, 2 * MIB, 2 * MIB)
+    store = world.nodes["b"].store
+    store._max_bytes = 5 * MIB
+    await world["b"].add(content(3 * MIB, 10))
+    assert await held(world, "b", tokens) == [False, True]
+    token = await world["c"].add(content(2 * MIB, 11))
+    await world["b"].fetch(token)
+    assert await held(world, "b", tokens) == [False, False]
+    with pytest.raises(StorageFull):
+        await world["b"].add(content(3 * MIB, 12))
+
+
+# --- damage -------------------------------------------------------------------------------------------
+
+
+def rot(world: World, name: str, hash: str, position: int) -> None:
+    blob = world.nodes[name].store._blobs[hash]
+    blob.content = bytearray(blob.content)
+    blob.content[position] ^= 1
+
+
+@simulated()
+async def test_verify_finds_every_flipped_bit_and_repairs_it_from_others(world: World) -> None:
+    await world.link("ba")
+    rng = random.Random(7)
+    tokens = []
+    for seed in range(10):
+        token = await world["a"].add(content(8 * MIB + seed, seed))
+        await world["b"].fetch(token)
+        tokens.append(token)
+    flips = {(rng.randrange(10), rng.randrange(8 * MIB)) for _ in range(100)}
+    for index, position in flips:
+        rot(world, "b", tokens[index].hash, position)
+    damaged = {(index, position // MIB) for index, position in flips}
+    received = world["b"].received_bytes
+    report = await world["b"].verify()
+    assert report.checked == 10
+    assert report.checked_bytes == sum(token.size_bytes for token in tokens)
+    assert report.damaged_chunks == len(damaged)
+    assert report.repaired == sorted({tokens[index].hash for index, _ in damaged})
+    assert report.lost == []
+    assert len(damaged) < 70
+    assert (world["b"].received_bytes - received) // MIB == len(damaged)  # and nothing else was fetched
+    for seed, token in enumerate(tokens):
+        assert await world["b"].read(token.hash) == content(8 * MIB + seed, seed)
+    again = await world["b"].verify()
+    assert (again.checked, again.damaged_chunks, again.repaired) == (10, 0, [])
+
+
+@simulated()
+async def test_what_nobody_can_repair_is_lost_and_its_pin_and_its_good_chunks_are_not(world: World) -> None:
+    await world.link("ba")
+    data = content(4 * MIB)
+    token = await world["b"].add(data)
+    await world["b"].pin(token.hash)
+    rot(world, "b", token.hash, 5)
+    report = await world["b"].verify()
+    assert (report.damaged_chunks, report.repaired, report.lost) == (1, [], [token.hash])
+    assert not await world["b"].exists(token.hash)
+    assert await world["b"].pinned(token.hash)
+    await world["a"].add(data)
+    await asyncio.sleep(2 * GRACE_SECONDS)
+    await world["a"].add(data)
+    assert await (await world["b"].fetch(token)).read() == data
+    assert world["b"].received_bytes // MIB == 1
+
+
+@simulated()
+async def test_others_are_told_that_a_blob_was_damaged(world: World) -> None:
+    await world.link("ba")
+    token = await world["a"].add(content(2 * MIB))
+    rot(world, "a", token.hash, 5)
+    with pytest.raises(BlobNotFound):
+        await world["a"].read(token.hash)
+    fetching = asyncio.create_task(world["b"].fetch(token))
+    await asyncio.sleep(5)
+    assert not fetching.done()
+    await world["a"].add(content(2 * MIB))
+    assert await (await fetching).read() == content(2 * MIB)
+
+
+@simulated()
+async def test_closing_ends_verify_and_everything_that_waits(world: World) -> None:
+    node = await world.node("a")
+    token = await node.attachments.add(content(MIB))
+    rot(world, "a", token.hash, 5)
+    verifying = asyncio.create_task(node.attachments.verify())
+    await asyncio.sleep(1)
+    assert not verifying.done()
+    await node.attachments.close()
+    with pytest.raises(NotStarted):
+        await verifying

@@ -1,0 +1,82 @@
+"""Small blobs come into a folder many at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+from blake3 import blake3
+
+from mesh.core.chunks import chunks_hash
+from mesh.core.tokens import BlobMetadata, BlobToken
+from mesh.errors import StorageFull
+from mesh.storage.blob_folder import FolderBlobs
+from mesh.storage.blob_small import MAX_TOGETHER, SMALL_BYTES
+from mesh.storage.blob_sources import check_room
+from mesh.storage.blobs import PartialBlob
+from mesh.storage.worker import ThreadWorker
+
+
+def token_of(data: bytes) -> BlobToken:
+    digest = blake3(data)
+    return BlobToken(digest.hexdigest(), len(data), chunks_hash(digest.digest()), BlobMetadata("name"))
+
+
+async def arrive(store: FolderBlobs, data: bytes) -> PartialBlob:
+    partial = await store.begin(token_of(data), cached=False)
+    await partial.write(0, data)
+    return partial
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> FolderBlobs:
+    store = FolderBlobs(tmp_path, ThreadWorker("blobs"))
+    await store.open()
+    return store
+
+
+async def test_many_arrive_together_and_are_there_after_a_restart(store: FolderBlobs, tmp_path: Path) -> None:
+    contents = [b"%d" % number + bytes(number) for number in range(2 * MAX_TOGETHER)]
+    contents.append(os.urandom(SMALL_BYTES))
+    partials = [await arrive(store, data) for data in contents]
+    assert not store.hashes()
+    assert await asyncio.gather(*(partial.finish() for partial in partials)) == [[]] * len(partials)
+    await store.close()
+    again = FolderBlobs(tmp_path, ThreadWorker("blobs"))
+    await again.open()
+    for data in contents:
+        assert await again.read(token_of(data).hash) == data
+        assert await again.info(token_of(data).hash) == token_of(data)
+    assert not list((tmp_path / "temp").iterdir())
+    await again.close()
+
+
+async def test_one_that_there_is_no_room_for_does_not_fail_the_others(
+    store: FolderBlobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(folder: Path, needed: int) -> None:
+        if needed >= 1000:
+            raise StorageFull(str(folder), needed, 0, 0)
+        check_room(folder, needed)
+
+    monkeypatch.setattr("mesh.storage.blob_layout.check_room", check)
+    contents = [b"a", bytes(1000), b"b"]
+    partials = [await arrive(store, data) for data in contents]
+    results = await asyncio.gather(*(partial.finish() for partial in partials), return_exceptions=True)
+    assert results[0] == results[2] == []
+    assert isinstance(results[1], StorageFull)
+    assert set(store.hashes()) == {token_of(b"a").hash, token_of(b"b").hash}
+    assert not list((tmp_path / "temp").iterdir())
+    await store.close()
+
+
+async def test_who_gives_up_does_not_stop_the_others_and_close_waits_for_them(store: FolderBlobs) -> None:
+    partials = [await arrive(store, b"%d" % number) for number in range(20)]
+    finishing = [asyncio.ensure_future(partial.finish()) for partial in partials]
+    await asyncio.sleep(0)
+    finishing[3].cancel()
+    await store.close()
+    await asyncio.wait(finishing)
+    assert len(store.hashes()) >= 19
