@@ -81,7 +81,8 @@ class Rows:
     ) -> None:
         self.connection = connection
         self.lineage = Lineage(connection, rng, host, boot)
-        self._rng = rng
+        # Drawn often, and no secret: the system's own source costs more than the rest of a small write.
+        self._client_ids = random.Random(rng.getrandbits(128))
         self.now = clock
         self.graves = bool(connection.execute("SELECT 1 FROM graves LIMIT 1").fetchall())
         self.live = LiveDocuments()
@@ -90,7 +91,7 @@ class Rows:
 
     def new_client_id(self) -> int:
         """A Yjs client id for this store's copy of a document."""
-        return max(1, self._rng.getrandbits(CLIENT_ID_BITS))
+        return max(1, self._client_ids.getrandbits(CLIENT_ID_BITS))
 
     def tick(self, row: Row | None) -> tuple[bytes, int]:
         """The clock identity and the counter of the next write, if it is one of the document in ``row``."""
