@@ -10,17 +10,9 @@ from typing import Any
 from mesh.attachments.downlink import Downlink
 from mesh.attachments.lanes import Lane
 from mesh.attachments.serving import Server, Stopped
+from mesh.core.frames import FrameReader, frames_of
 from mesh.core.rates import Limits
-from mesh.core.wire import (
-    BulkDial,
-    ChunkList,
-    ChunkListGet,
-    ChunkPiece,
-    ChunkRefused,
-    FrameReader,
-    PieceGet,
-    frames_of,
-)
+from mesh.core.wire import BulkDial, ChunkList, ChunkListGet, ChunkPiece, ChunkRefused, PieceGet
 from mesh.errors import LinkClosed, MeshError, ProtocolViolation
 from mesh.network.link import Link
 from mesh.network.peers import Peers

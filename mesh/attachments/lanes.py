@@ -20,6 +20,7 @@ from mesh.core.chunks import (
     chunk_length,
     unpack_head,
 )
+from mesh.core.frames import FrameReader, frames_of
 from mesh.core.picking import LIST
 from mesh.core.wire import (
     BulkDial,
@@ -29,10 +30,8 @@ from mesh.core.wire import (
     ChunkListGet,
     ChunkPiece,
     ChunkRefused,
-    FrameReader,
     Message,
     PieceGet,
-    frames_of,
 )
 from mesh.errors import LinkClosed, MeshError, ProtocolViolation
 from mesh.network.link import Link

@@ -9,18 +9,9 @@ from collections.abc import Awaitable, Callable
 from mesh.attachments.requests import Job, RequestQueue, SentBefore
 from mesh.attachments.uplink import Uplink
 from mesh.core.chunks import CHUNK_HEAD_BYTES, HASH_BYTES, Buffer, pack_head
+from mesh.core.frames import FrameReader, frames_of
 from mesh.core.tokens import CHUNK_BYTES
-from mesh.core.wire import (
-    ChunkGet,
-    ChunkList,
-    ChunkListGet,
-    ChunkPiece,
-    ChunkRefused,
-    FrameReader,
-    Message,
-    PieceGet,
-    frames_of,
-)
+from mesh.core.wire import ChunkGet, ChunkList, ChunkListGet, ChunkPiece, ChunkRefused, Message, PieceGet
 from mesh.errors import BlobNotFound, LinkClosed, ProtocolViolation
 from mesh.network.link import Link
 from mesh.network.transport import Connection

@@ -17,8 +17,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from mesh.core.frames import FrameReader, frames_of
 from mesh.core.identity import PUBLIC_KEY_BYTES, Identity, node_id_of, short_id, verify
-from mesh.core.wire import PROTOCOL_MAX, PROTOCOL_MIN, FrameReader, Hello, Message, Proof, frames_of
+from mesh.core.wire import PROTOCOL_MAX, PROTOCOL_MIN, Hello, Message, Proof
 from mesh.errors import HandshakeFailed, IdentityCloned, ProtocolViolation
 
 MAX_HANDSHAKE_BYTES = 64 * 1024

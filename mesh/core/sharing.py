@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import msgspec
 
 from mesh.core.commits import change_size
+from mesh.core.frames import COMPRESS_FROM_BYTES, MAX_MESSAGE_BYTES, Encoded, encode_message
 from mesh.core.sync_effects import Effect, Send
-from mesh.core.wire import COMPRESS_FROM_BYTES, MAX_MESSAGE_BYTES, Change, Changes, Encoded, encode_message
+from mesh.core.wire import Change, Changes
 
 _NO_LISTS = bytes(encode_message(Changes(0, 0, 0, []))).partition(b"\x90")
 _LISTS = b"".join(_NO_LISTS[1:])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mesh.core.frames import Encoded
 from mesh.core.interest import InterestSet
-from mesh.core.wire import Changes, Encoded, InterestEntry, Message, Want
+from mesh.core.wire import Changes, InterestEntry, Message, Want
 
 
 @dataclass(frozen=True, slots=True)

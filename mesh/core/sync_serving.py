@@ -32,7 +32,7 @@ from mesh.core.wire import (
 from mesh.errors import InvalidSelector, ProtocolViolation
 
 PAGE = 500
-"""Documents per frame and per page read from the log (PEERS.md: frames of about 500)."""
+"""Documents per frame and per page read from the log."""
 
 FRAME_BYTES = 192 * 1024
 """A frame is closed once its changes have this many bytes."""

@@ -11,7 +11,7 @@ from mesh.core.structs import Struct
 from mesh.errors import InvalidToken
 
 CHUNK_BYTES = 1 << 20
-"""Every chunk but the last has this many bytes (PEERS.md: larger halves the write rate)."""
+"""Every chunk but the last has this many bytes; larger ones halve the rate of writing."""
 
 MAX_BLOB_BYTES = 1 << 44
 """16 TiB: what a token may claim at all. The chunk list of such a blob would have 512 MiB."""

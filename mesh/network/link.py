@@ -7,10 +7,11 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
+from mesh.core.frames import Encoded, FrameReader, frames_of
 from mesh.core.handshake import PeerInfo
 from mesh.core.heartbeat import Heartbeat
 from mesh.core.identity import short_id
-from mesh.core.wire import Encoded, FrameReader, Goodbye, Hello, Message, Ping, Pong, Proof, frames_of
+from mesh.core.wire import Goodbye, Hello, Message, Ping, Pong, Proof
 from mesh.errors import LinkClosed, ProtocolViolation
 from mesh.network.transport import Connection
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from mesh.core.frames import MAX_FRAME_BYTES
 from mesh.core.handshake import MAX_HANDSHAKE_BYTES
 from mesh.core.tokens import CHUNK_BYTES
-from mesh.core.wire import MAX_FRAME_BYTES
 
 Buffer = bytes | bytearray | memoryview
 

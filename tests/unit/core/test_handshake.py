@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.core import handshake as module
+from mesh.core.frames import FrameReader, frames_of
 from mesh.core.handshake import MAX_HANDSHAKE_BYTES, NONCE_BYTES, Handshake
 from mesh.core.identity import Identity
-from mesh.core.wire import Ack, FrameReader, Hello, Proof, frames_of
+from mesh.core.wire import Ack, Hello, Proof
 from mesh.errors import HandshakeFailed
 
 ALICE, BOB, MALLORY = (Identity(bytes([n]) * 32) for n in (1, 2, 3))

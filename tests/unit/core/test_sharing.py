@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mesh.core.frames import COMPRESS_FROM_BYTES, Encoded, FrameReader, frames_of
 from mesh.core.sharing import Sharing
 from mesh.core.sync_effects import Effect, ReadPositions, Send
-from mesh.core.wire import COMPRESS_FROM_BYTES, Ack, Change, Changes, Encoded, FrameReader, Version, frames_of
+from mesh.core.wire import Ack, Change, Changes, Version
 
 
 def changes(count: int, size: int) -> list[Change]:

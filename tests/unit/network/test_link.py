@@ -10,19 +10,9 @@ from typing import Any
 
 import pytest
 
+from mesh.core.frames import FrameReader, frames_of
 from mesh.core.handshake import PeerInfo
-from mesh.core.wire import (
-    Ack,
-    BlobHave,
-    FrameReader,
-    Goodbye,
-    Hello,
-    Message,
-    Ping,
-    Pong,
-    Proof,
-    frames_of,
-)
+from mesh.core.wire import Ack, BlobHave, Goodbye, Hello, Message, Ping, Pong, Proof
 from mesh.errors import LinkClosed, ProtocolViolation
 from mesh.network.link import FRAME_BYTES, HIGH_WATER_BYTES, MAX_PENDING_BYTES, Link, plain
 from mesh.network.memory import MemoryConnection, MemoryNetwork, Path

@@ -16,20 +16,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mesh.core import wire
-from mesh.core.wire import (
+from mesh.core.frames import (
     MAX_FRAME_BYTES,
     MAX_MESSAGE_BYTES,
     MAX_OPEN_FRAGMENTS,
-    Ack,
-    BlobHave,
-    ChunkPiece,
     FrameReader,
-    Goodbye,
-    Message,
     decode_message,
     encode_message,
     frames_of,
 )
+from mesh.core.wire import Ack, BlobHave, ChunkPiece, Goodbye, Message
 from mesh.errors import ProtocolViolation
 
 TYPES: tuple[type[msgspec.Struct], ...] = typing.get_args(Message)
