@@ -1,7 +1,7 @@
 """The downloading side: one lane per holder, over which every transfer asks it for chunks.
 
 A lane prefers a bulk connection that it dials itself, then one that the holder dials back, then the shared
-link.
+link. On the link, and until a connection has shown that it is quick, chunks come in pieces.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from mesh.attachments.pending import Pending, Receiver
+from mesh.attachments.pieces import Pieces
 from mesh.core.chunks import (
     CHUNK_HEAD_BYTES,
     CHUNK_KIND,
@@ -46,9 +47,8 @@ IDLE_SECONDS = 30.0
 DIAL_BACK_SECONDS = 5.0
 """How long the holder may take to dial back before the shared link is used."""
 
-PIECE_BYTES = 64 * 1024
-PIECES_IN_FLIGHT = 4
-"""On the shared link 256 KiB at most are under way."""
+SMALL_BYTES = 16 * 1024
+"""Chunks up to so long are asked for as a whole also of a holder that was not quick so far."""
 
 log = logging.getLogger(__name__)
 
@@ -81,9 +81,8 @@ class Lane:
         self._idle: asyncio.TimerHandle | None = None
         self._closed = False
         self._chunks: dict[tuple[bytes, int], tuple[bytearray, int]] = {}  # in parts: bytes, the next offset
-        # On the shared link:
         self._over_link = False
-        self._pieces: set[tuple[bytes, int, int]] = set()  # (hash, index, offset) under way
+        self._pieces = Pieces()
 
     # --- what transfers do -------------------------------------------------------------------------
 
@@ -92,10 +91,15 @@ class Lane:
         hash = bytes.fromhex(receiver.token.hash)
         number = self._numbers.setdefault(hash, len(self._numbers))
         self._by_number[number] = receiver
+        whole: list[int] = []
         for index in indices:
             self._pending.add((hash, index), receiver)
+            if self._comes_whole(receiver, index):
+                whole.append(index)
+            else:
+                self._pieces.add((hash, index), chunk_length(receiver.token.size_bytes, index))
         if not self._over_link:
-            self._outbox += self._requests(hash, indices, receiver.priority)
+            self._outbox += self._requests(hash, whole, receiver.priority)
         if self._task is None:
             self._task = self._loop.create_task(self._run(), name=f"chunks from {self.link}")
         self._filled.set()
@@ -109,6 +113,7 @@ class Lane:
         for index in indices:
             self._pending.take((hash, index))
             self._chunks.pop((hash, index), None)
+            self._pieces.drop((hash, index))
         if LIST in indices:
             self._lists.pop(hash, None)
         chunks = [index for index in indices if index != LIST]
@@ -169,7 +174,7 @@ class Lane:
             self._by_number.clear()
             self._lists.clear()
             self._chunks.clear()
-            self._pieces.clear()
+            self._pieces = Pieces()
             if connection is not None:
                 await connection.close()
                 done = self._done_with.pop(connection, None)
@@ -211,7 +216,9 @@ class Lane:
                     await self._take(frame)
                 else:
                     message = frames.feed(frame)
-                    if message is not None:
+                    if isinstance(message, ChunkPiece):
+                        await self.piece_came(message)
+                    elif message is not None:
                         self._heed(message)
                 self._watch_idle()
         finally:
@@ -223,6 +230,7 @@ class Lane:
             while True:
                 await self._filled.wait()
                 self._filled.clear()
+                self._ask_for_pieces()
                 messages, self._outbox = self._outbox, []
                 for message in messages:
                     for frame in frames_of(message, 0):
@@ -269,7 +277,7 @@ class Lane:
             self._chunks.pop(key, None)
             return buffer
         self._chunks[key] = (buffer, offset + len(data))
-        receiver.alive(self._peer, key[1])
+        receiver.alive(self._peer, key[1], len(data))
         return None
 
     async def _verify(self, receiver: Receiver, index: int, data: Buffer) -> None:
@@ -296,7 +304,7 @@ class Lane:
         """The holder does not serve a chunk."""
         receiver = self._pending.take((message.hash, message.index))
         self._chunks.pop((message.hash, message.index), None)
-        self._pieces = {piece for piece in self._pieces if piece[:2] != (message.hash, message.index)}
+        self._pieces.drop((message.hash, message.index))
         if receiver is not None:
             receiver.refused(self._peer, message.index)
         self._filled.set()
@@ -317,7 +325,7 @@ class Lane:
             return
         so_far += message.hashes
         if len(so_far) < total:
-            receiver.alive(self._peer, LIST)
+            receiver.alive(self._peer, LIST, len(message.hashes))
             self._outbox.append(ChunkListGet(message.hash, len(so_far) // HASH_BYTES))
             self._filled.set()
             return
@@ -337,12 +345,22 @@ class Lane:
             messages.append(ChunkGet(hash, self._numbers[hash], chunks, priority))
         return messages
 
-    # --- the shared link -------------------------------------------------------------------------------
+    def _comes_whole(self, receiver: Receiver, index: int) -> bool:
+        """Whether a chunk (or the list) is not to be asked for in pieces."""
+        if index == LIST:
+            return True
+        quick = self._pieces.quick or chunk_length(receiver.token.size_bytes, index) <= SMALL_BYTES
+        return quick and not self._over_link
+
+    # --- in pieces, and the shared link ----------------------------------------------------------------
 
     async def _use_link(self) -> None:
         """Ask for pieces, a few at a time, in the order in which their chunks were asked for."""
         self._over_link = True
         self._outbox.clear()  # it is made again from what is pending
+        for key, receiver in self._pending.items():
+            if key[1] != LIST:
+                self._pieces.add(key, chunk_length(receiver.token.size_bytes, key[1]))
         self._filled.set()
         while True:
             await self._filled.wait()
@@ -352,47 +370,45 @@ class Lane:
             } - self._lists.keys():
                 self._lists[hash] = bytearray()
                 self._outbox.append(ChunkListGet(hash, 0))
-            while len(self._pieces) < PIECES_IN_FLIGHT and (piece := self._next_piece()) is not None:
-                self._pieces.add((piece.hash, piece.index, piece.offset))
-                self._outbox.append(piece)
+            self._ask_for_pieces()
             for message in self._outbox:
                 self.link.send(message)
             self._outbox.clear()
 
-    def _next_piece(self) -> PieceGet | None:
-        for (hash, index), receiver in self._pending.items():
-            if index == LIST:
-                continue
-            length = chunk_length(receiver.token.size_bytes, index)
-            buffer, offset = self._chunks.get((hash, index), (None, 0))
-            if buffer is None:
-                buffer = bytearray(length)
-            if offset < length:
-                take = min(PIECE_BYTES, length - offset)
-                self._chunks[hash, index] = (buffer, offset + take)
-                return PieceGet(hash, index, offset, take, receiver.priority)
-        return None
+    def _ask_for_pieces(self) -> None:
+        while (piece := self._pieces.next(self._loop.time())) is not None:
+            receiver = self._pending.get(piece.key)
+            assert receiver is not None
+            self._outbox.append(PieceGet(*piece.key, piece.offset, piece.length, receiver.priority))
 
     async def piece_came(self, message: ChunkPiece) -> None:
-        """A piece of a chunk came over the shared link."""
+        """A piece of a chunk came."""
         key = (message.hash, message.index)
-        if (*key, message.offset) not in self._pieces:
-            return
-        self._pieces.discard((*key, message.offset))
+        receiver = self._pending.get(key)
+        if receiver is None or not self._pieces.asked(key, message.offset):
+            return  # cancelled meanwhile
+        if self._over_link:
+            self._on_bytes(len(message.data))
+        fits, whole = self._pieces.came(key, message.offset, message.data, self._loop.time())
         self._filled.set()
-        receiver, under_way = self._pending.get(key), self._chunks.get(key)
-        if receiver is None or under_way is None:
-            return
-        buffer, offset = under_way
-        self._on_bytes(len(message.data))
-        if len(message.data) != min(PIECE_BYTES, len(buffer) - message.offset):
+        if not fits:
             self.refused(ChunkRefused(message.hash, message.index, "a piece of the wrong length"))
             return
-        buffer[message.offset : message.offset + len(message.data)] = message.data
-        if offset < len(buffer) or any(piece[:2] == key for piece in self._pieces):
-            receiver.alive(self._peer, message.index)
+        if self._pieces.quick and not self._over_link:
+            self._ask_for_the_rest()
+        if whole is None:
+            receiver.alive(self._peer, message.index, len(message.data))
             return
-        del self._chunks[key]
         self._pending.take(key)
         self._watch_idle()
-        await self._verify(receiver, message.index, buffer)
+        await self._verify(receiver, message.index, whole)
+
+    def _ask_for_the_rest(self) -> None:
+        """The connection is quick: what was not begun is asked for as it is."""
+        rest: dict[bytes, list[int]] = {}
+        for hash, index in self._pieces.take_unbegun():
+            rest.setdefault(hash, []).append(index)
+        for hash, indices in rest.items():
+            receiver = self._pending.get((hash, indices[0]))
+            assert receiver is not None
+            self._outbox += self._requests(hash, indices, receiver.priority)

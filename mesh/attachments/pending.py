@@ -30,8 +30,8 @@ class Receiver(Protocol):
     def refused(self, peer: str, index: int) -> None:
         """The holder does not serve a chunk (or the list)."""
 
-    def alive(self, peer: str, index: int) -> None:
-        """A part of a chunk (or of the list) came."""
+    def alive(self, peer: str, index: int, size: int) -> None:
+        """A part of a chunk (or of the list) came, ``size`` bytes."""
 
     def lost(self, peer: str) -> None:
         """What the holder was asked for will not come: the connection broke."""

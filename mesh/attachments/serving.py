@@ -72,6 +72,9 @@ class Server:
         """Serve ``peer`` on a bulk connection until it ends. ``first`` was read from it already."""
 
         async def send(job: Job, answer: bytearray | Message, size: int) -> None:
+            if isinstance(job.request, PieceGet) and isinstance(answer, bytearray):
+                answer = _piece(job.request, answer)
+                self.served_bytes += len(answer.data)
             if isinstance(answer, bytearray):
                 assert isinstance(job.request, ChunkGet)
                 part = answer
@@ -113,9 +116,8 @@ class Server:
             if isinstance(answer, bytearray):
                 request = job.request
                 assert isinstance(request, PieceGet)
-                data = bytes(answer[request.offset : request.offset + request.length])
-                answer = ChunkPiece(request.hash, request.index, request.offset, data)
-                self.served_bytes += len(data)
+                answer = _piece(request, answer)
+                self.served_bytes += len(answer.data)
             link.send(answer, bulk=True)
             await link.drain()
 
@@ -210,11 +212,10 @@ class Server:
     def _part(self, downloader: _Downloader, job: Job, answer: bytearray | Message) -> int:
         """How many bytes of a job are sent next."""
         left = downloader.left(job, answer)
-        return (
-            min(left, self.uplink.part_bytes)
-            if downloader.in_parts and isinstance(answer, bytearray)
-            else left
-        )
+        in_parts = downloader.in_parts and isinstance(answer, bytearray)
+        if not in_parts or isinstance(job.request, PieceGet):
+            return left
+        return min(left, self.uplink.part_bytes)
 
     async def _answer(self, job: Job, headroom: int) -> bytearray | Message:
         request = job.request
@@ -245,6 +246,11 @@ class Server:
             chunk = await self._store.read_chunk(request.hash.hex(), request.index)
             cached = self._piece_of = (request.hash, request.index, chunk)
         return cached[2]
+
+
+def _piece(request: PieceGet, chunk: bytearray) -> ChunkPiece:
+    data = bytes(memoryview(chunk)[request.offset : request.offset + request.length])
+    return ChunkPiece(request.hash, request.index, request.offset, data)
 
 
 def hash_bytes(data: Buffer) -> bytes:

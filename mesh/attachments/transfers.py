@@ -25,6 +25,9 @@ ROOM_SECONDS = 30.0
 STUCK_SECONDS = 20.0
 """A transfer that somebody here waits for and that got nothing for so long asks over every path."""
 
+GROWTH_BYTES = 32 * 1024
+"""Parts of chunks count as something once they are so many bytes: who trickles does not keep it waiting."""
+
 log = logging.getLogger(__name__)
 
 
@@ -86,6 +89,7 @@ class Transfer:
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._grew_at = self._loop.time()
+        self._part_bytes = 0  # in parts of chunks, since it last grew
         self._meter = RateMeter()
         self._begins = asyncio.Event()  # once there is a source, or others can have what is left here
         if not token.size_bytes or token.hash in around.store.partials():
@@ -223,11 +227,15 @@ class Transfer:
         if self._plan is not None:
             self._act(self._plan.refused(peer, index, self._loop.time()))
 
-    def alive(self, peer: str, index: int) -> None:
+    def alive(self, peer: str, index: int, size: int) -> None:
         """See :class:`~mesh.attachments.lanes.Receiver`."""
         if self._plan is not None:
+            now = self._loop.time()
+            self._part_bytes += size
+            if self._part_bytes >= GROWTH_BYTES:
+                self._part_bytes, self._grew_at = 0, now
             self._around.downlink.got_on(self)
-            self._act(self._plan.alive(peer, index, self._loop.time()))
+            self._act(self._plan.alive(peer, index, now))
 
     def lost(self, peer: str) -> None:
         """See :class:`~mesh.attachments.lanes.Receiver`."""

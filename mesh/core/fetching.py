@@ -242,6 +242,14 @@ class FetchPlan:
         if asked:
             peers = [source.peer for source in asked]
             return "stalled", peers, f"nothing came for {SILENCE:g} s from {', '.join(peers)}"
+        if any(
+            not source.silent and self._picker.pick(source) is not None for source in self._sources.values()
+        ):
+            return (
+                "stalled",
+                [],
+                "nothing more may be asked for now: it is capped, or something more urgent runs",
+            )
         if any(source.holds(LIST) for source in self._sources.values()):
             return "stalled", [], "the holders known now hold none of the missing chunks, or do not answer"
         if self._dropped:

@@ -325,7 +325,7 @@ class ChunkRefused(_Message, tag=38, frozen=True):
 
 
 class ChunkPiece(_Message, tag=39, frozen=True):
-    """A piece of a chunk on the shared link, where no bulk connection can be made."""
+    """A piece of a chunk, on the connection on which it was asked for."""
 
     hash: bytes
     index: int
@@ -341,7 +341,7 @@ class BlobServed(_Message, tag=40, frozen=True):
 
 
 class PieceGet(_Message, tag=41, frozen=True):
-    """Send this piece of a chunk on the shared link."""
+    """Send this piece of a chunk: on a slow connection, or on the shared link."""
 
     hash: bytes
     index: int
