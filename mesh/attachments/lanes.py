@@ -47,9 +47,6 @@ IDLE_SECONDS = 30.0
 DIAL_BACK_SECONDS = 5.0
 """How long the holder may take to dial back before the shared link is used."""
 
-SMALL_BYTES = 16 * 1024
-"""Chunks up to so long are asked for as a whole also of a holder that was not quick so far."""
-
 log = logging.getLogger(__name__)
 
 
@@ -94,7 +91,7 @@ class Lane:
         whole: list[int] = []
         for index in indices:
             self._pending.add((hash, index), receiver)
-            if self._comes_whole(receiver, index):
+            if index == LIST or (self._pieces.quick and not self._over_link):
                 whole.append(index)
             else:
                 self._pieces.add((hash, index), chunk_length(receiver.token.size_bytes, index))
@@ -186,6 +183,7 @@ class Lane:
     def _report_lost(self) -> None:
         receivers = list(dict.fromkeys(receiver for _, receiver in self._pending.items()))
         self._pending.clear()
+        self._pieces = Pieces()
         for receiver in receivers:
             receiver.lost(self._peer)
 
@@ -261,6 +259,7 @@ class Lane:
                 return
             data = whole
         self._pending.take(key)
+        self._pieces.drop(key)
         await self._verify(receiver, index, data)
 
     def _join(
@@ -344,13 +343,6 @@ class Lane:
         if chunks:
             messages.append(ChunkGet(hash, self._numbers[hash], chunks, priority))
         return messages
-
-    def _comes_whole(self, receiver: Receiver, index: int) -> bool:
-        """Whether a chunk (or the list) is not to be asked for in pieces."""
-        if index == LIST:
-            return True
-        quick = self._pieces.quick or chunk_length(receiver.token.size_bytes, index) <= SMALL_BYTES
-        return quick and not self._over_link
 
     # --- in pieces, and the shared link ----------------------------------------------------------------
 

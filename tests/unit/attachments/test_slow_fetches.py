@@ -1,0 +1,77 @@
+"""Slow links and caps: a fetch gets on, says so, and moves what it fetches about once."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from mesh.attachments.slots import Slots
+from mesh.core.rates import Limits
+from mesh.core.tokens import BlobProgress
+from tests.simulation.virtual_clock import run_virtual
+from tests.unit.attachments.test_attachments import MIB, World, content, simulated
+from tests.unit.attachments.test_rates_and_turns import fetch_for
+
+SIZE = 10 * MIB
+
+
+@pytest.mark.parametrize("bytes_per_second", [4096, 10_000, 60_000, 150_000, 400_000])
+@pytest.mark.parametrize("slow", ["a", "b", "ab"])
+def test_a_fetch_over_a_slow_link_takes_as_long_as_the_link_needs(slow: str, bytes_per_second: int) -> None:
+    async def main() -> None:
+        world = World()
+        await world.link("ba")
+        for name in slow:
+            world.network.set_bandwidth(name, bytes_per_second)
+        data = content(SIZE)
+        token = await world["a"].add(data)
+        progress: list[BlobProgress] = []
+        start = asyncio.get_running_loop().time()
+        handle = await world["b"].fetch(token, on_progress=progress.append)
+        assert await handle.read() == data
+        # A whole chunk is received before it is passed on, where both ends are slow.
+        most = 2.1 if bytes_per_second > 150_000 else 1.1
+        assert asyncio.get_running_loop().time() - start < most * SIZE / bytes_per_second
+        assert world["a"].served_bytes <= 1.1 * SIZE
+        assert all(one.state != "stalled" for one in progress)
+        await world.close()
+
+    run_virtual(main())
+
+
+@simulated(bytes_per_second=10_000)
+async def test_a_slow_fetch_keeps_its_place_while_others_wait_for_one(world: World) -> None:
+    await world.node("b")
+    world["b"]._exchange.slots = Slots(1)
+    await world.link("ba")
+    first, second = await world["a"].add(content(2 * MIB, 1)), await world["a"].add(content(MIB, 2))
+    async with asyncio.timeout(1.1 * 3 * MIB / 10_000):
+        await asyncio.gather(world["b"].fetch(first), world["b"].fetch(second))
+    assert world["a"].served_bytes <= 1.1 * 3 * MIB
+
+
+@simulated(bytes_per_second=10_000)
+async def test_many_small_blobs_over_a_slow_link(world: World) -> None:
+    await world.link("ba")
+    tokens = [await world["a"].add(content(16_000, seed)) for seed in range(60)]
+    async with asyncio.timeout(1.2 * 60 * 16_000 / 10_000):
+        await asyncio.gather(*(world["b"].fetch(token) for token in tokens))
+    assert world["a"].served_bytes <= 1.1 * 60 * 16_000
+
+
+@simulated()
+async def test_a_download_capped_far_below_a_chunk_gets_on_and_says_what_it_waits_for(world: World) -> None:
+    await world.node("b", limits=Limits(download=10_000))
+    await world.link("ba", "bc")
+    data = content(SIZE)
+    token = await world["a"].add(data)
+    await world["c"].add(data)
+    progress: list[BlobProgress] = []
+    fetching = asyncio.create_task(world["b"].fetch(token, on_progress=progress.append))
+    assert await fetch_for(world, "b", token) == pytest.approx(SIZE / 10_000, rel=0.12)
+    assert await (await fetching).read() == data
+    assert sum(world[name].served_bytes for name in "ac") == SIZE
+    assert {one.reason for one in progress if one.state == "stalled"} == {
+        "nothing more may be asked for now: it is capped, or something more urgent runs"
+    }
