@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh import InvalidNode, Node
+from mesh import InvalidNode, LinkedFileChanged, Node
 from mesh.core.retention import CACHE_BYTES, GRACE_SECONDS
 from mesh.core.tokens import BlobToken
 from mesh.node.blob_references import cache_limit
@@ -127,6 +127,8 @@ def test_a_linked_file_and_a_pinned_blob_outlive_a_restart(tmp_path: Path) -> No
         b = await world.start("b", ["a"])
         assert await (await b.attachments.fetch(linked)).read() == b"film" * 1000
         file.write_bytes(b"else")
+        with pytest.raises(LinkedFileChanged):
+            await node.attachments.read(linked.hash)
         c = await world.start("c", ["a"])
         assert await (await c.attachments.fetch(linked)).read() == b"film" * 1000  # b's, by way of a
         assert node.attachments.path(linked.hash) != file
