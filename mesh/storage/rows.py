@@ -215,9 +215,10 @@ class Rows:
         self.commits.append(Commit(seq, change, before, after, source, whole, blobs=blobs))
 
     def drop(self, collection: str, document_id: str) -> bool:
-        """Forget a document here, without a tombstone; whether there was one."""
+        """Forget a document here, without a tombstone; whether there was one. That one was removed is not
+        forgotten: a document written in its place would not outrank the removal."""
         held = self.get(collection, document_id)
-        if held is None or held.buried:
+        if held is None or held.json is None:
             return False
         self.connection.execute("DELETE FROM documents WHERE seq = ?", (held.seq,))
         blobs = note_references(self.connection, collection, document_id, held.json, None)
