@@ -214,12 +214,12 @@ class Rows:
         before = held.document if held is not None else None
         self.commits.append(Commit(seq, change, before, after, source, whole, blobs=blobs))
 
-    def drop(self, collection: str, document_id: str) -> bool:
-        """Forget a document here, without a tombstone; whether there was one. That one was removed is not
+    def drop(self, collection: str, document_id: str) -> Row | None:
+        """Forget a document here, without a tombstone; what was held of it. That one was removed is not
         forgotten: a document written in its place would not outrank the removal."""
         held = self.get(collection, document_id)
         if held is None or held.json is None:
-            return False
+            return None
         self.connection.execute("DELETE FROM documents WHERE seq = ?", (held.seq,))
         blobs = note_references(self.connection, collection, document_id, held.json, None)
         seq = self.lineage.next_position()
@@ -232,7 +232,7 @@ class Rows:
         self.lineage.evicted(state.vector)
         # What was evicted is not held any more up to any position of anybody's log.
         self.lineage.forget_positions()
-        return True
+        return held
 
     def state_of(self, row: Row | None) -> DocumentState:
         """The state in a row, or that of a document which does not exist."""

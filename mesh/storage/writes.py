@@ -10,6 +10,7 @@ from mesh.core.identity import Identity
 from mesh.core.values import Registers, Writes, identical
 from mesh.core.wire import Change
 from mesh.errors import DocumentExists, DocumentNotFound
+from mesh.storage import graves
 from mesh.storage.rows import Row, Rows
 
 Plan = Callable[[Registers], Writes]
@@ -105,4 +106,10 @@ def _adopted(row: Row | None) -> bool:
 
 def evict(rows: Rows, collection: str, document_ids: Iterable[str]) -> int:
     """Drop documents from this node only; how many there were."""
-    return sum(rows.drop(collection, document_id) for document_id in document_ids)
+    evicted = 0
+    for document_id in document_ids:
+        held = rows.drop(collection, document_id)
+        if held is not None:
+            graves.remain(rows, collection, document_id, held)
+            evicted += 1
+    return evicted

@@ -6,7 +6,8 @@ anywhere once more. At the end all hold the same documents at the same versions,
 
 - a counter is the sum of all increments,
 - what was removed stays removed, though others went on updating it,
-- a field that was unset stays unset, though its write arrives later.
+- a field that was unset stays unset, though its write arrives later,
+- what is written in place of an evicted document stays, however often that had been removed.
 
 A run is 300 schedules; ``MESH_TEST_THOROUGH=34`` tries so many times as many.
 """
@@ -70,6 +71,7 @@ class Replicas(RuleBasedStateMachine):
         self.removed: set[str] = set()
         self.marks: set[str] = set()
         self.unset: set[str] = set()
+        self.replaced: dict[str, int] = {}
         self.world = MeshOfStores(1, self.folder)
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
@@ -264,6 +266,27 @@ class Replicas(RuleBasedStateMachine):
         if self.node(number).running and self.marks:
             self.run(work(data.draw(st.sampled_from(sorted(self.marks)))))
 
+    @rule(number=nodes, lives=st.integers(1, 3), seconds=st.sampled_from([0.0, 0.3, 5.0]))
+    def evict_and_write(self, number: int, lives: int, seconds: float) -> None:
+        """A document that is held in a later incarnation than its first, by others as well if there is time."""
+
+        async def work() -> None:
+            kept = self.node(number).collection("kept")
+            document_id = f"again{len(self.replaced)}"
+            for _ in range(lives):
+                await kept.insert({"_id": document_id})
+                await kept.remove(document_id)
+            await kept.insert({"_id": document_id, "by": "others"})
+            await asyncio.sleep(seconds)
+            await (await kept.subscribe()).cancel()
+            await kept.evict(document_id)
+            await kept.upsert({"_id": document_id, "late": number})
+            await kept.subscribe()
+            self.replaced[document_id] = number
+
+        if self.node(number).running:
+            self.run(work())
+
     # --- what a node does for itself ----------------------------------------------------------------
 
     @rule(number=nodes, evict=st.booleans(), again=st.booleans())
@@ -395,6 +418,7 @@ class Replicas(RuleBasedStateMachine):
         kept = await node.contents("kept")
         assert kept.pop("tally", {}).get("sum", 0) == self.total
         assert kept.pop("marks", {}).keys() == self.marks
+        assert {document_id: kept.pop(document_id)["late"] for document_id in self.replaced} == self.replaced
         assert kept.keys() == self.alive
 
 

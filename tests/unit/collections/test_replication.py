@@ -197,7 +197,8 @@ def test_a_position_on_its_way_to_the_store_does_not_outlive_an_eviction() -> No
     run_virtual(main())
 
 
-def test_what_was_evicted_and_is_written_again_merges_with_what_peers_hold() -> None:
+@pytest.mark.parametrize("lives", [1, 2, 4])
+def test_what_was_evicted_and_is_written_again_merges_with_what_peers_hold(lives: int) -> None:
     async def main() -> None:
         async with mesh_of_stores() as world:
             early, writer, late = [await world.add(name) for name in ("early", "writer", "late")]
@@ -205,6 +206,9 @@ def test_what_was_evicted_and_is_written_again_merges_with_what_peers_hold() -> 
             await late.collection().subscribe()
             await writer.connect(early)
             cars = writer.collection()
+            for _ in range(1, lives):
+                await cars.insert({"_id": "a", "gone": 1})
+                await cars.remove("a")
             await cars.insert({"_id": "a", "old": 1})
             await cars.increment("a", "sum", 10)
             await world.settle()

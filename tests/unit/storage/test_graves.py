@@ -186,6 +186,45 @@ def test_what_is_asked_for_and_buried_is_gone(a: Replica) -> None:
     assert writes.remove(a.rows, "cars", ["x"]) == 0
 
 
+def test_what_is_written_in_place_of_an_evicted_document_is_of_its_incarnation(a: Replica, b: Replica) -> None:
+    a.write("x", n=0)
+    for n in (1, 2):
+        a.remove("x")
+        b.hear(a.write("x", n=n))
+    for field in ("one", "two"):  # evicted twice
+        assert writes.evict(a.rows, "cars", ["x"]) == 1
+        a.rows.take_commits()
+        change = a.write("x", **{field: 3})
+        assert change.rank == (2, 0)
+        assert a.buried == 0
+        b.hear(change)
+    assert b.row("x").document == {"_id": "x", "n": 2, "one": 3, "two": 3}
+    a.hear(Change("cars", "x", (2, 0), {}, b.row("x").state.vector, b.row("x").state.update))
+    assert a.row("x").document == b.row("x").document
+
+
+def test_an_evicted_document_comes_back_and_nothing_older_does(a: Replica, b: Replica) -> None:
+    a.write("x", n=0)
+    [removal] = a.remove("x")
+    [first, second] = a.write("x", n=1), a.write("x", n=2)
+    writes.evict(a.rows, "cars", ["x"])
+    a.rows.take_commits()
+    assert [want.rank for want in a.hear(second)] == [(0, 1)], "it builds on what is not here any more"
+    assert a.hear(removal) == []
+    assert a.row("x").buried
+    assert b.hear(told=a.log()[2]) == []
+    assert b.write("x", n=3).rank == (1, 0), "whoever is told writes on in the same incarnation"
+    a.hear(first)
+    assert a.row("x").document == {"_id": "x", "n": 1}
+    assert a.buried == 0
+
+
+def test_of_a_document_never_removed_an_eviction_leaves_nothing(a: Replica) -> None:
+    a.write("x")
+    writes.evict(a.rows, "cars", ["x"])
+    assert a.rows.get("cars", "x") is None
+
+
 def test_offers_and_notices_at_a_grave(a: Replica) -> None:
     a.write("x")
     a.remove("x")
