@@ -43,6 +43,9 @@ class Documents:
     """The documents of one collection: reads and writes.
 
     A document is a mapping of fields with an immutable ``_id``.
+
+    Wherever a field is named, ``a.b`` is ``b`` in the object ``a``; a dot that is part of a name is written
+    ``\\.``. What begins with a slash is a JSON Pointer, in which any name can be said: ``/a/b``.
     """
 
     def __init__(self, name: str, store: Store, new_id: Callable[[], str]) -> None:
@@ -98,7 +101,7 @@ class Documents:
         await self._write({"_id": _id}, lambda held: merge_registers(held, registers), exists=True)
 
     async def unset(self, _id: str, *fields: str) -> None:
-        """Remove fields, named by dotted paths or JSON Pointers; what is not there stays not there.
+        """Remove fields; what is not there stays not there.
 
         Raises:
             DocumentNotFound: there is no such document here.
@@ -192,7 +195,7 @@ class Documents:
             sort: e.g. ``[{"year": "desc"}, "name"]``.
             limit: at most so many.
             skip: leave out so many first.
-            fields: only these fields (dotted paths), and the ``_id``.
+            fields: only these fields, and the ``_id``.
 
         Raises:
             InvalidSelector: the selector or the sort order is malformed.
@@ -215,7 +218,7 @@ class Documents:
     # --- indexes ----------------------------------------------------------------------------------
 
     async def create_index(self, *fields: str) -> None:
-        """Index ``fields`` (dotted paths) together, from now on; the same index twice is one.
+        """Index ``fields`` together, from now on; the same index twice is one.
 
         Selectors find by an index where they compare its first field, or its first fields, with ``$eq``,
         ``$in``, ``$gt`` and the like; ``sort`` is spared where its fields are those of the index. Each index

@@ -1,7 +1,8 @@
 """Mango selectors: which documents a query, an observer or a subscription is about.
 
-The convention of CouchDB, PouchDB and RxDB: ``{"color": "red", "year": {"$gt": 2010}}``. Selectors also come
-from peers, so their size and depth are bounded and no operator runs code or an unbounded search.
+The convention of CouchDB, PouchDB and RxDB: ``{"color": "red", "year": {"$gt": 2010}}``. A field is named as
+:func:`~mesh.core.values.split_path` reads it. Selectors also come from peers, so their size and depth are
+bounded and no operator runs code or an unbounded search.
 
 Decided where dialects differ: a comparison holds only between values of one kind (number or string), and
 ``True`` is not ``1``; a missing field equals nothing, so ``$ne``, ``$nin`` and ``$not`` hold for it;
@@ -317,11 +318,11 @@ def check_window(skip: int, limit: int | None, fields: Sequence[str] | None = No
         if type(number) is not int or number < 0:
             raise InvalidSelector(f"{name} is a number of documents, 0 or more, not {number!r}")
     if fields is not None and (isinstance(fields, str) or not all(isinstance(f, str) for f in fields)):
-        raise InvalidSelector(f"fields is a list of dotted paths, not {fields!r}")
+        raise InvalidSelector(f"fields is a list of paths, not {fields!r}")
 
 
 def projected(document: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:
-    """Only ``fields`` (dotted paths) of ``document``, and its ``_id``."""
+    """Only ``fields`` of ``document``, and its ``_id``."""
     result: dict[str, Any] = {"_id": document["_id"]}
     for field in fields:
         segments = split_path(field)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -181,14 +181,26 @@ def unescape(segment: str) -> str:
 
 
 def split_path(path: str) -> tuple[str, ...]:
-    """The segments of a dotted path; ``\\.`` is a literal dot."""
+    """The keys that a user names by ``path``: a JSON Pointer if it begins with ``/``, else dotted (``a.b``),
+    where ``\\.`` is a dot in a key."""
+    if path.startswith("/"):
+        return tuple(map(unescape, path[1:].split("/")))
     if "\\" not in path:
         return tuple(path.split("."))
-    return tuple(part.replace("\0", ".") for part in path.replace("\\.", "\0").split("."))
+    return tuple(key.replace("\\.", ".") for key in _DOT.split(path))
+
+
+_DOT = re.compile(r"(?<!\\)\.")
+
+
+def path_of(keys: Sequence[str]) -> str:
+    """What :func:`split_path` splits into ``keys``: dotted, or a pointer where that would say another."""
+    path = ".".join(key.replace(".", "\\.") for key in keys)
+    return path if path and split_path(path) == tuple(keys) else _pointer(keys)
 
 
 def pointer_of(path: str) -> str:
-    """The JSON Pointer that a user means by ``path``: a pointer already, or dotted (``a.b``).
+    """The JSON Pointer of the field that a user names by ``path``: see :func:`split_path`.
 
     Raises:
         InvalidDocument: no field can be there.
@@ -196,12 +208,16 @@ def pointer_of(path: str) -> str:
     if not isinstance(path, str):
         raise InvalidDocument(f"a field is named by a dotted path or a JSON Pointer, not by {path!r}")
     _encoded(path, ascii(path))
-    pointer = path if path.startswith("/") else "".join("/" + escape(part) for part in split_path(path))
+    pointer = _pointer(split_path(path))
     if pointer == "/_id" or pointer.startswith("/_id/"):
         raise InvalidDocument("the _id of a document never changes", pointer)
     if pointer.count("/") > MAX_DEPTH:
         raise InvalidDocument(f"nested more than {MAX_DEPTH} levels deep", pointer)
     return pointer
+
+
+def _pointer(keys: Iterable[str]) -> str:
+    return "".join("/" + escape(key) for key in keys)
 
 
 def _ancestors(pointer: str) -> Iterable[str]:

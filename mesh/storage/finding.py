@@ -51,8 +51,8 @@ def find(
 ) -> list[Document]:
     """The documents of a collection that are selected, in the order of the query, then of their ids.
 
-    ``skip`` leaves out so many first, ``limit`` brings at most so many, ``fields`` (dotted paths) only these
-    and the ``_id``.
+    ``skip`` leaves out so many first, ``limit`` brings at most so many, ``fields`` only these and the
+    ``_id``.
     """
     if limit == 0:
         return []

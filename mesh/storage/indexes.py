@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
-from mesh.core.values import split_path
+from mesh.core.values import path_of, split_path
 from mesh.errors import InvalidIndex
 from mesh.storage.queries import BY_ID, Query, field_columns, in_collection
 from mesh.storage.rows import Rows
@@ -31,7 +31,7 @@ _ASSUMED_MATCHES = 10
 
 
 def check_fields(fields: Sequence[str]) -> tuple[str, ...]:
-    """``fields``, if an index can be of them.
+    """``fields`` as an index is named by, however they were spelled, if an index can be of them.
 
     Raises:
         InvalidIndex: it cannot.
@@ -47,9 +47,10 @@ def check_fields(fields: Sequence[str]) -> tuple[str, ...]:
             raise InvalidIndex(fields, f"{field!r} is not text that a document can hold") from None
         if field_columns(split_path(field)) is None:
             raise InvalidIndex(fields, f"{field!r} has a quote, a backslash or a control character in it")
-    if len(set(fields)) < len(fields):
+    named = tuple(path_of(split_path(field)) for field in fields)
+    if len(set(named)) < len(named):
         raise InvalidIndex(fields, "name each field once")
-    return tuple(fields)
+    return named
 
 
 def create(rows: Rows, collection: str, fields: Sequence[str]) -> None:

@@ -116,8 +116,8 @@ def _rank(path: str) -> str:
 
 
 def _json_path(segments: Sequence[str]) -> str | None:
-    # A key that is escaped in the JSON text is not found by SQLite.
-    if any(c in "\"'\\\x7f" or c < " " for segment in segments for c in segment):
+    # A key that is escaped in the JSON text is not found by SQLite; one with half a character nobody has.
+    if any(c in "\"'\\\x7f" or c < " " or "\ud800" <= c <= "\udfff" for key in segments for c in key):
         return None
     return "'$" + "".join(f'."{segment}"' for segment in segments) + "'"
 

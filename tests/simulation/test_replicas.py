@@ -268,7 +268,7 @@ class Replicas(RuleBasedStateMachine):
 
     @rule(number=nodes, lives=st.integers(1, 3), seconds=st.sampled_from([0.0, 0.3, 5.0]))
     def evict_and_write(self, number: int, lives: int, seconds: float) -> None:
-        """A document that is held in a later incarnation than its first, by others as well if there is time."""
+        """A document of a later incarnation than its first, which others hold as well if there is time."""
 
         async def work() -> None:
             kept = self.node(number).collection("kept")

@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mesh.core.values import (
@@ -18,13 +18,16 @@ from mesh.core.values import (
     Writes,
     check_collection,
     check_id,
+    escape,
     flatten,
     identical,
+    path_of,
     plan_increment,
     plan_merge,
     plan_replace,
     plan_unset,
     pointer_of,
+    split_path,
     unflatten,
 )
 from mesh.errors import InvalidCollectionName, InvalidDocument
@@ -479,6 +482,15 @@ def test_pointers_and_dotted_paths() -> None:
     assert pointer_of("a.b") == "/a/b" == pointer_of("/a/b")
     assert pointer_of("a~b") == "/a~0b"
     assert pointer_of("/a.b") == "/a.b" == pointer_of(r"a\.b")
+    assert pointer_of("/a~b") == "/a~0b", "one spelling of a field in a document"
+
+
+@given(st.lists(st.text("a.\\/~0\0", max_size=4), min_size=1, max_size=3))
+@example(["a\\", "b"])
+@example(["/a"])
+def test_every_field_can_be_named(keys: list[str]) -> None:
+    assert split_path(path_of(keys)) == tuple(keys)
+    assert split_path("".join("/" + escape(key) for key in keys)) == tuple(keys)
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,9 @@ def test_what_is_asked_for_and_buried_is_gone(a: Replica) -> None:
     assert writes.remove(a.rows, "cars", ["x"]) == 0
 
 
-def test_what_is_written_in_place_of_an_evicted_document_is_of_its_incarnation(a: Replica, b: Replica) -> None:
+def test_what_is_written_in_place_of_an_evicted_document_is_of_its_incarnation(
+    a: Replica, b: Replica
+) -> None:
     a.write("x", n=0)
     for n in (1, 2):
         a.remove("x")
