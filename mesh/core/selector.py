@@ -24,7 +24,7 @@ from mesh.errors import InvalidDocument, InvalidSelector
 MAX_SELECTOR_BYTES = 8 * 1024
 MAX_SELECTOR_DEPTH = 16
 MAX_SELECTOR_TERMS = 256
-MAX_PATTERN_CHARS = 128
+MAX_PATTERNS = 32
 MAX_SORT_FIELDS = 16
 
 Selector = Mapping[str, Any]
@@ -95,6 +95,7 @@ class _Compiler:
 
     def __init__(self) -> None:
         self._terms = 0
+        self._patterns = 0
 
     def _count(self, path: str, depth: int) -> None:
         self._terms += 1
@@ -163,6 +164,9 @@ class _Compiler:
                 test = self.condition(operand, path, depth + 1)
                 return lambda value: isinstance(value, list) and any(map(test, value))
             case "$regex":
+                self._patterns += 1
+                if self._patterns > MAX_PATTERNS:
+                    raise InvalidSelector(f"more than {MAX_PATTERNS} of $regex: put | into one", path)
                 found_in = _pattern(operand, path)
                 return lambda value: isinstance(value, str) and found_in(value)
         raise InvalidSelector(f"unknown operator {operator}", path)
@@ -210,14 +214,14 @@ def kind_rank(value: Any) -> int:
 
 
 def _pattern(pattern: Any, path: str) -> Callable[[str], bool]:
-    if not isinstance(pattern, str) or len(pattern) > MAX_PATTERN_CHARS:
-        raise InvalidSelector(f"$regex takes a string of at most {MAX_PATTERN_CHARS} characters", path)
+    if not isinstance(pattern, str):
+        raise InvalidSelector(f"$regex takes a string, not {_shown(pattern)}", path)
     try:
         return compile_pattern(pattern)
     except ValueError as error:
         raise InvalidSelector(
-            f"$regex: {error}. It takes characters and classes with * + ? {{m,n}}, ^, $ and |, "
-            "but no groups, so that no pattern can stall a node",
+            f"$regex: {error}. It takes characters, classes and groups with * + ? {{m,n}}, ^, $ and |, "
+            "and no more, so that no pattern can stall a node",
             path,
         ) from error
 

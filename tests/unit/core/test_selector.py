@@ -8,12 +8,12 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from mesh.core.patterns import MAX_TEXT_CHARS, compile_pattern
+from mesh.core.patterns import MAX_PATTERN_CHARS, MAX_TEXT_CHARS, compile_pattern
 from mesh.core.selector import (
-    MAX_PATTERN_CHARS,
+    MAX_PATTERNS,
     MAX_SELECTOR_DEPTH,
     MAX_SELECTOR_TERMS,
     compile_selector,
@@ -144,6 +144,7 @@ def nested(depth: int) -> Any:
         {"a": {"$regex": 5}},
         {"a": {"$regex": "("}},
         {"a": {"$regex": "x" * (MAX_PATTERN_CHARS + 1)}},
+        {"$or": [{"a": {"$regex": "x"}}] * (MAX_PATTERNS + 1)},
         {"a": float("nan")},
         {"a": b"bytes"},
         {"a": "x" * 9000},
@@ -190,27 +191,40 @@ _pieces = st.sampled_from(
         ".*",
     ]
 )
-_alternatives = st.tuples(
-    st.sampled_from(["", "^"]), st.lists(_pieces, max_size=6).map("".join), st.sampled_from(["", "$"])
+_patterns = st.recursive(
+    st.lists(_pieces | st.sampled_from("^$"), max_size=4).map("".join),
+    lambda inner: st.lists(
+        st.tuples(
+            st.sampled_from(["", "({})", "(?:{})", "({})*", "({})+?", "({})?", "({}){{2}}", "({}){{0,2}}"]),
+            st.lists(inner, min_size=1, max_size=3).map("|".join),
+        ).map(lambda pair: pair[0].format(pair[1])),
+        min_size=1,
+        max_size=3,
+    ).map("".join),
+    max_leaves=6,
 )
 
 
-@given(
-    st.lists(_alternatives.map("".join), min_size=1, max_size=3).map("|".join),
-    st.text("abc1.\n", max_size=10),
-)
+@given(_patterns, st.text("abc1.\n", max_size=10))
+@example("(^a|b$)+", "ab")
+@example("($|a)(^|b)", "")
+@example("(a*)*b", "aab")
+@example("((a|b)?){3}c", "abac")
+@settings(max_examples=500)
 def test_patterns_find_what_regular_expressions_find(pattern: str, text: str) -> None:
+    assume(len(pattern) <= MAX_PATTERN_CHARS)
     expected = re.search(pattern.replace("$", r"\Z"), text) is not None
     assert compile_pattern(pattern)(text) is expected
 
 
 @pytest.mark.parametrize(
-    "pattern",
-    ["(a+)+$", "(a|b)", "a**", "a*?", "*a", r"(a)\1", "(?=a)", "(?i)a", r"\bx", "[a", "a]", "a{2,1}",
-     "a{999}", "a^", "$a", "[[a]]", "[a--b]", "a\\"],
+    ("pattern", "at"),
+    [("a**", 3), ("*a", 1), (r"(a)\1", 4), ("a(?=a)", 2), ("(?i)a", 1), ("(?P<n>a)", 1), (r"a\bx", 2),
+     ("(a", 1), ("a)", 2), ("[a", 1), ("a]", 2), ("a{2,1}", 1), ("ba{999}", 2), ("(a{20}){20}", 1), ("^*", 1),
+     ("b[[a]]", 2), ("[a--b]", 1), ("a[z-a]", 2), ("a\\", 2), ("a{1}{2}", 5)],
 )  # fmt: skip
-def test_patterns_beyond_the_subset_are_refused(pattern: str) -> None:
-    with pytest.raises(ValueError):
+def test_patterns_beyond_the_subset_are_refused_with_the_place(pattern: str, at: int) -> None:
+    with pytest.raises(ValueError, match=rf"\(character {at}\)"):
         compile_pattern(pattern)
 
 
@@ -231,11 +245,16 @@ def test_escapes_stand_for_themselves() -> None:
         "(a+)+$",
         "(a|a)*$",
         "(.*)*x",
+        "((a|b)?a?){60}c",
+        "([ab]?[ab]?){80}[^ab]",
+        "((((a?b?)*)*){30})*c",
+        "".join(f"[{chr(97 + i)}]" for i in range(26)),
     ],
 )
 def test_no_pattern_stalls(pattern: str) -> None:
     rng = random.Random(1)
     texts = ["a" * 1_000_000, "".join(rng.choices("ab", k=1_000_000)), "é" * 1_000_000]
+    texts.append("".join(map(chr, range(0x4E00, 0x9F00))) * 4)
     started = time.perf_counter()
     try:
         matches = compile_selector({"x": {"$regex": pattern}})
