@@ -1,4 +1,4 @@
-"""`mesh collections`, `query`, `index`, `upsert`, `remove`, `watch` and `subscribe`: documents."""
+"""`mesh collections`, `query`, `index`, `upsert`, `remove`, `watch`, `subscribe` and the like: documents."""
 
 from __future__ import annotations
 
@@ -91,16 +91,33 @@ def _print_explained(control: Control, explained: dict[str, Any]) -> None:
 @click.command()
 @common_options
 @click.argument("collection")
-@click.argument("fields", nargs=-1, required=True)
+@click.argument("fields", nargs=-1)
+@click.option("--drop", is_flag=True, help="Do without this index from now on; status 1 if there is none.")
 @controlled
-async def index(control: Control, collection: str, fields: tuple[str, ...]) -> None:
+async def index(control: Control, collection: str, fields: tuple[str, ...], drop: bool) -> int:
     """Index FIELDS of COLLECTION, so that queries by them are fast.
 
-    Several FIELDS make one index of all of them, the most selective first. Kept across restarts.
+    Several FIELDS make one index of all of them, the most selective first. Kept across restarts. Without
+    FIELDS, list the indexes.
     """
     params = {"collection": collection, "fields": list(fields)}
-    await control.call("documents.create_index", params)
-    control.output.result(params, f"indexed {clean(collection)} by {clean(', '.join(fields))}")
+    shown = f"{clean(collection)} by {clean(', '.join(fields))}"
+    if not fields:
+        if drop:
+            raise click.UsageError("which index? Name its FIELDS, as `mesh index COLLECTION` lists them")
+        found: list[list[str]] = await control.call("documents.indexes", {"collection": collection})
+        rows = [(", ".join(named),) for named in found]
+        control.output.table(found, ("fields",), rows, empty=f"no indexes of {clean(collection)}")
+    elif drop:
+        dropped: bool = await control.call("documents.drop_index", params)
+        control.output.result(
+            {"dropped": dropped}, f"no longer indexes {shown}" if dropped else f"no index of {shown}"
+        )
+        return 0 if dropped else 1
+    else:
+        await control.call("documents.create_index", params)
+        control.output.result(params, f"indexed {shown}")
+    return 0
 
 
 def _tabulate(documents: list[dict[str, Any]]) -> tuple[list[str], list[Row]]:
@@ -188,3 +205,33 @@ async def subscribe(control: Control, collection: str, selector: dict[str, Any] 
     params = {"collection": collection, "selector": selector}
     await control.call("documents.subscribe", params)
     control.output.result(params, f"subscribed to {clean(collection)}")
+
+
+@click.command()
+@common_options
+@click.argument("collection")
+@click.argument("selector", required=False, callback=parsed(parse_selector))
+@controlled
+async def unsubscribe(control: Control, collection: str, selector: dict[str, Any] | None) -> int:
+    """Undo `mesh subscribe`.
+
+    With the same SELECTOR. What has arrived stays. Status 1 if there is no such subscription.
+    """
+    known: bool = await control.call(
+        "documents.unsubscribe", {"collection": collection, "selector": selector}
+    )
+    shown = clean(collection) + (f" {compact_json(selector)}" if selector else "")
+    control.output.result(
+        {"unsubscribed": known}, f"unsubscribed from {shown}" if known else f"not subscribed to {shown}"
+    )
+    return 0 if known else 1
+
+
+@click.command()
+@common_options
+@controlled
+async def subscriptions(control: Control) -> None:
+    """List what this node subscribes to."""
+    found: list[dict[str, Any]] = await control.call("documents.subscriptions")
+    rows = [(one["collection"], compact_json(one["selector"]) if one["selector"] else "all") for one in found]
+    control.output.table(found, ("collection", "selector"), rows, empty="no subscriptions")

@@ -107,7 +107,7 @@ SECTIONS = {
     ),
     "Documents": (
         documents.collections, documents.query, documents.index, documents.upsert, documents.remove,
-        documents.watch, documents.subscribe,
+        documents.watch, documents.subscribe, documents.unsubscribe, documents.subscriptions,
     ),
 }  # fmt: skip
 

@@ -9,6 +9,7 @@ from mesh.collections.observers import Observers
 from mesh.collections.subscriptions import Subscription, Subscriptions
 from mesh.core.changes import Change
 from mesh.core.selector import Selector, Sort, check_window, compile_selector, plain_selector
+from mesh.core.wire import InterestEntry
 from mesh.storage import writes
 from mesh.storage.documents import DocumentStore
 from mesh.streams import Stream
@@ -73,3 +74,16 @@ class Collection(Documents):
         """
         compile_selector(selector)
         return await self._subscriptions.add(self.name, plain_selector(selector))
+
+    async def unsubscribe(self, selector: Selector | None = None) -> bool:
+        """Cancel the subscription with this selector; whether there was one.
+
+        Raises:
+            InvalidSelector: the selector is malformed.
+        """
+        compile_selector(selector)
+        return await self._subscriptions.cancel(InterestEntry(self.name, plain_selector(selector)))
+
+    async def subscriptions(self) -> list[Subscription]:
+        """What this node subscribes to of the collection."""
+        return self._subscriptions.remembered(self.name)

@@ -230,6 +230,19 @@ class Documents:
         indexes.check_fields(fields)
         await self._store.write(lambda rows: indexes.create(rows, self.name, fields))
 
+    async def drop_index(self, *fields: str) -> bool:
+        """Undo :meth:`create_index`; whether there was such an index.
+
+        Raises:
+            InvalidIndex: a field cannot be indexed.
+        """
+        indexes.check_fields(fields)
+        return await self._store.write(lambda rows: indexes.drop(rows, self.name, fields))
+
+    async def indexes(self) -> list[tuple[str, ...]]:
+        """The fields of every index that was created."""
+        return await self._store.read(lambda rows: sorted(indexes.declared(rows, self.name).values()))
+
     async def explain(self, selector: Selector | None = None, *, sort: Sort | None = None) -> dict[str, Any]:
         """How ``find`` goes about a query, as SQLite says it.
 

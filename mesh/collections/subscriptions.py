@@ -58,6 +58,12 @@ class Subscriptions:
         self._replicator.want(name, entry)
         return Subscription(self, entry)
 
+    def remembered(self, collection: str | None = None) -> list[Subscription]:
+        """The subscriptions that have not been cancelled, of one collection or of all."""
+        entries = [entry for entry in self._active.values() if collection in (None, entry.collection)]
+        entries.sort(key=lambda entry: (entry.collection, str(entry.selector)))
+        return [Subscription(self, entry) for entry in entries]
+
     def check_evictable(self, collection: str) -> None:
         """Refuse to evict what a subscription would bring straight back.
 
@@ -70,12 +76,13 @@ class Subscriptions:
                 "cancel the subscription first, or subscribe to less of it"
             )
 
-    async def cancel(self, entry: InterestEntry) -> None:
-        """Unsubscribe."""
+    async def cancel(self, entry: InterestEntry) -> bool:
+        """Unsubscribe; whether there was such a subscription."""
         name = _name(entry)
-        self._active.pop(name, None)
+        known = self._active.pop(name, None) is not None
         await self._store.write(lambda rows: documents.forget_subscription(rows, name))
         self._replicator.want(name, None)
+        return known
 
 
 def _name(entry: InterestEntry) -> str:

@@ -17,7 +17,7 @@ from mesh.collections.collection import Collection
 from mesh.collections.observers import Observers
 from mesh.collections.owned import OwnedDocuments
 from mesh.collections.replication import Replicator
-from mesh.collections.subscriptions import Subscriptions
+from mesh.collections.subscriptions import Subscription, Subscriptions
 from mesh.collections.transactions import Transaction, transaction
 from mesh.core.identity import PRIVATE_KEY_BYTES, Identity, short_id
 from mesh.core.interest import EVERYTHING
@@ -377,6 +377,10 @@ class Node:
     async def collections(self) -> dict[str, int]:
         """How many documents each collection has here."""
         return await self._started.store.read(finding.collections)
+
+    async def subscriptions(self) -> list[Subscription]:
+        """What this node subscribes to, of all collections."""
+        return self._started.subscriptions.remembered()
 
     def set_limits(
         self, *, upload: float | None = None, download: float | None = None, link: float | None = None

@@ -77,6 +77,15 @@ def create(rows: Rows, collection: str, fields: Sequence[str]) -> None:
     _assume(rows, name, columns)
 
 
+def drop(rows: Rows, collection: str, fields: Sequence[str]) -> bool:
+    """Do without an index from now on; whether it was there."""
+    name = _name(collection, check_fields(fields))
+    if name not in declared(rows, collection):
+        return False
+    rows.connection.execute(f"DROP INDEX {_quoted(name)}")
+    return True
+
+
 def declared(rows: Rows, collection: str) -> dict[str, tuple[str, ...]]:
     """The fields of every declared index of a collection, by its name."""
     start = f"{collection}["

@@ -17,6 +17,7 @@ from mesh.core.status import (
     TransferState,
 )
 from mesh.core.tokens import BlobMetadata, BlobToken
+from mesh.core.wire import InterestEntry
 from mesh.errors import PeerUnreachable, SourceNotFound, UnknownDistribution
 from mesh.node.presence import DialPresence, PeerPresence, Presence, Stats
 from mesh.streams import Stream
@@ -58,7 +59,7 @@ class FakeCollection:
     def __init__(self) -> None:
         self.documents: dict[str, dict[str, Any]] = {}
         self.subscriptions: list[Any] = []
-        self.indexes: list[tuple[str, ...]] = []
+        self.indexed: list[tuple[str, ...]] = []
         self.streams: list[Stream[Any]] = []
 
     async def find(
@@ -73,10 +74,18 @@ class FakeCollection:
         return kept[:limit]
 
     async def create_index(self, *fields: str) -> None:
-        self.indexes.append(fields)
+        self.indexed.append(fields)
+
+    async def drop_index(self, *fields: str) -> bool:
+        known = fields in self.indexed
+        self.indexed = [index for index in self.indexed if index != fields]
+        return known
+
+    async def indexes(self) -> list[tuple[str, ...]]:
+        return self.indexed
 
     async def explain(self, selector: Mapping[str, Any] | None = None, *, sort: Any = None) -> dict[str, Any]:
-        fields = next((list(index) for index in self.indexes if index[0] in (selector or {})), [])
+        fields = next((list(index) for index in self.indexed if index[0] in (selector or {})), [])
         name = f"cars{fields}" if fields else None
         return {
             "index": name,
@@ -111,7 +120,13 @@ class FakeCollection:
         return 1
 
     async def subscribe(self, selector: Any = None) -> None:
-        self.subscriptions.append(selector)
+        self.subscriptions.append(selector or {})
+
+    async def unsubscribe(self, selector: Any = None) -> bool:
+        known = (selector or {}) in self.subscriptions
+        if known:
+            self.subscriptions.remove(selector or {})
+        return known
 
 
 class FakeAttachments:
@@ -254,6 +269,13 @@ class FakeNode:
 
     async def collections(self) -> dict[str, int]:
         return {name: len(collection.documents) for name, collection in self.held.items()}
+
+    async def subscriptions(self) -> list[InterestEntry]:
+        return [
+            InterestEntry(name, selector)
+            for name, collection in self.held.items()
+            for selector in collection.subscriptions
+        ]
 
     def presence(self) -> Presence:
         peer = PeerPresence(VAN_ID, "van7", None, 1_700_000_000.0, 0.0123, 1500, 0)

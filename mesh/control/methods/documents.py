@@ -11,6 +11,7 @@ from mesh.control.methods.table import METHODS, Text
 from mesh.control.registry import Served
 
 Selector = dict[str, Any] | None
+Fields = Annotated[list[Text], Meta(min_length=1)]
 
 
 @METHODS.add("collections.list")
@@ -36,11 +37,21 @@ async def find(
 
 
 @METHODS.add("documents.create_index")
-async def create_index(
-    served: Served, *, collection: Text, fields: Annotated[list[Text], Meta(min_length=1)]
-) -> None:
+async def create_index(served: Served, *, collection: Text, fields: Fields) -> None:
     """``Collection.create_index()``."""
     await served.node.collection(collection).create_index(*fields)
+
+
+@METHODS.add("documents.drop_index")
+async def drop_index(served: Served, *, collection: Text, fields: Fields) -> bool:
+    """``Collection.drop_index()``."""
+    return await served.node.collection(collection).drop_index(*fields)
+
+
+@METHODS.add("documents.indexes")
+async def indexes(served: Served, *, collection: Text) -> list[tuple[str, ...]]:
+    """``Collection.indexes()``."""
+    return await served.node.collection(collection).indexes()
 
 
 @METHODS.add("documents.explain")
@@ -90,3 +101,16 @@ async def remove(served: Served, *, collection: Text, id: Text) -> int:
 async def subscribe(served: Served, *, collection: Text, selector: Selector = None) -> None:
     """``Collection.subscribe()``; remembered across restarts."""
     await served.node.collection(collection).subscribe(selector)
+
+
+@METHODS.add("documents.unsubscribe")
+async def unsubscribe(served: Served, *, collection: Text, selector: Selector = None) -> bool:
+    """``Collection.unsubscribe()``."""
+    return await served.node.collection(collection).unsubscribe(selector)
+
+
+@METHODS.add("documents.subscriptions")
+async def subscriptions(served: Served) -> list[dict[str, Any]]:
+    """``Node.subscriptions()``."""
+    found = await served.node.subscriptions()
+    return [{"collection": one.collection, "selector": one.selector} for one in found]

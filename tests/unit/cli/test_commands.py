@@ -107,6 +107,20 @@ def test_an_index_is_declared_and_explained(served: ServedNode) -> None:
     assert served.json(*query)["fields"] == ["year"]
 
 
+def test_indexes_are_listed_and_dropped(served: ServedNode) -> None:
+    result = served.mesh("index", "cars")
+    assert (result.stdout, result.stderr) == ("", "no indexes of cars\n")
+    for fields in (["year"], ["year", "address.city"]):
+        served.mesh("index", "cars", *fields)
+    assert served.json("index", "cars") == [["year"], ["year", "address.city"]]
+    assert served.mesh("index", "cars").stdout == "fields\nyear\nyear, address.city\n"
+    assert served.mesh("index", "cars", "year", "--drop").stdout == "no longer indexes cars by year\n"
+    result = served.mesh("index", "cars", "year", "--drop")
+    assert (result.exit_code, result.stdout) == (1, "no index of cars by year\n")
+    assert served.json("index", "cars") == [["year", "address.city"]]
+    assert served.mesh("index", "cars", "--drop").exit_code == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "kind"),
     [
@@ -154,6 +168,24 @@ def test_subscribe(served: ServedNode) -> None:
     result = served.mesh("subscribe", "cars", '{"region": "north"}')
     assert result.stdout == "subscribed to cars\n"
     assert served.node.collection("cars").subscriptions == [{"region": "north"}]
+
+
+def test_subscriptions_are_listed_and_cancelled(served: ServedNode) -> None:
+    assert served.mesh("subscriptions").stderr == "no subscriptions\n"
+    served.mesh("subscribe", "cars", '{"region": "north"}')
+    served.mesh("subscribe", "cars")
+    assert served.json("subscriptions") == [
+        {"collection": "cars", "selector": {"region": "north"}},
+        {"collection": "cars", "selector": {}},
+    ]
+    listed = served.mesh("subscriptions").stdout
+    assert listed == 'collection  selector\ncars        {"region":"north"}\ncars        all\n'
+    assert served.mesh("unsubscribe", "cars").stdout == "unsubscribed from cars\n"
+    result = served.mesh("unsubscribe", "cars")
+    assert (result.exit_code, result.stdout) == (1, "not subscribed to cars\n")
+    result = served.mesh("unsubscribe", "cars", '{"region": "north"}')
+    assert result.stdout == 'unsubscribed from cars {"region":"north"}\n'
+    assert served.json("subscriptions") == []
 
 
 def test_watch_prints_what_is_there_and_says_when_the_node_stops(served: ServedNode) -> None:

@@ -252,7 +252,9 @@ async def test_a_subscription_is_what_it_selects(cars: Collection) -> None:
     other = await cars.subscribe({"b": 2.0, "a": {"$in": [1]}})
     selector["a"]["$in"].append(5)  # type: ignore[index]
     assert one.selector == other.selector == {"a": {"$in": [1]}, "b": 2}
+    assert [found.selector for found in await cars.subscriptions()] == [one.selector]
     await one.cancel()
+    assert await cars.subscriptions() == []
     assert await cars.evict({}) == 0  # nothing is subscribed to any more
 
 
@@ -296,7 +298,7 @@ async def test_what_cannot_be_stored_is_refused_and_nothing_is_written(cars: Col
 async def test_selectors_that_cannot_be_are_refused(cars: Collection) -> None:
     await cars.insert(HARMLESS)
     bad: Any
-    for bad in ({"$oops": 1}, {"a": {"$gt": 1, "x": 2}}, [], {"a": {"$regex": "(a+)+"}}):
+    for bad in ({"$oops": 1}, {"a": {"$gt": 1, "x": 2}}, [], {"a": {"$regex": "(a+"}}):
         for method in (cars.find, cars.count, cars.remove, cars.evict, cars.subscribe):
             with pytest.raises(InvalidSelector):
                 await method(bad)
@@ -395,3 +397,17 @@ async def test_an_index_finds_what_was_there_and_what_comes(cars: Collection) ->
     for fields in ((), ("",), ('"',)):
         with pytest.raises(InvalidIndex):
             await cars.create_index(*fields)
+
+
+@with_cars
+async def test_indexes_are_listed_and_dropped(cars: Collection) -> None:
+    for fields in (["year"], ["a\\.b", "/at/city"], ["/a.b", "at.city"], ["Year"]):
+        await cars.create_index(*fields)
+    assert await cars.indexes() == [("Year",), ("a\\.b", "at.city"), ("year",)]
+    assert await cars.drop_index("/a.b", "at.city")
+    assert await cars.drop_index("year")
+    assert not await cars.drop_index("year")
+    assert await cars.indexes() == [("Year",)]
+    assert (await cars.explain({"year": 1}))["scan"]
+    with pytest.raises(InvalidIndex):
+        await cars.drop_index()

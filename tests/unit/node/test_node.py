@@ -100,6 +100,26 @@ async def test_identity_and_documents_outlive_a_restart(tmp_path: Path) -> None:
         assert await node.attachments.exists(token.hash)
 
 
+async def test_subscriptions_are_listed_and_cancelled_after_a_restart(tmp_path: Path) -> None:
+    async with Node(tmp_path, listen=None) as node:
+        await node.collection("vans").subscribe()
+        await node.collection("cars").subscribe({"region": "north", "year": {"$gt": 2010}})
+        await node.collection("cars").subscribe()
+    async with Node(tmp_path, listen=None) as node:
+        cars = node.collection("cars")
+        assert [(one.collection, one.selector) for one in await node.subscriptions()] == [
+            ("cars", {"region": "north", "year": {"$gt": 2010}}),
+            ("cars", {}),
+            ("vans", {}),
+        ]
+        assert await cars.unsubscribe({"year": {"$gt": 2010.0}, "region": "north"})
+        assert not await cars.unsubscribe({"year": 5})
+        [whole] = await cars.subscriptions()
+        await whole.cancel()
+    async with Node(tmp_path, listen=None) as node:
+        assert [one.collection for one in await node.subscriptions()] == ["vans"]
+
+
 def test_nothing_happens_before_start(tmp_path: Path) -> None:
     node = Node(tmp_path / "a")
     assert not (tmp_path / "a").exists()
