@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from heapq import nsmallest
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -24,6 +25,9 @@ Document = dict[str, Any]
 
 FIRST_LOOK = 300
 """Documents that are looked at in the order of their ids before an index is."""
+
+LOOK_COST = 4
+"""To look at a document costs as much as so many that an index finds."""
 
 _BUT_UNSEEN = f" AND NOT {UNSEEN}"
 
@@ -112,21 +116,51 @@ def _cut_by_sql(
     """The documents from ``skip`` until ``until``; ``None`` where SQL cannot sort them."""
     if query.order is None:
         return None
-    what = f"json, {query.doubt}"
-    ending = f" ORDER BY {query.order}"
+    if until is not None and query.order == "id":
+        return [decode(json) for json in _first_by_id(rows, collection, query, until)[skip:]]
+    sql = f"{query.selecting(f'json, {query.doubt}', collection)} ORDER BY {query.order}"
     if query.filter.exact and until is not None:
-        ending += f" LIMIT {until}"
-    sql = query.selecting(what, collection) + ending
-    if until is not None and query.order == "id" and _sorts(rows, sql, query):
-        # An index may find many more than are wanted, and all of them would be sorted by id.
-        first = (
-            f"(SELECT collection, id, json FROM documents INDEXED BY {BY_ID} "
-            f"WHERE {in_collection(collection)} ORDER BY id LIMIT {FIRST_LOOK})"
-        )
-        found = _read(rows, query.selecting(what, collection, first) + ending, query, skip, until, decode)
-        if found is not None and len(found) == until - skip:
+        sql += f" LIMIT {until}"
+    found: list[Document] = []
+    for place, (json, doubt) in enumerate(islice(_selected(rows, sql, query), until)):
+        if doubt >= LIST_RANK:
+            return None
+        if place >= skip:
+            found.append(decode(json))
+    return found
+
+
+def _first_by_id(rows: Rows, collection: str, query: Query, until: int) -> list[str]:
+    """The first so many documents that match, in the order of their ids, as JSON.
+
+    An index may find many more, all of which would be sorted; where many match, the first of them are among
+    the first documents of the collection.
+    """
+    sql = f"{query.selecting('json, id', collection)} ORDER BY id"
+    if _sorts(rows, sql, query):
+        look = FIRST_LOOK
+        found = _among_first(rows, collection, query, until, look)
+        if 0 < len(found) < until:
+            look = 2 * look * until // len(found)
+            enough = f"SELECT count(*) FROM ({query.selecting('1', collection)} LIMIT {look * LOOK_COST})"
+            [(matching,)] = rows.connection.execute(enough, query.filter.parameters).fetchall()
+            if matching == look * LOOK_COST:
+                found = _among_first(rows, collection, query, until, look)
+        if len(found) == until:
             return found
-    return _read(rows, sql, query, skip, until, decode)
+    if query.filter.exact:
+        sql += f" LIMIT {until}"
+    return [json for json, _ in islice(_selected(rows, sql, query), until)]
+
+
+def _among_first(rows: Rows, collection: str, query: Query, until: int, look: int) -> list[str]:
+    """Those that match among the first ``look`` documents of a collection, but no more than ``until``."""
+    first = (
+        f"(SELECT collection, id, json FROM documents INDEXED BY {BY_ID} "
+        f"WHERE {in_collection(collection)} ORDER BY id LIMIT {look})"
+    )
+    sql = f"{query.selecting('json, id', collection, first)} ORDER BY id"
+    return [json for json, _ in islice(_selected(rows, sql, query), until)]
 
 
 def _sorts(rows: Rows, sql: str, query: Query) -> bool:
@@ -134,23 +168,12 @@ def _sorts(rows: Rows, sql: str, query: Query) -> bool:
     return any("TEMP B-TREE" in step for step in indexes.plan(rows, sql, query.filter.parameters))
 
 
-def _read(
-    rows: Rows, sql: str, query: Query, skip: int, until: int | None, decode: Callable[[str], Document]
-) -> list[Document] | None:
-    matching = 0
-    found: list[Document] = []
+def _selected(rows: Rows, sql: str, query: Query) -> Iterator[tuple[str, Any]]:
+    """What a statement selects and the query matches: JSON and another column."""
     with closing(rows.connection.execute(sql, query.filter.parameters)) as selected:
-        for json, doubt in selected:
-            if not query.filter.exact and not query.matches(_decode_json(json)):
-                continue
-            if doubt >= LIST_RANK:
-                return None
-            matching += 1
-            if matching > skip:
-                found.append(decode(json))
-            if matching == until:
-                break
-    return found
+        for json, other in selected:
+            if query.filter.exact or query.matches(_decode_json(json)):
+                yield json, other
 
 
 def _matching(rows: Rows, collection: str, query: Query, unseen: list[Document]) -> Iterator[Document]:

@@ -163,6 +163,29 @@ def test_a_small_limit_of_many_matches() -> None:
                 assert found == every[skip : skip + limit]
 
 
+def test_the_first_of_many_cost_the_same_however_many_there_are() -> None:
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    taken = []
+    query = compile_query({"n": {"$gt": 0}})
+    with opened() as rows:
+        indexes.create(rows, "cars", ["n"])
+        for start in (0, 15_000):
+            put(rows, "cars", [{"_id": f"{start + i:05}", "n": i % 3} for i in range(15_000)])
+            steps = 0
+            rows.connection.set_progress_handler(count, 100)
+            found = finding.find(rows, "cars", query, limit=600)
+            rows.connection.set_progress_handler(None, 0)
+            assert [document["_id"] for document in found] == [f"{i:05}" for i in range(900) if i % 3]
+            taken.append(steps)
+    assert taken[0] == taken[1], "hundreds of steps of SQLite"
+
+
 def test_a_long_list_of_alternatives() -> None:
     with opened() as rows:
         put(rows, "cars", [{"_id": str(i), "n": i} for i in range(10)])
