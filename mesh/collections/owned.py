@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from mesh.collections.observers import Observers
@@ -49,6 +50,14 @@ class OwnedDocuments:
     def observe(self, collection: str, selector: Selector | None = None) -> Stream[Change]:
         """The result of a query now, then every change of it."""
         return self._observers.observe(collection, selector)
+
+    async def arrivals(self, collection: str, prefix: str) -> dict[str, float]:
+        """When documents last changed here, in seconds since the epoch, by the ids that begin so."""
+        return await self._store.read(lambda rows: finding.arrivals(rows, collection, prefix))
+
+    async def forget(self, collection: str, ids: Iterable[str]) -> None:
+        """Drop documents from this node only."""
+        await self._store.write(lambda rows: writes.evict(rows, collection, ids), bulk=True)
 
     async def want(self, collection: str, name: str, selector: dict[str, Any] | None) -> None:
         """Ask the mesh for these documents under a name, until the node stops; ``None`` withdraws it."""

@@ -158,6 +158,7 @@ class StatusBoard:
                 receipt.started_at,
                 receipt.completed_at,
                 receipt.error,
+                receipt.rate,
             )
             if receipt.status is TransferState.FAILED and receipt.attempt < self._record.attempt:
                 view = msgspec.structs.replace(view, status=TransferState.PENDING)
@@ -166,7 +167,7 @@ class StatusBoard:
         else:
             return None
         if self._over is not None and not view.status.is_terminal:
-            return msgspec.structs.replace(view, status=TransferState.CANCELLED, error=self._over)
+            return msgspec.structs.replace(view, status=TransferState.CANCELLED, error=self._over, rate=0.0)
         return view
 
     def _is_foreign(self, receipt: Receipt) -> bool:

@@ -26,8 +26,10 @@ MAX_ERROR_CHARS = 500
 
 Time = Annotated[float, Meta(ge=0, le=1e12)]
 Bytes = Annotated[int, Meta(ge=0, le=MAX_BLOB_BYTES)]
+Rate = Annotated[float, Meta(ge=0, le=1e12)]
 Attempt = Annotated[int, Meta(ge=1, le=10**9)]
 Count = Annotated[int, Meta(ge=0, le=10**15)]
+Nonce = Annotated[str, Meta(min_length=16, max_length=64)]
 DistributionId = Annotated[str, Meta(pattern=r"^[a-z2-7]{26}$(?!\n)")]
 
 R = TypeVar("R", bound="OwnedRecord")
@@ -99,7 +101,7 @@ class DistributionRecord(OwnedRecord, frozen=True):
     scope: dict[str, Any]
     priority: TransferPriority
     publisher: Word
-    nonce: Annotated[str, Meta(min_length=16, max_length=64)]
+    nonce: Nonce
     created_at: Time
     expires_at: Time | None = None
     supersedes: DistributionId | None = None
@@ -108,8 +110,7 @@ class DistributionRecord(OwnedRecord, frozen=True):
 
     def check(self) -> None:
         """See :meth:`OwnedRecord.check`."""
-        if self.distribution_id != distribution_id_of(self.publisher, self.nonce):
-            raise InvalidDocument("the id of a distribution must fit its publisher and nonce", "/_id")
+        _check_distribution_id(self)
         if self.supersedes == self.distribution_id:
             raise InvalidDocument("a distribution cannot supersede itself", "/supersedes")
         try:
@@ -126,12 +127,42 @@ class DistributionRecord(OwnedRecord, frozen=True):
         return parse_scope(self.scope)
 
 
+class RemovedDistribution(OwnedRecord, frozen=True):
+    """What is left of a distribution that its publisher has removed: whoever still holds it forgets it.
+
+    Attributes:
+        removed_at: by the publisher's clock, seconds since the epoch.
+        supersedes: what the distribution superseded stays superseded.
+    """
+
+    distribution_id: DistributionId = msgspec.field(name="_id")
+    publisher: Word
+    nonce: Nonce
+    removed_at: Time
+    supersedes: DistributionId | None = None
+
+    def check(self) -> None:
+        """See :meth:`OwnedRecord.check`."""
+        _check_distribution_id(self)
+
+
+def parse_distribution(document: Mapping[str, Any]) -> DistributionRecord | RemovedDistribution:
+    """What a document of the collection ``distributions`` holds.
+
+    Raises:
+        InvalidDocument: neither.
+    """
+    kind = RemovedDistribution if "removed_at" in document else DistributionRecord
+    return kind.parse(document)
+
+
 class Receipt(OwnedRecord, frozen=True):
     """How far one node is with one distribution. Only that node writes it.
 
     Attributes:
         attempt: the distribution's attempt that it answers.
         round: how often the node has come back into the scope within the attempt.
+        rate: bytes a second that arrived lately; 0.0: none, or it is over.
         revision: counts this receipt's writes; orders them when they arrive in another order.
         facts: by which the node judged that it is (or no longer is) in the scope.
         started_at, completed_at, updated_at: seconds since the epoch by the writer's clock.
@@ -152,6 +183,7 @@ class Receipt(OwnedRecord, frozen=True):
     round: Count = 0
     revision: Count = 0
     facts: NodeFacts = NodeFacts()
+    rate: Rate = 0.0
 
     def check(self) -> None:
         """See :meth:`OwnedRecord.check`."""
@@ -163,6 +195,11 @@ class Receipt(OwnedRecord, frozen=True):
             raise InvalidDocument("completed, but not all bytes are there", "/progress_bytes")
         if self.status is TransferState.FAILED and not self.error:
             raise InvalidDocument("a failed receipt says why", "/error")
+
+
+def _check_distribution_id(record: DistributionRecord | RemovedDistribution) -> None:
+    if record.distribution_id != distribution_id_of(record.publisher, record.nonce):
+        raise InvalidDocument("the id of a distribution must fit its publisher and nonce", "/_id")
 
 
 def distribution_id_of(publisher: str, nonce: str) -> str:
@@ -270,6 +307,7 @@ def advanced(
     *,
     progress_bytes: int = 0,
     error: str | None = None,
+    rate: float = 0.0,
     facts: NodeFacts | None = None,
 ) -> Receipt:
     """The receipt after ``held`` that says ``status``: or ``held`` itself, if nothing new is said or may be.
@@ -296,6 +334,7 @@ def advanced(
         said,
         started_at=now if began else said.started_at,
         completed_at=now if completed else None,
+        rate=0.0 if status.is_terminal else round(rate, 1),
         updated_at=now,
         revision=held.revision + 1,
     )

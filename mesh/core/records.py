@@ -16,7 +16,7 @@ from blake3 import blake3
 from mesh.core.document import DocumentState, Merged, check_update, registers_of, single_value_state
 from mesh.core.identity import Identity, node_id_of, verify
 from mesh.core.receipts import distribution_id_of
-from mesh.core.versions import Rank, VersionVector, covers, join
+from mesh.core.versions import MAX_COUNTER, Rank, VersionVector, covers, join
 from mesh.core.wire import Change
 from mesh.errors import InvalidDocument, PermissionDenied
 
@@ -31,6 +31,8 @@ CLIENT_ID = 1
 _KEY = "record"
 CANCELLED: Rank = (1 << 40, 0)
 """Ranks from here on are those of cancelled distributions."""
+REMOVED: Rank = (1 << 41, 0)
+"""Ranks from here on are those of removed distributions."""
 
 _DOMAIN = b"mesh record 1\0"
 
@@ -78,8 +80,9 @@ def sign(
         raise PermissionDenied(f"{collection}/{document_id} can be written by its owner only")
     epoch, sequence = max(held.rank, (0, 0))
     rank = (epoch + 1, 1) if adopted else (epoch, sequence + 1)
-    if _is_cancelled(collection, body) and rank < CANCELLED:
-        rank = (CANCELLED[0] + rank[0], rank[1])
+    lowest, _ = _ranks(collection, body)
+    if rank < lowest:
+        rank = (lowest[0] + rank[0] % CANCELLED[0], rank[1])
     _check_rank(collection, rank, body)
     text = msgspec.json.encode(body, order="sorted").decode()
     record = SignedRecord(
@@ -143,15 +146,22 @@ def owner_of(collection: str, document_id: str, body: dict[str, Any]) -> str | N
     return publisher if distribution_id_of(publisher, nonce) == document_id else None
 
 
-def _is_cancelled(collection: str, body: dict[str, Any]) -> bool:
-    return collection == "distributions" and body.get("cancelled_at") is not None
+def _ranks(collection: str, body: dict[str, Any]) -> tuple[Rank, Rank]:
+    """The lowest rank that a record may have, and the one that it must stay below.
+
+    Cancelled and removed are sticky: such records are above all others, whatever their sequence, so that no
+    record of a publisher that has forgotten takes them back, on any node."""
+    if collection == "distributions" and body.get("removed_at") is not None:
+        return REMOVED, (MAX_COUNTER, MAX_COUNTER)
+    if collection == "distributions" and body.get("cancelled_at") is not None:
+        return CANCELLED, REMOVED
+    return (0, 0), CANCELLED
 
 
 def _check_rank(collection: str, rank: Rank, body: dict[str, Any]) -> None:
-    """Cancelled is sticky: the ranks of cancelled records are above all others, whatever their sequence, so
-    that no record of a publisher that has forgotten takes a cancel back, on any node."""
-    if (rank >= CANCELLED) != _is_cancelled(collection, body):
-        raise InvalidDocument("a cancelled distribution stays cancelled")
+    lowest, limit = _ranks(collection, body)
+    if not lowest <= rank < limit:
+        raise InvalidDocument("a cancelled distribution stays cancelled, and a removed one removed")
 
 
 def _open(change: Change) -> SignedRecord:

@@ -42,6 +42,7 @@ class NodeTransferStatus(Struct, frozen=True):
     Attributes:
         started_at: when the transfer began by the target's own clock, seconds since the epoch.
         completed_at: when it was complete, by the same clock.
+        rate: bytes a second that arrived there lately, as the target last told.
         error: why it failed or was cancelled, or what it is waiting for.
     """
 
@@ -52,6 +53,7 @@ class NodeTransferStatus(Struct, frozen=True):
     started_at: float | None = None
     completed_at: float | None = None
     error: str | None = None
+    rate: float = 0.0
 
     @property
     def progress_fraction(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mesh.core.receipts import DistributionRecord, Receipt
+from mesh.core.receipts import DistributionRecord, Receipt, RemovedDistribution
 from mesh.core.status import DistributionHandle
 from mesh.core.tokens import BlobToken
 from mesh.distributions.ports import DISTRIBUTIONS, RECEIPTS, OwnedDocuments
@@ -14,16 +14,18 @@ MAX_SECONDS = 1e11
 _UNWRITABLE = (TypeError, ValueError, OverflowError, RecursionError)
 
 
-async def write_record(documents: OwnedDocuments, record: DistributionRecord | Receipt) -> None:
+async def write_record(
+    documents: OwnedDocuments, record: DistributionRecord | RemovedDistribution | Receipt
+) -> None:
     """Write the document of ``record``; it is durable on return.
 
     Raises:
         InvalidDistribution: peers would not take it for a valid one. Nothing is written.
     """
-    if isinstance(record, DistributionRecord):
-        collection, document_id = DISTRIBUTIONS, record.distribution_id
-    else:
+    if isinstance(record, Receipt):
         collection, document_id = RECEIPTS, record.receipt_id
+    else:
+        collection, document_id = DISTRIBUTIONS, record.distribution_id
     try:
         body = record.body()
         type(record).parse({**body, "_id": document_id})

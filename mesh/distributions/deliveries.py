@@ -185,11 +185,12 @@ class Deliveries:
         """The application has accepted or rejected it."""
         self._open.pop(distribution_id, None)
 
-    async def withdraw(self, distribution_id: str, reason: str) -> None:
-        """It is over before it was decided."""
+    async def withdraw(self, distribution_id: str, reason: str) -> Delivery | None:
+        """It is over before it was decided; the delivery, if there was one."""
         delivery = self._open.pop(distribution_id, None)
         if delivery is not None:
             await delivery.withdraw(reason)
+        return delivery
 
     async def close(self) -> None:
         """End every stream and every fetch."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,6 +32,13 @@ class OwnedDocuments(Protocol):
 
     def observe(self, collection: str, selector: Selector | None = None) -> Stream[Change]:
         """The snapshot first (all of it in ``inserted``), then every change."""
+
+    async def arrivals(self, collection: str, prefix: str) -> dict[str, float]:
+        """When the documents that are held, and whose ids begin with ``prefix``, last changed here: in
+        seconds since the epoch, by this node's clock."""
+
+    async def forget(self, collection: str, ids: Iterable[str]) -> None:
+        """Drop documents here; nobody else hears of it, and one that arrives again is taken again."""
 
     async def want(self, collection: str, name: str, selector: Selector | None) -> None:
         """Ask the mesh for these documents, under a name of this service's own; ``None`` withdraws it.

@@ -36,11 +36,17 @@ class ReceiptWriter:
         self._lock = asyncio.Lock()
 
     def advance(
-        self, status: TransferState, now: float, *, progress_bytes: int = 0, error: str | None = None
+        self,
+        status: TransferState,
+        now: float,
+        *,
+        progress_bytes: int = 0,
+        error: str | None = None,
+        rate: float = 0.0,
     ) -> None:
         """Tell of progress, or of what the node waits for; without a receipt there is nobody to tell."""
         if self.current is not None:
-            said = advanced(self.current, status, now, progress_bytes=progress_bytes, error=error)
+            said = advanced(self.current, status, now, progress_bytes=progress_bytes, error=error, rate=rate)
             if said is not self.current:
                 self.note(said)
 
@@ -66,6 +72,12 @@ class ReceiptWriter:
             if final is not self.current:
                 await self._put(final)
                 self.current = final
+
+    async def abandon(self) -> None:
+        """Write nothing any more, whatever was noted; nothing is being written when this returns."""
+        self.stop()
+        async with self._lock:
+            self.current = None
 
     def stop(self) -> None:
         """Write nothing more by itself."""

@@ -15,7 +15,13 @@ from mesh.core.board import handle_of
 from mesh.core.catalogue import Catalogue
 from mesh.core.changes import Change, Document
 from mesh.core.delivery import ReceiveMode, is_live
-from mesh.core.receipts import DistributionRecord, NodeRecord, distribution_id_of
+from mesh.core.receipts import (
+    DistributionRecord,
+    NodeRecord,
+    RemovedDistribution,
+    distribution_id_of,
+    parse_distribution,
+)
 from mesh.core.scopes import AllNodes, DistributionScope, NodeFacts, check_scope, matches, nodes_selector
 from mesh.core.status import DistributionHandle, DistributionStatus, TransferPriority
 from mesh.core.tokens import BlobToken
@@ -23,11 +29,13 @@ from mesh.distributions.checks import check_seconds, check_token, id_of, write_r
 from mesh.distributions.deliveries import Delivery
 from mesh.distributions.expiry import ExpiryTimer
 from mesh.distributions.inbox import Inbox
+from mesh.distributions.policy import Policy
 from mesh.distributions.ports import DISTRIBUTIONS, NODES, RECEIPTS, Blobs, OwnedDocuments
+from mesh.distributions.retention import RETENTION_SECONDS, Retention
 from mesh.distributions.subscriber import Subscriber
 from mesh.distributions.tasks import Tasks
 from mesh.distributions.wants import Wants, wanted_documents
-from mesh.distributions.watches import Watch, board_of, put_node, put_receipt, update_board
+from mesh.distributions.watches import Watches, board_of, put_node, put_receipt
 from mesh.errors import (
     DistributionTimeout,
     InvalidDistribution,
@@ -68,6 +76,8 @@ class MeshFileDistribution:
         inbox: str | PathLike[str] | None = None,
         hub: bool = False,
         worker: Worker | None = None,
+        policy: Policy | None = None,
+        retention: float = RETENTION_SECONDS,
     ) -> None:
         """
         Args:
@@ -77,6 +87,8 @@ class MeshFileDistribution:
             receive: ``auto`` fetches what this node is in the scope of and puts it into ``inbox``, ``manual``
                 leaves that to :meth:`deliveries`, ``off`` refuses.
             hub: also caches every live distribution for others.
+            policy: may refuse what this node is in the scope of.
+            retention: seconds that a distribution of this node stays after it is over.
             worker: where the inbox's files are written; ``None``: on the event loop's thread.
         """
         self._documents = documents
@@ -85,9 +97,19 @@ class MeshFileDistribution:
         self._random = random
         self._hub = hub
         self._catalogue = Catalogue()
-        self._watches: dict[str, Watch] = {}
+        self._watches = Watches(documents, self._catalogue, self._known, clock, self._wants_changed)
         self._wants = Wants(documents)
         self._expiry = ExpiryTimer(clock, self._expired)
+        self._retention = Retention(
+            documents,
+            self._catalogue,
+            node_id,
+            clock,
+            retention,
+            status=self.status,
+            remove=self._remove,
+            drop=self._drop,
+        )
         self._tasks = Tasks()
         self._writing = asyncio.Lock()
         self._started = False
@@ -103,6 +125,7 @@ class MeshFileDistribution:
             receive=receive,
             inbox=Inbox(Path(inbox), blobs, worker or InlineWorker(), node_id) if inbox is not None else None,
             hub=hub,
+            policy=policy,
         )
 
     async def start(self) -> None:
@@ -117,13 +140,13 @@ class MeshFileDistribution:
         await self._learn_all((await anext(changes)).inserted)
         await self._tell_wants()
         self._tasks.spawn(self._observe(changes), "observe distributions")
+        self._tasks.spawn(self._retention.run(), "collect distributions that are over")
 
     async def close(self) -> None:
         """End every stream, fetch and timer. May be repeated."""
         self._started = False
         self._expiry.close()
-        for watch in list(self._watches.values()):
-            await watch.close()
+        await self._watches.close()
         await self._subscriber.close()
         await self._tasks.close()
 
@@ -206,9 +229,9 @@ class MeshFileDistribution:
     async def status(self, handle: DistributionHandle | str) -> DistributionStatus:
         """See :meth:`FileDistribution.status`."""
         record = self._known(handle)
-        watch = self._watches.get(record.distribution_id)
-        if watch is not None and watch.is_ready:
-            return watch.board.status()
+        followed = self._watches.status(record.distribution_id)
+        if followed is not None:
+            return followed
         board = board_of(record, self._catalogue, self._clock())
         for document in await self._documents.find(NODES, nodes_selector(record.parsed_scope())):
             put_node(board, document)
@@ -251,7 +274,7 @@ class MeshFileDistribution:
         last: DistributionStatus | None = None
         try:
             async with asyncio.timeout(timeout):
-                async with self._progress(record.distribution_id, min_targets, settle) as statuses:
+                async with self._watches.stream(record.distribution_id, min_targets, settle) as statuses:
                     async for status in statuses:
                         last = status
         except TimeoutError:
@@ -264,7 +287,7 @@ class MeshFileDistribution:
     def subscribe_progress(self, handle: DistributionHandle | str) -> Stream[DistributionStatus]:
         """See :meth:`FileDistribution.subscribe_progress`."""
         self._require_started()
-        return self._progress(id_of(handle), 1, _SETTLE)
+        return self._watches.stream(id_of(handle), 1, _SETTLE)
 
     async def handles(self) -> list[DistributionHandle]:
         """See :meth:`FileDistribution.handles`."""
@@ -304,7 +327,7 @@ class MeshFileDistribution:
         await self._learn_all(await self._documents.find(DISTRIBUTIONS, {"_id": distribution_id}))
         return self._own(distribution_id, what)
 
-    async def _publish(self, record: DistributionRecord) -> None:
+    async def _publish(self, record: DistributionRecord | RemovedDistribution) -> None:
         await write_record(self._documents, record)
         self._learn(record)
         await self._tell_wants()
@@ -317,7 +340,7 @@ class MeshFileDistribution:
         own = False
         for document in documents:
             try:
-                record = DistributionRecord.parse(document)
+                record = parse_distribution(document)
             except InvalidDocument as error:
                 logger.warning("distribution %s is ignored: %s", document["_id"], error)
                 continue
@@ -325,8 +348,10 @@ class MeshFileDistribution:
         if own:
             await self._tell_wants()
 
-    def _learn(self, record: DistributionRecord) -> bool:
+    def _learn(self, record: DistributionRecord | RemovedDistribution) -> bool:
         """Whether something of this node's own has changed."""
+        if isinstance(record, RemovedDistribution):
+            return self._learn_removed(record)
         is_new = self._catalogue.get(record.distribution_id) is None
         changed = self._catalogue.put(record)
         for distribution_id in changed:
@@ -335,67 +360,55 @@ class MeshFileDistribution:
             self._expiry.add(record.expires_at, record.distribution_id)
         return bool(changed) and record.publisher == self._node_id
 
+    def _learn_removed(self, removed: RemovedDistribution) -> bool:
+        distribution_id = removed.distribution_id
+        held = self._catalogue.get(distribution_id)
+        for changed in self._catalogue.remove(removed) - {distribution_id}:
+            self._touch(changed)
+        if held is None and not self._subscriber.knows(distribution_id):
+            return False  # its receipts, if there are any, are found once a day
+        if held is not None:
+            self._on_change(held.token.hash)
+        self._watches.end(distribution_id)
+        self._subscriber.wake(distribution_id)
+        self._tasks.spawn(self._retention.drop_receipts(distribution_id), "drop receipts")
+        return removed.publisher == self._node_id
+
+    async def _remove(self, distribution_id: str) -> None:
+        async with self._writing:
+            record = await self._newest_own(distribution_id, "removed")
+            await self._publish(
+                RemovedDistribution(
+                    distribution_id, record.publisher, record.nonce, self._clock(), record.supersedes
+                )
+            )
+
+    def _drop(self, distribution_id: str) -> None:
+        self._catalogue.forget(distribution_id)
+        self._watches.end(distribution_id)
+        self._subscriber.wake(distribution_id)
+
     def _expired(self, distribution_id: str) -> None:
         self._touch(distribution_id)
-        self._tasks.spawn(self._tell_wants(), "want less")
+        self._wants_changed()
 
     def _touch(self, distribution_id: str) -> None:
         """A distribution has changed, expired, or was replaced."""
         self._subscriber.wake(distribution_id)
-        record, watch = self._catalogue.get(distribution_id), self._watches.get(distribution_id)
+        record = self._catalogue.get(distribution_id)
         if record is not None:
             self._on_change(record.token.hash)
-        if record is not None and watch is not None:
-            update_board(watch.board, record, self._catalogue, self._clock())
-            watch.changed()
+            self._watches.update(record)
+
+    def _wants_changed(self) -> None:
+        if self._started:
+            self._tasks.spawn(self._tell_wants(), "tell what is wanted")
 
     async def _tell_wants(self) -> None:
         now, own = self._clock(), [r for r in self._catalogue if r.publisher == self._node_id]
         live = [r for r in own if is_live(r, self._catalogue.superseded_by(r.distribution_id), now)]
-        foreign = [i for i, watch in self._watches.items() if watch.record.publisher != self._node_id]
+        watched = (watch.record for watch in self._watches)
+        foreign = [record.distribution_id for record in watched if record.publisher != self._node_id]
         await self._wants.tell(
             wanted_documents(self._node_id, hub=self._hub, published=own, live=live, watched=foreign)
         )
-
-    # --- who follows --------------------------------------------------------------------------
-
-    def _progress(self, distribution_id: str, min_targets: int, settle: float) -> Stream[DistributionStatus]:
-        """A stream that opens the watch when it is first read."""
-        leave: list[Callable[[], None]] = []
-
-        async def start() -> None:
-            try:
-                watch = await self._watch(distribution_id)
-            except Exception:
-                stream.finish()
-                raise
-            leave.append(watch.follow(stream, min_targets, settle))
-
-        stream: Stream[DistributionStatus] = Stream(
-            start=start,
-            merge=lambda older, newer: newer,
-            on_close=lambda: leave.pop()() if leave else None,
-        )
-        return stream
-
-    async def _watch(self, distribution_id: str) -> Watch:
-        record = self._known(distribution_id)
-        watch = self._watches.get(distribution_id)
-        if watch is None:
-            board = board_of(record, self._catalogue, self._clock())
-            watch = Watch(self._documents, board, record, lambda: self._unwatch(distribution_id))
-            self._watches[distribution_id] = watch
-            watch.open()
-            self._tasks.spawn(self._tell_wants(), f"want the receipts of {distribution_id}")
-        await watch.until_ready()
-        self._require_started()
-        return watch
-
-    def _unwatch(self, distribution_id: str) -> None:
-        watch = self._watches.pop(distribution_id, None)
-        if watch is not None and self._started:
-            self._tasks.spawn(self._close_watch(watch), f"stop watching {distribution_id}")
-
-    async def _close_watch(self, watch: Watch) -> None:
-        await watch.close()
-        await self._tell_wants()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from mesh.core.board import StatusBoard
 from mesh.core.catalogue import Catalogue
@@ -220,3 +220,99 @@ class Watch:
             put_node(self.board, document)
         for node_id in change.removed:
             self.board.remove_node(node_id)
+
+
+class Watches:
+    """The distributions that are followed here, each by one watch, however many follow it."""
+
+    def __init__(
+        self,
+        documents: OwnedDocuments,
+        catalogue: Catalogue,
+        lookup: Callable[[str], DistributionRecord],
+        clock: Callable[[], float],
+        changed: Callable[[], None],
+    ) -> None:
+        """
+        Args:
+            lookup: the distribution with an id; raises while the service is not running.
+            changed: called when another distribution is followed, or one no longer is.
+        """
+        self._documents = documents
+        self._catalogue = catalogue
+        self._lookup = lookup
+        self._clock = clock
+        self._changed = changed
+        self._watches: dict[str, Watch] = {}
+        self._open: set[Watch] = set()
+        self._tasks = Tasks()
+        self._closed = False
+
+    def __iter__(self) -> Iterator[Watch]:
+        return iter(self._watches.values())
+
+    async def close(self) -> None:
+        """End every stream."""
+        self._closed = True
+        await self._tasks.close()
+        for watch in self._open:
+            await watch.close()
+
+    def status(self, distribution_id: str) -> DistributionStatus | None:
+        """The status of a distribution that is followed."""
+        watch = self._watches.get(distribution_id)
+        return watch.board.status() if watch is not None and watch.is_ready else None
+
+    def update(self, record: DistributionRecord) -> None:
+        """A distribution has changed, expired, or was replaced."""
+        watch = self._watches.get(record.distribution_id)
+        if watch is not None:
+            update_board(watch.board, record, self._catalogue, self._clock())
+            watch.changed()
+
+    def end(self, distribution_id: str) -> None:
+        """A distribution was removed: nobody follows it any more."""
+        self._unwatch(distribution_id)
+
+    def stream(self, distribution_id: str, min_targets: int, settle: float) -> Stream[DistributionStatus]:
+        """A stream that opens the watch when it is first read; see :class:`Follower`."""
+        leave: list[Callable[[], None]] = []
+
+        async def start() -> None:
+            try:
+                watch = await self._watch(distribution_id)
+            except Exception:
+                stream.finish()
+                raise
+            leave.append(watch.follow(stream, min_targets, settle))
+
+        stream: Stream[DistributionStatus] = Stream(
+            start=start,
+            merge=lambda older, newer: newer,
+            on_close=lambda: leave.pop()() if leave else None,
+        )
+        return stream
+
+    async def _watch(self, distribution_id: str) -> Watch:
+        record = self._lookup(distribution_id)
+        watch = self._watches.get(distribution_id)
+        if watch is None:
+            board = board_of(record, self._catalogue, self._clock())
+            watch = Watch(self._documents, board, record, lambda: self._unwatch(distribution_id))
+            self._watches[distribution_id] = watch
+            self._open.add(watch)
+            watch.open()
+            self._changed()
+        await watch.until_ready()
+        self._lookup(distribution_id)
+        return watch
+
+    def _unwatch(self, distribution_id: str) -> None:
+        watch = self._watches.pop(distribution_id, None)
+        if watch is not None and not self._closed:
+            self._tasks.spawn(self._close(watch), f"stop watching {distribution_id}")
+
+    async def _close(self, watch: Watch) -> None:
+        await watch.close()
+        self._open.discard(watch)
+        self._changed()

@@ -44,6 +44,17 @@ def get(rows: Rows, collection: str, document_id: str) -> Document | None:
     return None if found is None else _decode_json(found[0])
 
 
+def arrivals(rows: Rows, collection: str, prefix: str) -> dict[str, float]:
+    """When the documents whose ids begin with ``prefix`` last changed here, by id (epoch seconds)."""
+    return dict(
+        rows.connection.execute(
+            "SELECT id, changed_at FROM documents WHERE collection = ? AND id >= ? AND id < ? "
+            "AND json IS NOT NULL",
+            (collection, prefix, prefix + "\U0010ffff"),
+        )
+    )
+
+
 def find(
     rows: Rows,
     collection: str,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import weakref
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
@@ -59,6 +59,7 @@ class FakeDocuments:
         self.world = world
         self.node_id = node_id
         self.held: dict[Key, Versioned] = {}
+        self.arrived: dict[Key, float] = {}
         self.wants: dict[Key, Matcher] = {}
         self.selectors: dict[Key, dict[str, Any]] = {}
         self.writes: list[tuple[float, str, str, dict[str, Any]]] = []
@@ -92,6 +93,25 @@ class FakeDocuments:
         self._streams.add(stream)
         return stream
 
+    async def arrivals(self, collection: str, prefix: str) -> dict[str, float]:
+        await asyncio.sleep(0)
+        return {
+            document_id: self.arrived[held_in, document_id]
+            for held_in, document_id in self.held
+            if held_in == collection and document_id.startswith(prefix)
+        }
+
+    async def forget(self, collection: str, ids: Iterable[str]) -> None:
+        await asyncio.sleep(self.commit_seconds)
+        for document_id in ids:
+            self.held.pop((collection, document_id), None)
+            for stream in list(self._streams):
+                source = stream.source
+                assert isinstance(source, tuple)
+                shown = source[1].shown if source[0] == collection else None
+                if shown is not None and shown.pop(document_id, None) is not None:
+                    stream.push(Change(list(shown.values()), removed=[document_id]))
+
     async def want(self, collection: str, name: str, selector: dict[str, Any] | None) -> None:
         if selector is None:
             del self.wants[collection, name]
@@ -118,6 +138,7 @@ class FakeDocuments:
         if held is not None and held[0] >= versioned[0]:
             return
         self.held[key] = versioned
+        self.arrived[key] = self.world.now()
         for stream in list(self._streams):
             source = stream.source
             assert isinstance(source, tuple)
@@ -321,10 +342,11 @@ class World:
         receive: ReceiveMode = "auto",
         inbox: Path | None = None,
         hub: bool = False,
+        **options: Any,
     ) -> FakePeer:
         """A node that is not up yet."""
         facts = NodeFacts(tuple(formations), capabilities or Capabilities())
-        options = {"receive": receive, "inbox": inbox, "hub": hub}
+        options |= {"receive": receive, "inbox": inbox, "hub": hub}
         peer = self.peers[node_id] = FakePeer(self, node_id, facts, options)
         return peer
 
