@@ -19,6 +19,7 @@ from mesh.core.status import (
 )
 from mesh.core.tokens import BlobMetadata, BlobProgress, BlobToken
 from mesh.distributions.deliveries import Delivery
+from mesh.distributions.policy import Offer, Policy
 from mesh.distributions.protocol import FileDistribution
 from mesh.errors import (
     AddressInUse,
@@ -70,6 +71,7 @@ from mesh.errors import (
 from mesh.node.environment import Environment
 from mesh.node.node import Node
 from mesh.node.presence import Presence, Stats
+from mesh.node.probe import Probe
 from mesh.streams import Stream
 from mesh.version import VERSION
 
@@ -126,10 +128,13 @@ __all__ = [
     "NodeTransferStatus",
     "Nodes",
     "NotStarted",
+    "Offer",
     "PeerUnreachable",
     "PermissionDenied",
     "PlaintextRefused",
+    "Policy",
     "Presence",
+    "Probe",
     "ProtocolViolation",
     "SettleTimeout",
     "SourceChanged",

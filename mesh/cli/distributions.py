@@ -11,7 +11,7 @@ import msgspec
 
 from mesh.cli.distribute import describe, follow, node_names
 from mesh.cli.output import MAX_CELL, Cell, Output, Row, console, table_lines
-from mesh.cli.progress import STYLES, counts, in_order, name_of, summary
+from mesh.cli.progress import STYLES, counts, in_order, name_of, pace, summary
 from mesh.cli.settings import Control, common_options, controlled
 from mesh.cli.units import clean, duration, percent, short, size
 from mesh.control.methods import Listed
@@ -105,18 +105,20 @@ async def distribution(control: Control, id: str, watch: bool) -> int | None:
         click.echo(f"{handle.distribution_id}  {clean(describe(handle, listed.name, listed.size_bytes))}")
         word = summary(status)
         click.echo(f"{word.text}: {counts(status)}")
-    names = await node_names(control)
+    names, now = await node_names(control), time.time()
     rows: list[Row] = [
         (
             name_of(node.node_id, names),
             Cell(node.status.value, STYLES[node.status]),
             percent(node.progress_fraction),
             size(node.progress_bytes),
+            *pace(node),
+            duration(now - listed.heard_at[node.node_id]) if node.node_id in listed.heard_at else "never",
             node.error or "",
         )
         for node in in_order(status, names)
     ]
-    columns = ("node", "state", ">done", ">bytes", "reason")
+    columns = ("node", "state", ">done", ">bytes", ">rate", ">left", ">heard", "reason")
     control.output.table(plain, columns, rows, empty="nobody known here is in its scope")
     return None
 

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import click
 
-from mesh.cli import deliveries, distributions, documents, files, node
+from mesh.cli import deliveries, distributions, documents, facts, files, node
 from mesh.cli.distribute import distribute
 from mesh.cli.output import Output, print_json
 from mesh.cli.settings import Settings, common_options
@@ -98,7 +98,7 @@ def version(context: click.Context) -> None:
 SECTIONS = {
     "The node": (
         up, node.down, node.status, node.peers, node.members, node.connect, node.disconnect, node.pause,
-        node.resume, version,
+        node.resume, facts.formations, facts.capabilities, version,
     ),
     "Files": (
         distribute, distributions.distributions, distributions.distribution, distributions.cancel,

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from mesh.cli.facts import capabilities_text
 from mesh.cli.output import Cell, Row
 from mesh.cli.settings import Control, common_options, controlled
 from mesh.cli.units import clean, duration, short, size
@@ -83,22 +84,12 @@ async def members(control: Control) -> None:
             ", ".join(member.get("formations", [])),
             member.get("listen") or "",
             "yes" if member.get("hub") else "",
-            _capabilities(member.get("capabilities", {})),
+            capabilities_text(member.get("capabilities", {})),
         )
         for member in sorted(found, key=lambda member: (member.get("name", ""), member["_id"]))
     ]
     columns = ("id", "name", "formations", "listens on", "hub", "capabilities")
     control.output.table(found, columns, rows, empty="no nodes known here")
-
-
-def _capabilities(capabilities: dict[str, Any]) -> str:
-    """``x86_64, 4 GB GPU, 12 GB free, camera``: what is known of them."""
-    parts = [capabilities.get("cpu_arch")]
-    if capabilities.get("gpu_gb"):
-        parts.append(f"{capabilities['gpu_gb']:g} GB GPU")
-    if capabilities.get("storage_mb") is not None:
-        parts.append(f"{size(capabilities['storage_mb'] * 1e6)} storage")
-    return ", ".join(part for part in (*parts, *capabilities.get("tags", [])) if part)
 
 
 @click.command()

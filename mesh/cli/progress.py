@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 import click
 
-from mesh.cli.meter import Meter
 from mesh.cli.output import MAX_CELL, Cell, Output, Row, console, print_json, table_lines
 from mesh.cli.units import clean, duration, percent, short, size
 from mesh.core.rates import seconds_left
@@ -37,7 +35,6 @@ _ORDER = (
 )
 
 BAR_WIDTH = 20
-TICK_SECONDS = 1.0
 
 
 def summary(status: DistributionStatus) -> Cell:
@@ -135,38 +132,26 @@ class Lines(_Quiet):
 class Bars(_Quiet):
     """A bar per target, redrawn in place."""
 
-    def __init__(self, names: Mapping[str, str], title: str, clock: Callable[[], float]) -> None:
+    def __init__(self, names: Mapping[str, str], title: str) -> None:
         from rich.live import Live
 
         self._names = names
         self._title = title
-        self._clock = clock
-        self._meter = Meter()
         self._status: DistributionStatus | None = None
         self._console = console()
         self._live = Live(console=self._console, auto_refresh=False, get_renderable=self._render)
-        self._tick: asyncio.TimerHandle | None = None
 
     def __enter__(self) -> Self:
         self._live.__enter__()
-        self._redraw()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._tick is not None:
-            self._tick.cancel()
         self._live.__exit__(None, None, None)
 
     def show(self, status: DistributionStatus) -> None:
         """See :class:`View`."""
         self._status = status
-        self._meter.update(status, self._clock())
         self._live.refresh()
-
-    def _redraw(self) -> None:
-        """Rates fall although no status comes."""
-        self._live.refresh()
-        self._tick = asyncio.get_running_loop().call_later(TICK_SECONDS, self._redraw)
 
     def _render(self) -> RenderableType:
         from rich.console import Group
@@ -188,20 +173,14 @@ class Bars(_Quiet):
 
     def _row(self, node: NodeTransferStatus) -> Row:
         style = STYLES[node.status]
+        rate, left = pace(node)
         return (
             name_of(node.node_id, self._names),
             Cell(f"{node.status:<{_STATE_WIDTH}}", style),
             Cell(bar(node.progress_fraction), style),
             f"{percent(node.progress_fraction):>4}",
-            Cell("  ".join(filter(None, (self._pace(node), node.error))), style),
+            Cell("  ".join(filter(None, (f"{rate:>9}  {left} left" if rate else "", node.error))), style),
         )
-
-    def _pace(self, node: NodeTransferStatus) -> str:
-        if node.status is not TransferState.TRANSFERRING:
-            return ""
-        rate = self._meter.rate(node.node_id, self._clock())
-        left = seconds_left(node.total_bytes - node.progress_bytes, rate)
-        return f"{size(rate):>7}/s" + (f"  {duration(left)} left" if left is not None else "")
 
 
 _COLUMNS = ("",) * 5
@@ -214,6 +193,14 @@ def bar(fraction: float) -> str:
     return "━" * full + "─" * (BAR_WIDTH - full)
 
 
+def pace(node: NodeTransferStatus) -> tuple[str, str]:
+    """How fast a target gets on, and how long the rest takes at that rate; empty unless it does."""
+    left = seconds_left(node.total_bytes - node.progress_bytes, node.rate)
+    if node.status is not TransferState.TRANSFERRING or left is None:
+        return "", ""
+    return f"{size(node.rate)}/s", duration(left)
+
+
 def name_of(node_id: str, names: Mapping[str, str]) -> str:
     """The name of a node where it is known, else the start of its id."""
     return clean(names.get(node_id, "")) or short(node_id)
@@ -224,5 +211,5 @@ def view_for(output: Output, names: Mapping[str, str], title: str, *, stream_jso
     if output.as_json:
         return JsonLines() if stream_json else _Quiet()
     if output.is_terminal:
-        return Bars(names, title, asyncio.get_running_loop().time)
+        return Bars(names, title)
     return Lines(names)

@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
-import msgspec
 
-from mesh import Capabilities, Node
+from mesh import InvalidNode, Node
 from mesh.attachments.memory import tune_allocator
+from mesh.cli.facts import capability_options, given_capabilities
 from mesh.cli.output import Output
+from mesh.cli.parsing import parse_duration, parsed
 from mesh.cli.settings import Settings, common_options
 from mesh.control.server import ControlServer
 from mesh.control.socket_path import make_private
 from mesh.network.transport import Connection
 from mesh.network.websocket import WebSocketTransport
-from mesh.node.environment import detect_capabilities
+from mesh.node.probe import Probe, declaring
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +42,7 @@ log = logging.getLogger(__name__)
 @click.option(
     "--formation", "formations", multiple=True, metavar="NAME", help="Belong to it. May be repeated."
 )
-@click.option("--gpu-gb", type=click.FloatRange(min=0), help="GPU memory to declare.")
-@click.option("--storage-mb", type=click.IntRange(min=0), help="Storage to declare, instead of what is free.")
-@click.option("--cpu-arch", metavar="ARCH", help="Processor to declare, instead of this machine's.")
-@click.option("--tag", "tags", multiple=True, metavar="TAG", help="A capability by name. May be repeated.")
+@capability_options
 @click.option(
     "--receive",
     type=click.Choice(["auto", "manual", "off"]),
@@ -57,6 +55,14 @@ log = logging.getLogger(__name__)
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="Where files arrive. [default: HOME/inbox]",
+)
+@click.option(
+    "--retention",
+    default="30d",
+    show_default=True,
+    metavar="TIME",
+    callback=parsed(parse_duration),
+    help="How long distributions stay after they are over.",
 )
 @click.option("--hub", is_flag=True, help="Hold every collection, for nodes that are not always on.")
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
@@ -71,6 +77,7 @@ def up(
     formations: tuple[str, ...],
     receive: Literal["auto", "manual", "off"],
     inbox: Path | None,
+    retention: float,
     hub: bool,
     verbose: bool,
     **declared: Any,
@@ -92,9 +99,10 @@ def up(
         listen=None if listen == "none" else listen,
         peers=peers,
         formations=formations,
-        capabilities=_capabilities(settings.home, declared),
+        capabilities=_probe(declared),
         receive=receive,
         inbox=inbox or settings.home / "inbox",
+        retention=retention,
         hub=hub,
     )
     asyncio.run(_serve(node, settings))
@@ -153,13 +161,10 @@ def _announce(node: Node, settings: Settings) -> None:
     Output(settings.json).result(ready, f"node {node.node_id} ({node.name}) {where}, home {settings.home}")
 
 
-def _capabilities(home: Path, declared: dict[str, Any]) -> Capabilities | None:
+def _probe(declared: dict[str, Any]) -> Probe | None:
     """What is declared, over what is detected; ``None``: nothing is declared."""
-    given = {field: value for field, value in declared.items() if value not in (None, ())}
-    if not given:
-        return None
-    detected = detect_capabilities(home).to_dict()
+    given = given_capabilities(declared)
     try:
-        return Capabilities.from_dict(detected | given)
-    except msgspec.ValidationError as error:
-        raise click.UsageError(f"these capabilities cannot be declared: {error}") from None
+        return declaring(given) if given else None
+    except InvalidNode as error:
+        raise click.UsageError(str(error)) from None

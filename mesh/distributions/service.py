@@ -21,6 +21,7 @@ from mesh.core.receipts import (
     RemovedDistribution,
     distribution_id_of,
     parse_distribution,
+    receipt_id_of,
 )
 from mesh.core.scopes import AllNodes, DistributionScope, NodeFacts, check_scope, matches, nodes_selector
 from mesh.core.status import DistributionHandle, DistributionStatus, TransferPriority
@@ -238,6 +239,17 @@ class MeshFileDistribution:
         for document in await self._documents.find(RECEIPTS, {"distribution_id": record.distribution_id}):
             put_receipt(board, document)
         return board.status()
+
+    async def heard_at(self, handle: DistributionHandle | str) -> dict[str, float]:
+        """When the newest receipt of each node arrived here, by its id: in seconds since the epoch, by this
+        node's clock. The times in a status are by the clocks of the targets.
+
+        Raises:
+            UnknownDistribution: it is not known here.
+        """
+        prefix = receipt_id_of(self._known(handle).distribution_id, "")
+        arrivals = await self._documents.arrivals(RECEIPTS, prefix)
+        return {receipt_id.removeprefix(prefix): at for receipt_id, at in arrivals.items()}
 
     async def cancel(self, handle: DistributionHandle | str) -> None:
         """See :meth:`FileDistribution.cancel`."""

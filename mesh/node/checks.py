@@ -8,7 +8,9 @@ import msgspec
 
 from mesh.core.rates import Limits
 from mesh.core.scopes import Capabilities, NodeFacts
+from mesh.distributions.checks import MAX_SECONDS
 from mesh.errors import InvalidNode
+from mesh.node.probe import Probe
 from mesh.storage.data_dir import DataDir
 
 MAX_NAME_CHARS = 256
@@ -49,15 +51,28 @@ def check_cache(cache_bytes: int | None) -> None:
         raise InvalidNode(f"cache_bytes is a number of bytes, 0 or more, not {cache_bytes!r}")
 
 
-def check_facts(formations: list[str], capabilities: Capabilities | None) -> None:
+def check_policy(policy: object, retention: object) -> None:
+    """Refuse what cannot be asked, and what is no number of seconds.
+
+    Raises:
+        InvalidNode: it is one of these.
+    """
+    if policy is not None and not callable(policy):
+        raise InvalidNode(f"a policy is a function of an Offer, not {policy!r}")
+    if not isinstance(retention, int | float) or not 0 <= retention <= MAX_SECONDS:
+        raise InvalidNode(f"retention is a number of seconds up to {MAX_SECONDS:g}, not {retention!r}")
+
+
+def check_facts(formations: list[str], capabilities: Capabilities | Probe | None) -> None:
     """Refuse what no node document can say, and what would therefore count nowhere.
 
     Raises:
         InvalidNode: a formation or a capability is not what it must be.
     """
-    if capabilities is not None and not isinstance(capabilities, Capabilities):
-        raise InvalidNode(f"capabilities are Capabilities(...), not {capabilities!r}")
-    facts = {"formations": formations, "capabilities": capabilities or Capabilities()}
+    if capabilities is not None and not isinstance(capabilities, Capabilities) and not callable(capabilities):
+        raise InvalidNode(f"capabilities are Capabilities(...) or a probe, not {capabilities!r}")
+    declared = capabilities if isinstance(capabilities, Capabilities) else Capabilities()
+    facts = {"formations": formations, "capabilities": declared}
     try:
         msgspec.convert(msgspec.json.decode(msgspec.json.encode(facts)), NodeFacts)
     except (msgspec.MsgspecError, UnicodeEncodeError, TypeError) as error:

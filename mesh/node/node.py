@@ -22,16 +22,28 @@ from mesh.collections.transactions import Transaction, transaction
 from mesh.core.identity import PRIVATE_KEY_BYTES, Identity, short_id
 from mesh.core.interest import EVERYTHING
 from mesh.core.receipts import NodeRecord
-from mesh.core.scopes import Capabilities, NodeFacts
+from mesh.core.scopes import Capabilities
 from mesh.core.wire import InterestEntry
 from mesh.distributions.deliveries import Delivery
+from mesh.distributions.policy import Policy
+from mesh.distributions.retention import RETENTION_SECONDS
 from mesh.distributions.service import MeshFileDistribution
 from mesh.errors import InvalidNode, NotStarted
 from mesh.network.peers import Peers
 from mesh.node.blob_references import BlobReferences, cache_limit
-from mesh.node.checks import MAX_NAME_CHARS, check_cache, check_facts, check_inbox, check_limits, check_name
+from mesh.node.checks import (
+    MAX_NAME_CHARS,
+    check_cache,
+    check_facts,
+    check_inbox,
+    check_limits,
+    check_name,
+    check_policy,
+)
 from mesh.node.environment import Environment
 from mesh.node.presence import Presence, Stats, presence_of, stats_of
+from mesh.node.probe import Probe
+from mesh.node.profile import Profile
 from mesh.storage import finding
 from mesh.storage.ageing import Ageing
 from mesh.storage.blob_folder import FolderBlobs
@@ -52,7 +64,7 @@ class _Parts:
     """What a running node is made of."""
 
     identity: Identity
-    facts: NodeFacts
+    profile: Profile
     store: DocumentStore
     peers: Peers
     observers: Observers
@@ -76,11 +88,15 @@ class Node:
         peers: addresses (``ws://host:port``) that are dialled for ever.
         discovery: not yet; peers are dialled at given addresses only.
         formations: named groups that this node says it belongs to.
-        capabilities: declared; ``None``: detected.
+        capabilities: declared, or a probe that finds them out; ``None``: detected.
         receive: what happens with distributions that this node is in the scope of: ``"auto"`` fetches them,
             ``"manual"`` leaves that to :meth:`deliveries`, ``"off"`` refuses them.
         inbox: completed (with ``"manual"``: accepted) files appear here under their safe names; ``None``:
             they are kept as attachments only.
+        policy: takes an :class:`~mesh.distributions.policy.Offer` and returns ``None``, or why the file is
+            refused; may be a coroutine function. If it fails, the file is refused.
+        retention: seconds that a distribution of this node and its receipts stay after it is complete,
+            cancelled, superseded or expired.
         hub: hold every collection, and keep the blobs of live distributions, for nodes that come and go.
         upload_limit: how fast blobs are sent, to everybody together, in bytes a second (4096 or more);
             ``None``: as fast as it goes. Documents are never capped.
@@ -107,9 +123,11 @@ class Node:
         peers: Iterable[str] = (),
         discovery: Literal[False] = False,
         formations: Iterable[str] = (),
-        capabilities: Capabilities | None = None,
+        capabilities: Capabilities | Probe | None = None,
         receive: ReceiveMode = "auto",
         inbox: str | PathLike[str] | None = None,
+        policy: Policy | None = None,
+        retention: float = RETENTION_SECONDS,
         hub: bool = False,
         upload_limit: float | None = None,
         download_limit: float | None = None,
@@ -134,9 +152,12 @@ class Node:
         self._dials = [peers] if isinstance(peers, str) else list(peers)
         self._formations = [formations] if isinstance(formations, str) else list(formations)
         check_facts(self._formations, capabilities)
-        self._declared = capabilities
+        self._capabilities = capabilities
         self._receive: ReceiveMode = receive
         self._inbox = None if inbox is None else Path(inbox)
+        check_policy(policy, retention)
+        self._policy = policy
+        self._retention = retention
         self._hub = hub
         self._environment = environment or Environment()
         self._parts: _Parts | None = None
@@ -237,24 +258,35 @@ class Node:
             cache_bytes=cache_limit(self._cache_bytes, directory),
         )
 
-        capabilities = self._declared or environment.probe(None if directory is None else directory.path)
-        facts = NodeFacts(self._formations, capabilities)
         if self._inbox is not None:
             check_inbox(self._inbox, directory)
         inbox_worker = InlineWorker() if directory is None else environment.worker("mesh-inbox")
         stack.push_async_callback(inbox_worker.close)
+        profile = Profile(
+            owned,
+            NodeRecord(
+                identity.node_id, self.name, self._formations, Capabilities(), self._hub, None, VERSION, 0.0
+            ),
+            inbox_worker,
+            None if directory is None else directory.path,
+            address=lambda: peers.address,
+            facts_changed=lambda: distributions.facts_changed(),
+        )
         distributions = MeshFileDistribution(
             owned,
             attachments,
             node_id=identity.node_id,
-            facts=lambda: facts,
+            facts=lambda: profile.facts,
             clock=environment.clock,
             random=environment.random,
             receive=self._receive,
             inbox=self._inbox,
             hub=self._hub,
             worker=inbox_worker,
+            policy=self._policy,
+            retention=self._retention,
         )
+        await profile.take(self._capabilities or environment.probe)
         blob_references.connect(attachments, distributions)
         await attachments.start()
         stack.push_async_callback(attachments.close)
@@ -269,7 +301,7 @@ class Node:
         await peers.start(self._listen)
         parts = _Parts(
             identity,
-            facts,
+            profile,
             store,
             peers,
             observers,
@@ -279,23 +311,10 @@ class Node:
             attachments,
             distributions,
         )
-        await self._introduce(parts)
+        stack.push_async_callback(profile.close)
+        await profile.publish(environment.clock())
         stack.callback(store.end_transactions)  # else what ends first might wait for them
         return parts
-
-    async def _introduce(self, parts: _Parts) -> None:
-        """Write this node's own document."""
-        record = NodeRecord(
-            node_id=parts.identity.node_id,
-            name=self.name,
-            formations=list(parts.facts.formations),
-            capabilities=parts.facts.capabilities,
-            hub=self._hub,
-            listen=parts.peers.address,
-            version=VERSION,
-            started_at=self._environment.clock(),
-        )
-        await parts.owned.write("nodes", record.node_id, record.body())
 
     async def close(self) -> None:
         """Leave the mesh and release everything; what was written is kept. May be repeated."""
@@ -394,6 +413,29 @@ class Node:
         if self._parts is not None:
             self._parts.attachments.set_limits(self._limits)
 
+    async def set_formations(self, formations: Iterable[str]) -> None:
+        """Belong to these formations and no others, until the node is made anew.
+
+        Distributions for a formation that this node has joined begin; those for one that it has left stop,
+        unless they are complete.
+
+        Raises:
+            InvalidNode: one of them is no name. Nothing has changed.
+        """
+        wanted = [formations] if isinstance(formations, str) else list(formations)
+        await self._started.profile.set_formations(wanted)
+        self._formations = wanted
+
+    async def set_capabilities(self, capabilities: Capabilities | Probe | None) -> None:
+        """Declare other capabilities, have another probe find them out, or (``None``) have them detected;
+        see :meth:`set_formations`.
+
+        Raises:
+            InvalidNode: no node can be like that, or the probe failed. Nothing has changed.
+        """
+        await self._started.profile.take(capabilities or self._environment.probe)
+        self._capabilities = capabilities
+
     def deliveries(self) -> Stream[Delivery]:
         """With ``receive="manual"``: what this node is in the scope of; the undecided first."""
         return self._started.distributions.deliveries()
@@ -437,7 +479,7 @@ class Node:
             if not self._online:
                 await parts.peers.resume()
                 self._online = True
-                await self._introduce(parts)
+                await parts.profile.publish(self._environment.clock())
                 self._links_changed()
 
     async def settled(self, timeout: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,8 +19,9 @@ from mesh.core.status import (
 )
 from mesh.core.tokens import BlobMetadata, BlobToken
 from mesh.core.wire import InterestEntry
-from mesh.errors import PeerUnreachable, SourceNotFound, UnknownDistribution
+from mesh.errors import InvalidNode, PeerUnreachable, SourceNotFound, UnknownDistribution
 from mesh.node.presence import DialPresence, PeerPresence, Presence, Stats
+from mesh.node.probe import Probe
 from mesh.streams import Stream
 
 SELF_ID = "s" * 52
@@ -33,9 +35,14 @@ def change(**fields: Any) -> SimpleNamespace:
 
 
 def node_status(
-    node_id: str, state: TransferState, progress: int = 0, total: int = 100, error: str | None = None
+    node_id: str,
+    state: TransferState,
+    progress: int = 0,
+    total: int = 100,
+    error: str | None = None,
+    rate: float = 0.0,
 ) -> NodeTransferStatus:
-    return NodeTransferStatus(node_id, state, progress, total, error=error)
+    return NodeTransferStatus(node_id, state, progress, total, error=error, rate=rate)
 
 
 def status_of(handle: DistributionHandle, *nodes: NodeTransferStatus, **more: Any) -> DistributionStatus:
@@ -190,6 +197,9 @@ class FakeDistributions:
         await documents.upsert({"_id": id, "token": token.to_dict()})
         return handle
 
+    async def heard_at(self, id: str) -> dict[str, float]:
+        return {VAN_ID: time.time() - 65}
+
     async def dry_run(self, scope: DistributionScope) -> list[str]:
         north = NodeFacts(["north"])
         return [id for id in (HUB_ID, VAN_ID) if matches(scope, id, SELF_ID, north)]
@@ -257,6 +267,8 @@ class FakeNode:
         self.waiting: list[FakeDelivery] = []
         self.delivery_streams: list[Stream[FakeDelivery]] = []
         self.is_paused = False
+        self.formations: list[str] = []
+        self.capabilities: Probe | None = None
         self.dialled: list[str] = []
         self.disconnected: list[str] = []
 
@@ -297,10 +309,25 @@ class FakeNode:
         self.disconnected.append(node_id)
 
     async def members(self) -> list[dict[str, Any]]:
+        capabilities = self.capabilities(None).to_dict() if self.capabilities else {}
         return [
-            {"_id": SELF_ID, "name": "desk", "formations": [], "capabilities": {}, "listen": self.address},
+            {
+                "_id": SELF_ID,
+                "name": "desk",
+                "formations": self.formations,
+                "capabilities": capabilities,
+                "listen": self.address,
+            },
             {"_id": VAN_ID, "name": "van7", "formations": ["north"], "capabilities": {"gpu_gb": 4.0}},
         ]
+
+    async def set_formations(self, formations: list[str]) -> None:
+        if "" in formations:
+            raise InvalidNode("not what a node can say of itself")
+        self.formations = formations
+
+    async def set_capabilities(self, capabilities: Probe | None) -> None:
+        self.capabilities = capabilities
 
     async def connect(self, url: str) -> str:
         if "unreachable" in url:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import msgspec
 from msgspec import Meta
 
 from mesh.control.lookup import find_node, is_whole_node_id, unique
@@ -27,12 +28,14 @@ Priority = Literal["critical", "high", "normal", "low"]
 
 
 class Listed(Struct, frozen=True):
-    """A distribution in a list: its status; who published it, and its file's name and size, if known here."""
+    """A distribution in a list: its status; who published it, and its file's name and size, if known here;
+    asked for by itself, also when its targets were last heard of, by the clock here."""
 
     status: DistributionStatus
     name: str | None
     size_bytes: int | None
     publisher: str | None
+    heard_at: dict[str, float] = {}
 
 
 @METHODS.add("distributions.create")
@@ -82,7 +85,9 @@ async def watch_distributions(served: Served) -> AsyncIterator[list[Listed]]:
 @METHODS.add("distributions.status")
 async def status(served: Served, *, id: Text) -> Listed:
     """``FileDistribution.status()``."""
-    return await _with_token(served, await served.node.distributions.status(await _distribution(served, id)))
+    distributions, whole = served.node.distributions, await _distribution(served, id)
+    listed = await _with_token(served, await distributions.status(whole))
+    return msgspec.structs.replace(listed, heard_at=await distributions.heard_at(whole))
 
 
 @METHODS.add("distributions.progress")

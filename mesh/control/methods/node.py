@@ -14,6 +14,7 @@ from mesh.control.methods.table import METHODS, Text
 from mesh.control.registry import Served
 from mesh.errors import MeshError
 from mesh.node.presence import Presence, Stats
+from mesh.node.probe import declaring
 from mesh.version import VERSION
 
 
@@ -71,6 +72,18 @@ async def observe_presence(
 async def members(served: Served) -> list[dict[str, Any]]:
     """``Node.members()``."""
     return await served.node.members()
+
+
+@METHODS.add("node.set_formations")
+async def set_formations(served: Served, *, formations: Annotated[list[Text], Meta(max_length=64)]) -> None:
+    """``Node.set_formations()``."""
+    await served.node.set_formations(formations)
+
+
+@METHODS.add("node.set_capabilities")
+async def set_capabilities(served: Served, *, declared: dict[str, Any]) -> None:
+    """``Node.set_capabilities()``: what is declared, over what is detected; ``{}``: all is detected."""
+    await served.node.set_capabilities(declaring(declared) if declared else None)
 
 
 @METHODS.add("node.connect")

@@ -287,6 +287,27 @@ def test_members_are_a_table(served: ServedNode) -> None:
     assert van.split() == [VAN_ID[:8], "van7", "north", "4", "GB", "GPU"]
 
 
+def test_formations_are_shown_and_set(served: ServedNode) -> None:
+    assert served.mesh("formations").stdout == "no formations\n"
+    assert served.mesh("formations", "north", "lakes").stdout == "north, lakes\n"
+    assert served.json("formations") == {"formations": ["north", "lakes"]}
+    assert served.mesh("formations", "x", "--none").exit_code == 2
+    assert served.mesh("formations", "--none").stdout == "no formations\n"
+    refused = served.mesh("formations", "")
+    assert (refused.exit_code, refused.stderr) == (4, "mesh: not what a node can say of itself\n")
+
+
+def test_capabilities_are_shown_declared_and_detected(served: ServedNode) -> None:
+    assert served.mesh("capabilities").stdout == "nothing is known\n"
+    options = ["--gpu-gb", "4", "--cpu-arch", "arm64", "--storage-mb", "2000", "--tag", "gps"]
+    text = served.mesh("capabilities", *options).stdout
+    assert text == "arm64, 4 GB GPU, 2.0 GB storage, gps\n"
+    assert served.json("capabilities")["capabilities"]["tags"] == ["gps"]
+    assert served.mesh("capabilities", "--detect", "--tag", "x").exit_code == 2
+    assert served.mesh("capabilities", "--tag", "a b").exit_code == 4
+    assert served.mesh("capabilities", "--detect").stdout == "nothing is known\n"
+
+
 def test_peers_are_a_table_with_who_is_not_there(served: ServedNode) -> None:
     header, peer, waiting = served.mesh("peers").stdout.splitlines()
     assert header.split() == ["id", "name", "state", "since", "rtt", "in", "out", "address"]

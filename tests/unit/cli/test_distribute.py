@@ -176,7 +176,7 @@ def test_one_distribution(served: ServedNode, file: str) -> None:
     served.run(
         served.node.distributions.push(
             "d0" + "a" * 24,
-            node_status(VAN_ID, MOVING, 40),
+            node_status(VAN_ID, MOVING, 40, rate=6.0),
             node_status(HUB_ID, FAILED, error="disk\x1b[2J full"),
         )
     )
@@ -184,9 +184,9 @@ def test_one_distribution(served: ServedNode, file: str) -> None:
     assert lines == [
         "d0aaaaaaaaaaaaaaaaaaaaaaaa  map.mbtiles (100 B) to all, normal",
         "transferring: 0 of 2 completed, 1 in progress, 1 failed",
-        "node      state         done  bytes  reason",
-        "van7      transferring   40%   40 B",
-        "hhhhhhhh  failed          0%    0 B  disk\ufffd[2J full",
+        "node      state         done  bytes   rate  left     heard  reason",
+        "van7      transferring   40%   40 B  6 B/s  10 s  1 m 05 s",
+        "hhhhhhhh  failed          0%    0 B                never  disk\ufffd[2J full",
     ]
     assert served.json("distribution", "d0")["status"]["failed"] == 1
 

@@ -62,14 +62,12 @@ async def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         file=io.StringIO(), force_terminal=True, width=100, height=8, record=True, color_system=None
     )
     monkeypatch.setattr(progress, "console", lambda: screen)
-    now = 0.0
-    with Bars({VAN_ID: "van7"}, "map \x1b[2J to all", lambda: now) as bars:
-        for now in (0.0, 1.0, 2.0):
-            done = int(now * 1e6)
+    with Bars({VAN_ID: "van7"}, "map \x1b[2J to all") as bars:
+        for done in (0, 1_000_000, 2_000_000):
             bars.show(
                 status_of(
                     HANDLE,
-                    node_status(VAN_ID, TransferState.TRANSFERRING, done, 4_000_000),
+                    node_status(VAN_ID, TransferState.TRANSFERRING, done, 4_000_000, rate=1e6),
                     node_status(HUB_ID, TransferState.FAILED, 0, 100, "disk full"),
                     *(node_status(f"n{i}", TransferState.PENDING) for i in range(5)),
                 )
