@@ -229,7 +229,7 @@ class Transfer:
     def _update(self, statuses: list[DistributionStatus]) -> None:
         for status in statuses:
             if status.handle.distribution_id == self.id:
-                self.board.update(status, asyncio.get_running_loop().time())
+                self.board.status = status
         self.redraw()
 
     def redraw(self) -> None:

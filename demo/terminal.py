@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -15,7 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 from demo.processes import NodeProcess
-from mesh.cli.meter import Meter
 from mesh.cli.progress import STYLES, bar
 from mesh.cli.units import clean, percent, short, size
 from mesh.core.status import DistributionStatus, NodeTransferStatus, TransferState
@@ -35,12 +34,6 @@ class Board:
     source: NodeProcess
     targets: Sequence[NodeProcess]
     status: DistributionStatus | None = None
-    meter: Meter = field(default_factory=Meter)
-
-    def update(self, status: DistributionStatus, now: float) -> None:
-        """The distribution is this far at ``now``, in seconds of a monotonic clock."""
-        self.status = status
-        self.meter.update(status, now)
 
     def transfer(self, node: NodeProcess) -> NodeTransferStatus | None:
         """What is known of how far ``node`` is."""
@@ -58,7 +51,7 @@ class Board:
         state = TransferState.PENDING if transfer is None else transfer.status
         return state.value, STYLES[state]
 
-    def rate(self, node: NodeProcess, now: float) -> float | None:
+    def rate(self, node: NodeProcess) -> float | None:
         """Bytes a second: of the moment, or of the whole transfer when it is complete."""
         transfer = self.transfer(node)
         if transfer is None or node.condition != "online":
@@ -66,7 +59,7 @@ class Board:
         if transfer.status is TransferState.COMPLETED:
             took = seconds_taken(transfer)
             return transfer.total_bytes / took if took else None
-        return self.meter.rate(node.node_id, now) or None
+        return transfer.rate or None
 
 
 @dataclass(frozen=True)
@@ -178,7 +171,6 @@ class Screen:
         self._console.print(Text(clean(text), "bold green" if good else "bold red"), soft_wrap=True)
 
     def _table(self, board: Board) -> Group:
-        now = self._loop.time()
         table = Table(box=None, padding=(0, 2, 0, 0))
         for column in ("node", "formation", "state"):
             table.add_column(column, header_style="dim", no_wrap=True)
@@ -187,7 +179,7 @@ class Screen:
         for node in board.nodes:
             state, style = board.state(node)
             transfer = board.transfer(node)
-            rate = board.rate(node, now)
+            rate = board.rate(node)
             progress = Text("")
             if transfer is not None:
                 fraction = transfer.progress_fraction

@@ -127,6 +127,14 @@ class HandshakeFailed(MeshError):
         self.reason = reason
 
 
+class MembershipRefused(HandshakeFailed):
+    """A certificate, or the lack of one, keeps two nodes apart; ``code`` says why in one word."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(f"{code}: {reason}")
+        self.code = code
+
+
 class IdentityCloned(HandshakeFailed):
     """Two running nodes have the same identity: a data directory was copied, and both copies are in use."""
 
@@ -237,6 +245,30 @@ class DocumentNotFound(MeshError):
 
 class PermissionDenied(MeshError):
     """This node may not do that."""
+
+
+# --- membership -------------------------------------------------------------------------------
+
+
+class CredentialsUnusable(MeshError):
+    """The files that make a node a member of a mesh are missing, exist already, or are not safe to use."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"the credentials in {path} cannot be used: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class InvalidInvitation(MeshError):
+    """An invitation or a revocation is asked for that cannot be made."""
+
+
+class InvitationRefused(MeshError):
+    """A token does not make this node a member; ``reason`` says why not."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the invitation is of no use: {reason}. An admin makes another with `mesh invite`")
+        self.reason = reason
 
 
 # --- attachments ------------------------------------------------------------------------------

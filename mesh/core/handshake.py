@@ -5,9 +5,10 @@
                      <-------    Hello, Proof
     Proof            ------->
 
-A proof signs both hellos, byte for byte as they were sent, and the signer's role. The hellos carry both
-keys and a fresh nonce of either side, so a proof is worth nothing in another connection, to another
-peer, or sent back to its maker.
+A proof signs both hellos, byte for byte as they were sent, the signer's role, and the channel: the hash of
+the TLS certificate that the acceptor presents and the dialler sees. The hellos carry both keys, both chains
+of certificates and a fresh nonce of either side, so a proof is worth nothing in another connection, to
+another peer, sent back to its maker, or passed on by somebody in the middle.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from typing import NamedTuple
 
 import msgspec
 
+from mesh.core.certificates import CLOSED_MESH, NOT_A_MEMBER, OTHER_MESH, Member
 from mesh.core.frames import FrameReader, frames_of
 from mesh.core.identity import PUBLIC_KEY_BYTES, Identity, node_id_of, short_id, verify
+from mesh.core.membership import Membership
 from mesh.core.wire import PROTOCOL_MAX, PROTOCOL_MIN, Hello, Message, Proof
-from mesh.errors import HandshakeFailed, IdentityCloned, ProtocolViolation
+from mesh.errors import HandshakeFailed, IdentityCloned, MembershipRefused, ProtocolViolation
 
 MAX_HANDSHAKE_BYTES = 64 * 1024
 """What a peer may send before it has proven who it is."""
@@ -29,10 +32,12 @@ NONCE_BYTES = 32
 
 INSTANCE_BYTES = 16
 
+DIGEST_BYTES = 32
+
 CLONED = "another running node has the same identity, from a copy of its data directory"
 """Why a clone is refused, word for word: the other side knows it by that. It fits the end of a WebSocket."""
 
-_DOMAIN = b"docmesh handshake 1\0"
+_DOMAIN = b"docmesh handshake 2\0"
 _DIALLER, _ACCEPTOR = b"dialler\0", b"acceptor\0"
 _PURPOSES = ("link", "bulk")
 _MAX_TEXT = 256
@@ -51,6 +56,8 @@ class PeerInfo(NamedTuple):
         features: the optional parts of the protocol that both sides know.
         protocol: the version that both sides speak.
         instance: the run of it that speaks.
+        member: what it may do in this mesh; ``None``: the mesh is open.
+        revoked: the digest of the revocations that it knows.
     """
 
     node_id: str
@@ -61,6 +68,8 @@ class PeerInfo(NamedTuple):
     features: frozenset[str]
     protocol: int
     instance: bytes = b""
+    member: Member | None = None
+    revoked: bytes = b""
 
 
 class Handshake:
@@ -79,7 +88,9 @@ class Handshake:
         nonce: bytes,
         name: str = "",
         listen: str | None = None,
-        mesh_id: str = "",
+        membership: Membership | None = None,
+        now: float = 0.0,
+        binding: bytes = b"",
         purpose: str = "link",
         features: Sequence[str] = (),
         expect: str | None = None,
@@ -93,7 +104,9 @@ class Handshake:
             nonce: ``NONCE_BYTES`` fresh, unpredictable bytes.
             name: this node's name for people.
             listen: where this node accepts connections.
-            mesh_id: the mesh that this node belongs to; empty: an open one.
+            membership: what this node knows of its mesh; ``None``: it is an open one.
+            now: seconds since the epoch, to judge certificates by.
+            binding: names the channel, the same for both of its ends and for no other.
             purpose: what the dialler wants; an acceptor takes over what it is asked for.
             features: optional parts of the protocol that this node knows.
             expect: the only node id that will do.
@@ -105,6 +118,9 @@ class Handshake:
         self._dialler = dialler
         self._expect = expect
         self._refuse = refuse
+        self._membership = membership
+        self._now = now
+        self._binding = binding
         self._mine = Hello(
             PROTOCOL_MIN,
             PROTOCOL_MAX,
@@ -114,8 +130,10 @@ class Handshake:
             purpose,
             name,
             listen,
-            mesh_id,
+            membership.mesh_id if membership else "",
             instance,
+            membership.chain if membership else [],
+            membership.digest() if membership else b"",
         )
         self._my_hello = b""
         self._their_hello = b""
@@ -175,7 +193,7 @@ class Handshake:
                 raise IdentityCloned(CLONED)
             raise HandshakeFailed("this node reached itself: the address is its own")
         if hello.mesh_id != mine.mesh_id:
-            raise HandshakeFailed(_other_mesh(hello.mesh_id, mine.mesh_id))
+            raise _other_mesh(hello.mesh_id, mine.mesh_id)
         node_id = node_id_of(hello.public_key)
         if self._expect not in (None, node_id):
             raise HandshakeFailed(
@@ -185,6 +203,7 @@ class Handshake:
             raise HandshakeFailed(
                 f"links with {short_id(node_id)} are refused until connect() is called for it"
             )
+        membership = self._membership
         return PeerInfo(
             node_id,
             hello.public_key,
@@ -194,13 +213,15 @@ class Handshake:
             frozenset(hello.features) & frozenset(mine.features),
             protocol,
             hello.instance,
+            membership.admit(hello.chain, hello.public_key, self._now) if membership else None,
+            hello.revoked,
         )
 
     def _check_form(self, hello: Hello) -> None:
         if len(hello.public_key) != PUBLIC_KEY_BYTES or len(hello.nonce) != NONCE_BYTES:
             raise HandshakeFailed("the other side's key or nonce has a wrong length")
-        if len(hello.instance) > INSTANCE_BYTES:
-            raise HandshakeFailed("the other side's instance has a wrong length")
+        if len(hello.instance) > INSTANCE_BYTES or len(hello.revoked) > DIGEST_BYTES:
+            raise HandshakeFailed("the other side's instance or digest has a wrong length")
         if hello.purpose not in _PURPOSES or (self._dialler and hello.purpose != self._mine.purpose):
             raise HandshakeFailed("the other side wants the connection for something else")
         texts = (hello.name, hello.listen or "", hello.mesh_id, *hello.features)
@@ -225,7 +246,7 @@ class Handshake:
         hellos = [self._my_hello, self._their_hello]
         if not self._dialler:
             hellos.reverse()
-        return _DOMAIN + role + b"".join(len(hello).to_bytes(4) + hello for hello in hellos)
+        return _DOMAIN + role + b"".join(len(part).to_bytes(4) + part for part in (self._binding, *hellos))
 
 
 def _encode(message: Hello | Proof) -> bytes:
@@ -242,9 +263,11 @@ def _decode(frame: bytes) -> Message | None:
         ) from violation
 
 
-def _other_mesh(theirs: str, mine: str) -> str:
+def _other_mesh(theirs: str, mine: str) -> MembershipRefused:
     if not mine:
-        return "the other side belongs to a closed mesh, and this node has no credentials for it"
+        return MembershipRefused(
+            CLOSED_MESH, "one side belongs to a closed mesh, the other has no credentials"
+        )
     if not theirs:
-        return "the other side has no credentials, and this node belongs to a closed mesh"
-    return "the other side belongs to another mesh"
+        return MembershipRefused(NOT_A_MEMBER, "one side has no credentials, the other is in a closed mesh")
+    return MembershipRefused(OTHER_MESH, "the two sides belong to different meshes")

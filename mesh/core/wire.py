@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from mesh.core.certificates import Certificate, Revocation
+
 PROTOCOL_MIN = 1
 PROTOCOL_MAX = 1
 
@@ -29,7 +31,9 @@ class Hello(_Message, tag=1, frozen=True):
 
     ``purpose`` is ``"link"`` for documents or ``"bulk"`` for blob chunks. ``listen`` is where the
     sender accepts connections (``None``: nowhere), so that the other side may dial a bulk connection.
-    ``instance`` is random, and new with every start: it tells a restart from a clone.
+    ``instance`` is random, and new with every start: it tells a restart from a clone. ``chain`` proves that
+    the sender is a member of the mesh ``mesh_id`` (both empty: an open one), and ``revoked`` is the digest of
+    the revocations that it knows.
     """
 
     protocol_min: int
@@ -42,10 +46,12 @@ class Hello(_Message, tag=1, frozen=True):
     listen: str | None
     mesh_id: str
     instance: bytes = b""
+    chain: list[Certificate] = []
+    revoked: bytes = b""
 
 
 class Proof(_Message, tag=2, frozen=True):
-    """Signature over both hellos, by the key in the sender's hello."""
+    """Signature over both hellos and the channel, by the key in the sender's hello."""
 
     signature: bytes
 
@@ -66,6 +72,35 @@ class Pong(_Message, tag=5, frozen=True):
     """Answer to a :class:`Ping`."""
 
     number: int
+
+
+class Enrol(_Message, tag=6, frozen=True):
+    """First and only on a connection to join: the sender was invited with ``secret``. ``signature`` is over
+    the secret and the channel (see :mod:`mesh.core.enrolment`). Answered by :class:`Enrolled`."""
+
+    secret: bytes
+    public_key: bytes
+    signature: bytes
+
+
+class Renew(_Message, tag=7, frozen=True):
+    """The sender's certificate ends soon: please make another. On a link as it is; else first and only on a
+    connection to join, with its ``chain``, which may have expired, and a signature over the channel."""
+
+    chain: list[Certificate] = []
+    signature: bytes = b""
+
+
+class Enrolled(_Message, tag=8, frozen=True):
+    """The receiver's new chain of certificates."""
+
+    chain: list[Certificate]
+
+
+class Revocations(_Message, tag=9, frozen=True):
+    """Who is no member any more, as far as the sender knows and the receiver may not."""
+
+    facts: list[Revocation]
 
 
 # --- documents (tags 10-29) -------------------------------------------------------------------
@@ -351,7 +386,7 @@ class PieceGet(_Message, tag=41, frozen=True):
 
 
 Message = (
-    Hello | Proof | Goodbye | Ping | Pong
+    Hello | Proof | Goodbye | Ping | Pong | Enrol | Renew | Enrolled | Revocations
     | Interest | Resume | Resumed | Changes | Ack
     | Summaries | Differences | Pull | Pulled | Barrier | BarrierReached | Routes
     | BlobAsk | BlobForget | BlobHave | BulkDial

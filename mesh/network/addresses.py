@@ -7,21 +7,22 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from mesh.errors import InvalidAddress
-from mesh.network.transport import BULK_PATH
+from mesh.network.transport import PATHS
 
 
 class Endpoint(NamedTuple):
-    """A host (name or IP address, without brackets), a port and the path of a URL."""
+    """A host (name or IP address, without brackets), a port, the path of a URL, and whether TLS is spoken."""
 
     host: str
     port: int
     path: str = "/"
+    secure: bool = False
 
     @property
     def url(self) -> str:
         """This endpoint as others dial it."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"ws://{host}:{self.port}{self.path.rstrip('/')}"
+        return f"{'wss' if self.secure else 'ws'}://{host}:{self.port}{self.path.rstrip('/')}"
 
 
 def parse_listen(address: str) -> Endpoint:
@@ -34,23 +35,21 @@ def parse_listen(address: str) -> Endpoint:
 
 
 def parse_url(url: str) -> Endpoint:
-    """``ws://host:port`` in its parts, for a link or (with the path ``/bulk``) a bulk connection.
+    """``ws://host:port`` or ``wss://host:port`` in its parts; the path says what the connection is for.
 
     Raises:
         InvalidAddress: ``url`` is something else.
     """
-    form = "write ws://host:port, such as ws://127.0.0.1:7700"
+    form = "write ws://host:port or wss://host:port, such as ws://127.0.0.1:7700"
     if not isinstance(url, str):
         raise InvalidAddress(repr(url), form)
     scheme = url.partition("://")[0].lower()
-    if scheme == "wss":
-        raise InvalidAddress(url, "wss:// needs credentials, which this version does not have; use ws://")
-    if scheme != "ws":
+    if scheme not in ("ws", "wss"):
         raise InvalidAddress(url, form)
     endpoint = _parse(url, url, form)
-    if endpoint.port == 0 or endpoint.path not in ("/", BULK_PATH):
+    if endpoint.port == 0 or endpoint.path not in PATHS:
         raise InvalidAddress(url, form)
-    return endpoint
+    return endpoint._replace(secure=scheme == "wss")
 
 
 def _parse(address: str, url: str, form: str) -> Endpoint:
@@ -72,3 +71,11 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
     mapped = getattr(address, "ipv4_mapped", None)
     return (mapped or address).is_loopback
+
+
+def is_wildcard(host: str) -> bool:
+    """Whether ``host`` stands for all addresses of a machine: one can listen there, and not dial it."""
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False

@@ -8,6 +8,7 @@ import random
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import NamedTuple
 
+from mesh.core.certificates import REFUSALS
 from mesh.core.handshake import (
     CLONED,
     INSTANCE_BYTES,
@@ -17,7 +18,15 @@ from mesh.core.handshake import (
     PeerInfo,
 )
 from mesh.core.identity import Identity
-from mesh.errors import HandshakeFailed, IdentityCloned, LinkClosed, PeerUnreachable
+from mesh.core.membership import Membership
+from mesh.errors import (
+    HandshakeFailed,
+    IdentityCloned,
+    InvitationRefused,
+    LinkClosed,
+    MembershipRefused,
+    PeerUnreachable,
+)
 from mesh.network.link import plain
 from mesh.network.transport import Connection, Transport
 
@@ -27,6 +36,10 @@ MAX_STRANGERS = 256
 """Incoming connections that may be without a proof at once; more are turned away."""
 
 log = logging.getLogger(__name__)
+
+
+Answer = Callable[[bytes, bytes], Awaitable[bytes]]
+"""Answers a message that came on a channel (its binding), or raises why not."""
 
 
 class Introduction(NamedTuple):
@@ -60,8 +73,9 @@ class Introductions:
         rng: random.Random,
         *,
         name: str,
-        mesh_id: str,
+        membership: Membership | None,
         features: Sequence[str],
+        clock: Callable[[], float],
     ) -> None:
         self.identity = identity
         self.offline = "the node is not started"
@@ -69,8 +83,9 @@ class Introductions:
         self._transport = transport
         self._rng = rng
         self._name = name
-        self._mesh_id = mesh_id
+        self._membership = membership
         self._features = features
+        self._clock = clock
         self._instance = rng.randbytes(INSTANCE_BYTES)
         self._strangers: set[Connection] = set()
         self._dials: dict[asyncio.Timeout, asyncio.Future[None]] = {}
@@ -94,7 +109,6 @@ class Introductions:
         """
         if self.offline:
             raise PeerUnreachable(url, self.offline)
-        handshake = self._handshake(dialler=True, refuse=refuse, purpose=purpose, expect=expect)
         loop = asyncio.get_running_loop()
         ended = loop.create_future()
         connection: Connection | None = None
@@ -103,6 +117,9 @@ class Introductions:
                 self._dials[scope] = ended
                 connection = await self._transport.dial(url)
                 scope.reschedule(loop.time() + HANDSHAKE_SECONDS)
+                handshake = self._handshake(
+                    connection.binding, dialler=True, refuse=refuse, purpose=purpose, expect=expect
+                )
                 peer, last = await _shake_hands(connection, handshake)
             return Introduction(connection, peer, last)
         except BaseException as error:
@@ -131,7 +148,7 @@ class Introductions:
         self._strangers.add(connection)
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
-                handshake = self._handshake(dialler=False, refuse=refuse)
+                handshake = self._handshake(connection.binding, dialler=False, refuse=refuse)
                 peer, _ = await _shake_hands(connection, handshake, cloned)
             return peer
         except (HandshakeFailed, LinkClosed, TimeoutError) as error:
@@ -141,6 +158,30 @@ class Introductions:
             await connection.close(reason)
             return None
         finally:
+            self._strangers.discard(connection)
+
+    async def answer(self, connection: Connection, request: Answer) -> None:
+        """Let ``request`` answer the one message of somebody who has no certificate yet, or not any more."""
+        if self.offline or len(self._strangers) >= MAX_STRANGERS:
+            await connection.close(self.offline or "too many connections at once")
+            return
+        self._strangers.add(connection)
+        reason = ""
+        try:
+            async with asyncio.timeout(HANDSHAKE_SECONDS):
+                await connection.send(await request(await connection.receive(), connection.binding))
+                await connection.receive()  # who asked closes the connection once it has the answer
+        except (InvitationRefused, MembershipRefused) as error:
+            reason = error.reason
+            log.warning("no certificate for %s: %s", connection.remote, plain(reason))
+        except TimeoutError:
+            reason = "this takes too long"
+        except LinkClosed as error:
+            log.debug(
+                "%s, which asked for a certificate, is gone: %s", connection.remote, plain(error.reason)
+            )
+        finally:
+            await connection.close(reason)
             self._strangers.discard(connection)
 
     async def end(self, reason: str) -> None:
@@ -161,13 +202,24 @@ class Introductions:
             case IdentityCloned():
                 return IdentityCloned(f"{error.reason} (at {url})")
             case LinkClosed():
+                code, colon, reason = plain(error.reason).partition(": ")
+                if colon and code in REFUSALS:
+                    return MembershipRefused(code, f"{reason} (says {url})")
                 return HandshakeFailed(f"{url} ended it: {plain(error.reason)}")
+            case MembershipRefused():
+                return error
             case HandshakeFailed():
                 return HandshakeFailed(f"{error.reason} (at {url})")
         return error
 
     def _handshake(
-        self, *, dialler: bool, refuse: Collection[str], purpose: str = "link", expect: str | None = None
+        self,
+        binding: bytes,
+        *,
+        dialler: bool,
+        refuse: Collection[str],
+        purpose: str = "link",
+        expect: str | None = None,
     ) -> Handshake:
         return Handshake(
             self.identity,
@@ -175,7 +227,9 @@ class Introductions:
             nonce=self._rng.randbytes(NONCE_BYTES),
             name=self._name,
             listen=self.address,
-            mesh_id=self._mesh_id,
+            membership=self._membership,
+            now=self._clock(),
+            binding=binding,
             purpose=purpose,
             features=self._features,
             expect=expect,

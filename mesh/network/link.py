@@ -51,6 +51,8 @@ class Link:
         listen: where the peer says it accepts connections.
         features: the optional parts of the protocol that both sides know.
         instance: the run of the peer that is at the other end.
+        member: what the peer may do in this mesh, proven; ``None``: the mesh is open.
+        revoked: the digest of the revocations that the peer knew when the link came up.
         since: when it came up, in seconds since the epoch.
         started_at: the same on the event loop's clock.
         pending_bytes: queued and not yet handed to the transport.
@@ -82,6 +84,8 @@ class Link:
         self.listen = peer.listen
         self.features = peer.features
         self.instance = peer.instance
+        self.member = peer.member
+        self.revoked = peer.revoked
         self.url = url
         self.since = since
         self.pending_bytes = 0
@@ -147,9 +151,12 @@ class Link:
         """Wait until at most ``HIGH_WATER_BYTES`` are pending, or the link closed."""
         await self._room.wait()
 
-    def close(self, reason: str) -> None:
-        """Say goodbye and end the link. What is pending is still sent if the peer takes it soon."""
+    def close(self, reason: str, *, drop: bool = False) -> None:
+        """Say goodbye and end the link. What is pending is still sent if the peer takes it soon, unless it is
+        to be dropped."""
         if not self.closed:
+            if drop:
+                self._drop_queued()
             self._farewell = reason
             self._end(reason)
 

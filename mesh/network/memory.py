@@ -284,14 +284,15 @@ class MemoryConnection:
     ) -> None:
         self.host, self.peer_host = host, peer_host
         self.remote = peer_host
+        self.path = path
+        self.binding = b""
         self.incoming, self._outgoing = incoming, outgoing
         self._network = network
-        self._path = path
         network.host(host).connections[self] = None
 
     def trust(self) -> None:
         """See :class:`mesh.network.transport.Connection`."""
-        self.incoming.max_message_bytes = max_message_bytes(self._path)
+        self.incoming.max_message_bytes = max_message_bytes(self.path)
 
     async def send(self, message: Buffer) -> None:
         """See :class:`mesh.network.transport.Connection`."""
@@ -322,7 +323,8 @@ class MemoryListener:
 
     def __init__(self, network: MemoryNetwork, name: str, port: int, accept: Accept) -> None:
         self.address = Endpoint(name, port).url
-        self._name, self._port = name, port
+        self._name, self.port = name, port
+        self.binding = f"{name}:{port}".encode()
         self._host = network.host(name)
         self._accept = accept
         self._handlers: dict[asyncio.Task[None], MemoryConnection] = {}
@@ -336,8 +338,8 @@ class MemoryListener:
 
     def stop(self) -> None:
         """Nothing more comes in."""
-        if self._host.listeners.get(self._port) is self:
-            del self._host.listeners[self._port]
+        if self._host.listeners.get(self.port) is self:
+            del self._host.listeners[self.port]
 
     async def close(self) -> None:
         """See :class:`mesh.network.transport.Listener`."""
@@ -357,7 +359,8 @@ class MemoryListener:
 
 
 class MemoryTransport:
-    """See :class:`mesh.network.transport.Transport`. Its addresses are ``ws://<name of the host>:<port>``."""
+    """See :class:`mesh.network.transport.Transport`. Its addresses are ``ws://<name of the host>:<port>``, in
+    closed meshes, too, and the channel is bound to that name and port."""
 
     def __init__(self, network: MemoryNetwork, host: str) -> None:
         self._network = network
@@ -397,7 +400,9 @@ class MemoryTransport:
                     raise PeerUnreachable(url, "nothing listens there")
                 to, back = _Pipe(network, here, there), _Pipe(network, there, here)
                 mine = MemoryConnection(network, here, there, endpoint.path, back, to)
-                listener.accept(MemoryConnection(network, there, here, endpoint.path, to, back))
+                theirs = MemoryConnection(network, there, here, endpoint.path, to, back)
+                mine.binding = theirs.binding = listener.binding
+                listener.accept(theirs)
                 try:
                     await _travel(network, there, here)
                 except asyncio.CancelledError:

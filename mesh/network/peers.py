@@ -22,13 +22,13 @@ from weakref import WeakKeyDictionary
 
 from mesh.core.handshake import PeerInfo
 from mesh.core.identity import Identity, short_id
+from mesh.core.membership import Membership
 from mesh.core.wire import Message
 from mesh.errors import LinkClosed, MeshError, PeerUnreachable
-from mesh.network.addresses import parse_url
 from mesh.network.dialer import Dialer
-from mesh.network.introductions import Introductions
+from mesh.network.introductions import Answer, Introductions
 from mesh.network.link import Link
-from mesh.network.transport import BULK_PATH, Connection, Listener, Transport
+from mesh.network.transport import BULK_PATH, JOIN_PATH, Connection, Listener, Transport
 
 MAX_BULK_PER_PEER = 8
 """Bulk connections that one peer may have dialled at once."""
@@ -51,7 +51,7 @@ class Peers:
 
     Attributes:
         links: the links that are up, by the peer's node id.
-        address: where this node accepts connections (``ws://host:port``), ``None``: nowhere.
+        address: where this node accepts connections (``ws://host:port``), ``None``: nowhere, or unknown.
         dialer: what is dialled for ever.
     """
 
@@ -61,7 +61,7 @@ class Peers:
         transport: Transport,
         *,
         name: str = "",
-        mesh_id: str = "",
+        membership: Membership | None = None,
         features: Sequence[str] = (),
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.time,
@@ -71,7 +71,7 @@ class Peers:
             identity: who this node is.
             transport: what makes its connections.
             name: what people call it; at most 256 printable characters.
-            mesh_id: the mesh that it belongs to; empty: an open one.
+            membership: what it knows of its mesh; ``None``: it is an open one.
             features: optional parts of the protocol that it knows.
             rng: nonces and jitter; ``None``: the system's, and only a simulation wants another.
             clock: seconds since the epoch.
@@ -80,7 +80,7 @@ class Peers:
         self.links: Mapping[str, Link] = MappingProxyType(self._links)
         rng = rng or random.SystemRandom()
         self._introductions = Introductions(
-            identity, transport, rng, name=name, mesh_id=mesh_id, features=features
+            identity, transport, rng, name=name, membership=membership, features=features, clock=clock
         )
         self._transport = transport
         self._clock = clock
@@ -89,6 +89,7 @@ class Peers:
         self._up_callbacks: list[Callable[[Link], None]] = []
         self._down_callbacks: list[Callable[[Link, str], None]] = []
         self._bulk_handler: BulkHandler | None = None
+        self._join_handler: Answer | None = None
         self._listen: str | None = None
         self._listener: Listener | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -121,12 +122,21 @@ class Peers:
         """Let ``handler`` have every bulk connection that comes in. The connection ends with it."""
         self._bulk_handler = handler
 
+    def on_join(self, handler: Answer) -> None:
+        """Let ``handler`` answer who asks for a certificate."""
+        self._join_handler = handler
+
     # --- life -------------------------------------------------------------------------------------
 
     @property
     def address(self) -> str | None:
         """Where this node accepts connections (``ws://host:port``); ``None``: nowhere."""
-        return self._listener.address if self._listener else None
+        return self._introductions.address
+
+    @property
+    def binding(self) -> bytes:
+        """What names the channel of every connection that comes in; empty: none does, or without TLS."""
+        return self._listener.binding if self._listener else b""
 
     @property
     def bytes_in(self) -> int:
@@ -159,8 +169,8 @@ class Peers:
             self._listener = await self._transport.listen(self._listen, self._accept)
             # A free port that was chosen once is kept: peers redial the address that they know.
             host = self._listen.rpartition(":")[0]
-            self._listen = f"{host}:{parse_url(self._listener.address).port}"
-            self._introductions.address = self._listener.address
+            self._listen = f"{host}:{self._listener.port}"
+            self._introductions.address = self._listener.address or None
         self._introductions.offline = ""
         self.dialer.start()
 
@@ -182,6 +192,7 @@ class Peers:
         if self._tasks:
             await asyncio.wait(self._tasks)
         listener, self._listener = self._listener, None
+        self._introductions.address = None
         if listener is not None:
             await listener.close()
 
@@ -215,13 +226,17 @@ class Peers:
         """Close the link with this peer, stop dialling it, and refuse it until :meth:`connect`."""
         self._refused.add(node_id)
         await self.dialer.remove_peer(node_id)
+        await self.cut(node_id, "disconnected")
+
+    async def cut(self, node_id: str, reason: str) -> None:
+        """Close every connection with this peer at once."""
         link = self._links.get(node_id)
         if link is not None:
-            link.close("disconnected")
-            self._take_down(link, "disconnected")
+            link.close(reason, drop=True)
+            self._take_down(link, reason)
         for connection, peer in list(self._bulk.items()):
             if peer == node_id:
-                await connection.close("disconnected")
+                await connection.close(reason)
 
     async def dial_bulk(self, link: Link) -> Connection:
         """A bulk connection to a linked peer, where this node dialled it or where it says it listens.
@@ -281,6 +296,10 @@ class Peers:
 
     async def _accept(self, connection: Connection) -> None:
         self._track(asyncio.current_task())
+        if connection.path == JOIN_PATH:
+            if self._join_handler is not None:
+                await self._introductions.answer(connection, self._join_handler)
+            return
         peer = await self._introductions.admit(connection, refuse=self._refused, cloned=self._cloned)
         if peer is None:
             return

@@ -14,6 +14,11 @@ Buffer = bytes | bytearray | memoryview
 BULK_PATH = "/bulk"
 """Path of the URL of bulk connections, which carry larger messages than links."""
 
+JOIN_PATH = "/join"
+"""Path of the URL of connections of who asks for a certificate (see :mod:`mesh.core.enrolment`)."""
+
+PATHS = ("/", BULK_PATH, JOIN_PATH)
+
 MAX_STRANGER_BYTES = MAX_HANDSHAKE_BYTES
 """Largest message of somebody who has not proven who it is."""
 
@@ -32,6 +37,15 @@ class Connection(Protocol):
     @property
     def remote(self) -> str:
         """Where the other end is, for logs and errors."""
+
+    @property
+    def path(self) -> str:
+        """The path of the URL under which it was dialled: what it is for."""
+
+    @property
+    def binding(self) -> bytes:
+        """Names the channel: the hash of the TLS certificate that the listener presents and the dialler sees;
+        empty where there is none."""
 
     def trust(self) -> None:
         """The other end has proven who it is: accept messages of full size from now on.
@@ -67,7 +81,15 @@ class Listener(Protocol):
 
     @property
     def address(self) -> str:
-        """Where others can dial, e.g. ``ws://127.0.0.1:40101``."""
+        """Where others can dial, e.g. ``ws://127.0.0.1:40101``; empty: not known."""
+
+    @property
+    def port(self) -> int:
+        """The port, chosen or given."""
+
+    @property
+    def binding(self) -> bytes:
+        """What names the channel of every connection that comes in here."""
 
     async def close(self) -> None:
         """Stop accepting, end every accepted connection and wait for their handlers."""
@@ -89,11 +111,11 @@ class Transport(Protocol):
 
         Raises:
             InvalidAddress: it is not one that this transport can dial.
-            PlaintextRefused: it names another machine, and must not.
+            PlaintextRefused: it names another machine without TLS.
         """
 
     async def dial(self, url: str) -> Connection:
-        """Connect to ``url`` (``ws://host:port``, and ``BULK_PATH`` after it for a bulk connection).
+        """Connect to ``url`` (``ws://host:port`` or ``wss://host:port``, and one of ``PATHS`` after it).
 
         Raises:
             PeerUnreachable: nobody answers there.

@@ -7,6 +7,7 @@ import errno
 import ipaddress
 import logging
 import socket
+import ssl
 from http import HTTPStatus
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -16,8 +17,9 @@ from websockets.http11 import Request, Response
 from websockets.protocol import State
 
 from mesh.errors import AddressInUse, InvalidAddress, LinkClosed, PeerUnreachable, PlaintextRefused
-from mesh.network.addresses import Endpoint, is_loopback, parse_listen, parse_url
-from mesh.network.transport import BULK_PATH, MAX_STRANGER_BYTES, Accept, Buffer, max_message_bytes
+from mesh.network.addresses import Endpoint, is_loopback, is_wildcard, parse_listen, parse_url
+from mesh.network.tls import Tls, fingerprint_of
+from mesh.network.transport import MAX_STRANGER_BYTES, PATHS, Accept, Buffer, max_message_bytes
 
 OPEN_SECONDS = 10.0
 CLOSE_SECONDS = 2.0
@@ -34,16 +36,19 @@ _quiet = logging.Logger("websockets", logging.CRITICAL + 1)
 class WebSocketConnection:
     """See :class:`mesh.network.transport.Connection`."""
 
-    __slots__ = ("__weakref__", "_path", "_socket", "remote")
+    __slots__ = ("__weakref__", "_socket", "binding", "path", "remote")
 
-    def __init__(self, socket: ClientConnection | ServerConnection, remote: str, path: str) -> None:
+    def __init__(
+        self, socket: ClientConnection | ServerConnection, remote: str, path: str, binding: bytes
+    ) -> None:
         self._socket = socket
-        self._path = path
+        self.path = path
+        self.binding = binding
         self.remote = remote
 
     def trust(self) -> None:
         """See :class:`mesh.network.transport.Connection`."""
-        self._socket.protocol.max_message_size = max_message_bytes(self._path)
+        self._socket.protocol.max_message_size = max_message_bytes(self.path)
 
     async def send(self, message: Buffer) -> None:
         """See :class:`mesh.network.transport.Connection`."""
@@ -75,9 +80,12 @@ class WebSocketConnection:
 class WebSocketListener:
     """See :class:`mesh.network.transport.Listener`."""
 
-    def __init__(self, accept: Accept) -> None:
+    def __init__(self, accept: Accept, tls: Tls | None) -> None:
         self.address = ""
+        self.port = 0
         self._accept = accept
+        self.binding = tls.fingerprint if tls else b""
+        self._tls = tls
         self._server: Server | None = None
         self._sockets: set[ServerConnection] = set()
         self._open: set[WebSocketConnection] = set()
@@ -116,9 +124,12 @@ class WebSocketListener:
             write_limit=_WRITE_BUFFER_BYTES,
             logger=_quiet,
             create_connection=Incoming,
+            ssl=self._tls.server if self._tls else None,
         )
-        bound = self._server.sockets[0].getsockname()
-        self.address = Endpoint(bound[0], bound[1]).url
+        bound, self.port = self._server.sockets[0].getsockname()[:2]
+        dialable = _outward_address(bound) if is_wildcard(bound) else bound
+        if dialable is not None:
+            self.address = Endpoint(dialable, self.port, secure=self._tls is not None).url
 
     async def close(self) -> None:
         """See :class:`mesh.network.transport.Listener`."""
@@ -131,13 +142,13 @@ class WebSocketListener:
         await self._server.wait_closed()
 
     def _check_path(self, connection: ServerConnection, request: Request) -> Response | None:
-        if request.path in ("/", BULK_PATH):
+        if request.path in PATHS:
             return None
-        return connection.respond(HTTPStatus.NOT_FOUND, "Mesh nodes talk at / and /bulk.\n")
+        return connection.respond(HTTPStatus.NOT_FOUND, f"Mesh nodes talk at {', '.join(PATHS)}.\n")
 
     async def _handle(self, socket: ServerConnection) -> None:
         assert socket.request is not None
-        connection = WebSocketConnection(socket, _remote(socket), socket.request.path)
+        connection = WebSocketConnection(socket, _remote(socket), socket.request.path, self.binding)
         self._open.add(connection)
         try:
             await self._accept(connection)
@@ -158,13 +169,13 @@ class _Dial(connect):
 class WebSocketTransport:
     """See :class:`mesh.network.transport.Transport`."""
 
-    def __init__(self, *, allow_off_loopback: bool = False) -> None:
+    def __init__(self, tls: Tls | None = None) -> None:
         """
         Args:
-            allow_off_loopback: whether other machines may be dialled and may dial. Without it every address
-                that is not loopback raises ``PlaintextRefused``.
+            tls: spoken on every connection, which then may leave this machine. ``None``: on none, and every
+                address that is not loopback raises ``PlaintextRefused``.
         """
-        self._allow_off_loopback = allow_off_loopback
+        self._tls = tls
 
     async def listen(self, address: str, accept: Accept) -> WebSocketListener:
         """See :class:`mesh.network.transport.Transport`.
@@ -175,7 +186,7 @@ class WebSocketTransport:
         endpoint = parse_listen(address)
         try:
             host = (await self._resolve(address, endpoint, socket.AI_PASSIVE))[0]
-            listener = WebSocketListener(accept)
+            listener = WebSocketListener(accept, self._tls)
             await listener.start(host, endpoint.port)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
@@ -185,9 +196,13 @@ class WebSocketTransport:
 
     def check(self, url: str) -> None:
         """See :class:`mesh.network.transport.Transport`."""
-        host = parse_url(url).host
+        host, _, _, secure = parse_url(url)
+        if secure and self._tls is None:
+            raise InvalidAddress(url, "wss:// needs credentials: `mesh join`, or Credentials.join()")
+        if self._tls is not None and not secure:
+            raise InvalidAddress(url, "a node with credentials speaks TLS only: write wss://host:port")
         # What a name stands for is known, and checked, when it is dialled.
-        if _is_ip_address(host) and not self._allow_off_loopback and not is_loopback(host):
+        if _is_ip_address(host) and self._tls is None and not is_loopback(host):
             raise PlaintextRefused(url)
 
     async def dial(self, url: str) -> WebSocketConnection:
@@ -196,6 +211,7 @@ class WebSocketTransport:
         Raises:
             PlaintextRefused: the address is not loopback, and must be.
         """
+        self.check(url)
         endpoint = parse_url(url)
         try:
             async with asyncio.timeout(OPEN_SECONDS):
@@ -207,7 +223,7 @@ class WebSocketTransport:
                         log.debug("%s does not answer at %s: %s", url, host, error)
                 return await self._connect(endpoint, hosts[-1])
         except (OSError, InvalidHandshake) as error:
-            raise PeerUnreachable(url, _why_unreachable(error)) from error
+            raise PeerUnreachable(url, _why_unreachable(error, secure=endpoint.secure)) from error
 
     async def _connect(self, endpoint: Endpoint, host: str) -> WebSocketConnection:
         client = await _Dial(
@@ -224,8 +240,11 @@ class WebSocketTransport:
             max_queue=_QUEUED_MESSAGES,
             write_limit=_WRITE_BUFFER_BYTES,
             logger=_quiet,
+            ssl=self._tls.client if self._tls else None,
         )
-        return WebSocketConnection(client, _remote(client), endpoint.path)
+        presented = client.transport.get_extra_info("ssl_object")
+        binding = fingerprint_of(presented.getpeercert(binary_form=True)) if presented else b""
+        return WebSocketConnection(client, _remote(client), endpoint.path, binding)
 
     async def _resolve(self, address: str, endpoint: Endpoint, flags: int = 0) -> list[str]:
         """The IP addresses of a host. What is checked is what is used: a name may change its meaning."""
@@ -235,7 +254,7 @@ class WebSocketTransport:
             loop = asyncio.get_running_loop()
             found = await loop.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=flags)
             hosts = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
-        if not self._allow_off_loopback and not all(map(is_loopback, hosts)):
+        if self._tls is None and not all(map(is_loopback, hosts)):
             raise PlaintextRefused(address)
         return hosts
 
@@ -271,7 +290,18 @@ def _why_not_bound(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def _why_unreachable(error: Exception) -> str:
+def _outward_address(wildcard: str) -> str | None:
+    """The address of this machine from which others would see it come; ``None``: it has no way out."""
+    family, elsewhere = (socket.AF_INET6, "2001:db8::1") if ":" in wildcard else (socket.AF_INET, "192.0.2.1")
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((elsewhere, 9))  # sends nothing: the machine only chooses its address
+        except OSError:
+            return None
+        return str(probe.getsockname()[0])
+
+
+def _why_unreachable(error: Exception, *, secure: bool) -> str:
     match error:
         case ConnectionRefusedError():
             return "nothing listens there"
@@ -281,6 +311,10 @@ def _why_unreachable(error: Exception) -> str:
             return "this name has no address"
         case InvalidStatus():
             return f"what answers there is not a mesh node (HTTP {error.response.status_code})"
+        case ssl.SSLError():
+            return "what answers there speaks no TLS 1.3: it is a node without credentials, or no mesh node"
+        case InvalidHandshake() if not secure:
+            return "what answers there is not a mesh node, or one with credentials (wss://)"
         case InvalidHandshake():
             return "what answers there is not a mesh node"
     return getattr(error, "strerror", None) or str(error)

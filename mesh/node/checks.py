@@ -6,12 +6,15 @@ from pathlib import Path
 
 import msgspec
 
+from mesh.core.identity import short_id
 from mesh.core.rates import Limits
 from mesh.core.scopes import Capabilities, NodeFacts
 from mesh.distributions.checks import MAX_SECONDS
 from mesh.errors import InvalidNode
+from mesh.membership.credentials import Credentials
 from mesh.node.probe import Probe
 from mesh.storage.data_dir import DataDir
+from mesh.storage.identity import load_or_create_identity
 
 MAX_NAME_CHARS = 256
 """Length of a node's name; peers refuse longer ones."""
@@ -77,6 +80,39 @@ def check_facts(formations: list[str], capabilities: Capabilities | Probe | None
         msgspec.convert(msgspec.json.decode(msgspec.json.encode(facts)), NodeFacts)
     except (msgspec.MsgspecError, UnicodeEncodeError, TypeError) as error:
         raise InvalidNode(f"not what a node can say of itself: {error}") from error
+
+
+def check_credentials(credentials: object) -> None:
+    """Refuse what are no credentials.
+
+    Raises:
+        InvalidNode: they are not.
+    """
+    if credentials is not None and not isinstance(credentials, Credentials):
+        raise InvalidNode(
+            f"credentials are Credentials.load(...) or the like, not a {type(credentials).__name__}"
+        )
+
+
+def check_home(credentials: Credentials | None, directory: DataDir) -> None:
+    """Refuse to be somebody else in a node's directory, or to open that of a member to an open mesh.
+
+    Raises:
+        InvalidNode: that would happen.
+    """
+    if credentials is None:
+        if directory.certificates.exists():
+            raise InvalidNode(
+                f"{directory.path} is that of a member of a closed mesh: pass "
+                "credentials=Credentials.load(...)"
+            )
+    elif directory.identity.exists():
+        node_id = load_or_create_identity(directory.identity).node_id
+        if node_id != credentials.node_id:
+            raise InvalidNode(
+                f"{directory.path} is that of the node {short_id(node_id)}, and the credentials are those of "
+                f"{short_id(credentials.node_id)}: give each a directory of its own"
+            )
 
 
 def check_inbox(inbox: Path, directory: DataDir | None) -> None:

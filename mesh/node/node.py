@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from mesh.collections.owned import OwnedDocuments
 from mesh.collections.replication import Replicator
 from mesh.collections.subscriptions import Subscription, Subscriptions
 from mesh.collections.transactions import Transaction, transaction
+from mesh.core.certificates import EVERYTHING as EVERY_COLLECTION
 from mesh.core.identity import PRIVATE_KEY_BYTES, Identity, short_id
 from mesh.core.interest import EVERYTHING
 from mesh.core.receipts import NodeRecord
@@ -28,13 +30,17 @@ from mesh.distributions.deliveries import Delivery
 from mesh.distributions.policy import Policy
 from mesh.distributions.retention import RETENTION_SECONDS
 from mesh.distributions.service import MeshFileDistribution
-from mesh.errors import InvalidNode, NotStarted
+from mesh.errors import InvalidNode, NotStarted, PermissionDenied
+from mesh.membership.credentials import Credentials
+from mesh.membership.service import MembershipService
 from mesh.network.peers import Peers
 from mesh.node.blob_references import BlobReferences, cache_limit
 from mesh.node.checks import (
     MAX_NAME_CHARS,
     check_cache,
+    check_credentials,
     check_facts,
+    check_home,
     check_inbox,
     check_limits,
     check_name,
@@ -56,6 +62,8 @@ from mesh.storage.worker import InlineWorker
 from mesh.streams import Stream
 from mesh.version import VERSION
 
+log = logging.getLogger(__name__)
+
 ReceiveMode = Literal["auto", "manual", "off"]
 
 
@@ -73,6 +81,7 @@ class _Parts:
     owned: OwnedDocuments
     attachments: Attachments
     distributions: MeshFileDistribution
+    membership: MembershipService | None
 
 
 class Node:
@@ -83,9 +92,10 @@ class Node:
     Args:
         data_dir: keeps documents, blobs and identity; ``None``: in memory, gone at :meth:`close`.
         name: for people; the identity is ``node_id``. ``None``: that of the data directory.
-        credentials: none yet; without them a mesh is open, and stays on loopback.
+        credentials: make this node a member of a closed mesh, which speaks TLS and may leave this machine.
+            ``None``: the mesh is open, and stays on loopback.
         listen: ``host:port`` (port 0: any free one); ``None``: this node only dials.
-        peers: addresses (``ws://host:port``) that are dialled for ever.
+        peers: addresses (``ws://host:port``, with credentials ``wss://host:port``) that are dialled for ever.
         discovery: not yet; peers are dialled at given addresses only.
         formations: named groups that this node says it belongs to.
         capabilities: declared, or a probe that finds them out; ``None``: detected.
@@ -118,7 +128,7 @@ class Node:
         data_dir: str | PathLike[str] | None = None,
         *,
         name: str | None = None,
-        credentials: None = None,
+        credentials: Credentials | None = None,
         listen: str | None = "127.0.0.1:0",
         peers: Iterable[str] = (),
         discovery: Literal[False] = False,
@@ -137,16 +147,17 @@ class Node:
     ) -> None:
         if receive not in ("auto", "manual", "off"):
             raise InvalidNode(f'receive must be "auto", "manual" or "off", not {receive!r}')
-        if credentials is not None or discovery:
+        if discovery:
             raise InvalidNode(
-                "this version has neither credentials nor discovery: leave them out. Without credentials "
-                "a mesh is open and stays on loopback, and peers are dialled at the addresses in `peers`"
+                "this version has no discovery: leave it out. Peers are dialled at the addresses in `peers`"
             )
+        check_credentials(credentials)
         check_name(name)
         check_cache(cache_bytes)
         self._cache_bytes = cache_bytes
         self._limits = check_limits(upload_limit, download_limit, link_limit)
         self._data_dir = None if data_dir is None else DataDir(data_dir)
+        self._credentials = credentials
         self._wanted_name = name
         self._listen = listen
         self._dials = [peers] if isinstance(peers, str) else list(peers)
@@ -196,11 +207,16 @@ class Node:
         """Build and start every part, lowest first; ``stack`` takes them down in the opposite order."""
         environment = self._environment
         directory = self._data_dir
+        credentials = self._credentials
         lost = False
         if directory is not None:
             directory.open()
             stack.callback(directory.close)
+            check_home(credentials, directory)
             lost = directory.lost_its_store()
+        if credentials is not None:
+            identity = credentials.identity
+        elif directory is not None:
             identity = load_or_create_identity(directory.identity)
         else:
             identity = Identity(environment.random.randbytes(PRIVATE_KEY_BYTES))
@@ -224,9 +240,26 @@ class Node:
         ageing.start()
         stack.push_async_callback(ageing.close)
 
+        if credentials is None:
+            log.warning(
+                "%s has no credentials: it is in an open mesh, which stays on this machine", self.name
+            )
+            transport = environment.transport()
+        else:
+            transport = environment.secure_transport(credentials)
         peers = Peers(
-            identity, environment.transport(), name=self.name, rng=environment.random, clock=environment.clock
+            identity,
+            transport,
+            name=self.name,
+            membership=None if credentials is None else credentials.membership,
+            rng=environment.random,
+            clock=environment.clock,
         )
+        membership: MembershipService | None = None
+        if credentials is not None:
+            membership = MembershipService(credentials, store, peers, transport, clock=environment.clock)
+            await membership.start()  # first, so that no service hears of a link before it
+            stack.push_async_callback(membership.close)
         observers = Observers(store)
         stack.callback(observers.close)
         replicator = Replicator(store, peers, node_id=identity.node_id, clock=environment.clock)
@@ -299,6 +332,8 @@ class Node:
         for url in self._dials:
             peers.keep(url)
         await peers.start(self._listen)
+        if membership is not None:
+            membership.watch()
         parts = _Parts(
             identity,
             profile,
@@ -310,6 +345,7 @@ class Node:
             owned,
             attachments,
             distributions,
+            membership,
         )
         stack.push_async_callback(profile.close)
         await profile.publish(environment.clock())
@@ -443,6 +479,49 @@ class Node:
     async def members(self) -> list[dict[str, Any]]:
         """The node documents that are known here, this node's own among them."""
         return await self._started.owned.find("nodes")
+
+    # --- membership -------------------------------------------------------------------------------
+
+    async def invite(
+        self,
+        *,
+        role: str = "member",
+        uses: int = 1,
+        ttl: float = 3600.0,
+        collections: Iterable[str] = EVERY_COLLECTION,
+        write: Iterable[str] | None = None,
+        addresses: Iterable[str] = (),
+    ) -> str:
+        """A token with which ``uses`` nodes may become members of the mesh, within ``ttl`` seconds, while
+        this node is up: what ``Credentials.join()`` takes. It is a secret.
+
+        Args:
+            role: ``"member"``, ``"relay"``, ``"publish"`` or ``"admin"``.
+            collections: what they may read, by name or as the start of names and ``*``.
+            write: what they may write; ``None``: what they may read.
+            addresses: where else this node can be reached, such as ``wss://hq.example.org:7700``.
+
+        Raises:
+            PermissionDenied: this node is no admin, or is to grant more than it has.
+            InvalidInvitation: there is no such role or collection, or this node cannot be dialled.
+        """
+        return await self._closed_mesh().invite(role, collections, write, uses, ttl, addresses)
+
+    async def revoke(self, node_id: str) -> None:
+        """End the membership of a node: its links are cut, here at once, and elsewhere as soon as the news
+        arrives. Whom it had admitted, as an admin, is out as well. Only a new invitation lets it in again.
+
+        Raises:
+            PermissionDenied: this node is no admin.
+            InvalidInvitation: that is not the whole id of a node.
+        """
+        await self._closed_mesh().revoke(node_id)
+
+    def _closed_mesh(self) -> MembershipService:
+        membership = self._started.membership
+        if membership is None:
+            raise PermissionDenied("this node has no credentials: in an open mesh there are no members")
+        return membership
 
     # --- links ------------------------------------------------------------------------------------
 

@@ -12,6 +12,10 @@ _SHORTEST_STORE = 512
 """Bytes; to SQLite, less of them is no file, or none that holds anything."""
 
 
+CERTIFICATES = "certificates.json"
+"""The file that makes the node in a directory a member of a closed mesh."""
+
+
 class DataDir:
     """Holds the directory's lock from :meth:`open` to :meth:`close`.
 
@@ -23,6 +27,7 @@ class DataDir:
         self.store = self.path / "store.sqlite"
         self.blobs = self.path / "blobs"
         self.identity = self.path / "identity.key"
+        self.certificates = self.path / CERTIFICATES
         self._lock: int | None = None
 
     def open(self) -> None:
@@ -46,7 +51,8 @@ class DataDir:
 
     def lost_its_store(self) -> bool:
         """Whether a node has lived here, and its documents are gone."""
-        lived = self.identity.exists() or self.blobs.exists()
+        # Who joins a mesh has a key before it is a node.
+        lived = self.blobs.exists() or (self.identity.exists() and not self.certificates.exists())
         try:
             return lived and self.store.stat().st_size < _SHORTEST_STORE
         except FileNotFoundError:

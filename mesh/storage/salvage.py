@@ -72,6 +72,7 @@ _OTHERS: dict[str, dict[str, type]] = {
         "refused_by": str,
         "at": float,
     },
+    "revocations": {"node_id": str, "fact": bytes},
 }
 """What else is carried over, and of what types it is."""
 

@@ -109,6 +109,16 @@ def m006_blob_references(db: Database) -> None:
     note_all_references(db.conn)
 
 
+@migrations()
+def m007_membership(db: Database) -> None:
+    """Who was revoked, who may still be admitted, and who was by which invitation."""
+    db.table("revocations").create({"node_id": str, "fact": bytes}, pk="node_id", not_null={"fact"})
+    db.table("invitations").create(
+        {"secret_hash": bytes, "body": bytes, "expires_at": float}, pk="secret_hash", not_null={"body"}
+    )
+    db.table("admissions").create({"secret_hash": bytes, "node_id": str}, pk=("secret_hash", "node_id"))
+
+
 def refuse_newer(db: Database, path: str) -> None:
     """Make sure that no newer version has written the store.
 

@@ -10,13 +10,48 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.core import handshake as module
+from mesh.core.certificates import (
+    CLOSED_MESH,
+    EXPIRED,
+    FORGED,
+    NOT_A_MEMBER,
+    NOT_YET_VALID,
+    OTHER_MESH,
+    REVOKED,
+    SKEW_SECONDS,
+    VALID_SECONDS,
+    Certificate,
+    grant_of,
+    issue,
+    revoke,
+)
 from mesh.core.frames import FrameReader, frames_of
 from mesh.core.handshake import MAX_HANDSHAKE_BYTES, NONCE_BYTES, Handshake
 from mesh.core.identity import Identity
+from mesh.core.membership import Membership
 from mesh.core.wire import Ack, Hello, Proof
-from mesh.errors import HandshakeFailed
+from mesh.errors import HandshakeFailed, MembershipRefused
 
-ALICE, BOB, MALLORY = (Identity(bytes([n]) * 32) for n in (1, 2, 3))
+ALICE, BOB, MALLORY, CAROL = (Identity(bytes([n]) * 32) for n in (1, 2, 3, 4))
+NOW = 1_800_000_000
+
+
+def _mesh(root: Identity) -> dict[Identity, list[Certificate]]:
+    """The chains of a mesh in which Carol is the admin."""
+    carols = issue(root, [], CAROL.public_key, grant_of("admin"), NOW)
+    chains = {who: issue(CAROL, carols, who.public_key, grant_of("member"), NOW) for who in (ALICE, BOB)}
+    return {CAROL: carols, **chains}
+
+
+CHAINS = {colour: _mesh(Identity(colour.encode().ljust(32))) for colour in ("red", "blue")}
+
+
+def member_dialling(identity: Identity = ALICE, mesh: str | None = "red", now: float = NOW) -> Handshake:
+    return dialler(identity, membership=mesh and Membership(CHAINS[mesh][identity]), now=now)
+
+
+def member_accepting(identity: Identity = BOB, mesh: str | None = "red", now: float = NOW) -> Handshake:
+    return acceptor(identity, membership=mesh and Membership(CHAINS[mesh][identity]), now=now)
 
 
 def dialler(identity: Identity = ALICE, nonce: int = 1, **kwargs: Any) -> Handshake:
@@ -90,16 +125,50 @@ def test_oneself() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mine", "theirs", "reason"),
+    ("mine", "theirs", "code"),
     [
-        ("", "red", "has no credentials"),
-        ("red", "", "belongs to a closed mesh"),
-        ("red", "blue", "another mesh"),
+        (None, "red", NOT_A_MEMBER),
+        ("red", None, CLOSED_MESH),
+        ("red", "blue", OTHER_MESH),
     ],
 )
-def test_other_meshes(mine: str, theirs: str, reason: str) -> None:
-    assert reason in refused(dialler(mesh_id=mine), acceptor(mesh_id=theirs))
-    shake(dialler(mesh_id=mine), acceptor(mesh_id=mine))
+def test_other_meshes(mine: str | None, theirs: str | None, code: str) -> None:
+    with pytest.raises(MembershipRefused) as raised:
+        shake(member_dialling(mesh=mine), member_accepting(mesh=theirs))
+    assert raised.value.code == code
+    assert raised.value.reason.startswith(f"{code}: ")
+    shake(member_dialling(mesh=mine), member_accepting(mesh=mine))
+
+
+def test_members_learn_what_the_other_may_do() -> None:
+    a, b = member_dialling(), member_accepting()
+    shake(a, b)
+    assert a.peer is not None
+    assert a.peer.member is not None
+    assert b.peer is not None
+    assert b.peer.member is not None
+    assert (a.peer.member.node_id, b.peer.member.node_id) == (BOB.node_id, ALICE.node_id)
+    assert a.peer.member.may_write("cars")
+    assert not b.peer.member.has("admin")
+
+
+def test_expired_revoked_and_borrowed_certificates() -> None:
+    for late, code in ((NOW + 2 * VALID_SECONDS, EXPIRED), (NOW - 2 * SKEW_SECONDS, NOT_YET_VALID)):
+        assert refused(member_dialling(), member_accepting(now=late)).startswith(f"{code}: ")
+    knowing = member_accepting()
+    assert knowing._membership is not None
+    knowing._membership.learn([revoke(CAROL, CHAINS["red"][CAROL], ALICE.node_id, 1, NOW)])
+    assert refused(member_dialling(), knowing).startswith(f"{REVOKED}: ")
+    for chain in (CHAINS["red"][BOB], [], CHAINS["red"][CAROL][:1]):
+        borrowed = member_dialling()
+        borrowed._mine = msgspec.structs.replace(borrowed._mine, chain=chain)
+        assert refused(borrowed, member_accepting()).startswith(f"{FORGED}: ")
+
+
+def test_an_acceptor_is_judged_like_a_dialler() -> None:
+    late = member_dialling(now=NOW + 2 * VALID_SECONDS)
+    with pytest.raises(MembershipRefused, match=EXPIRED):
+        shake(late, member_accepting())
 
 
 def test_refused_peers() -> None:
@@ -144,6 +213,7 @@ GOOD_HELLO = Hello(1, 1, [], MALLORY.public_key, bytes(NONCE_BYTES), "link", "",
         {"features": ["x"] * 65},
         {"features": ["\0"]},
         {"protocol_min": 5, "protocol_max": 2},
+        {"revoked": bytes(33)},
     ],
 )
 def test_malformed_hellos(change: dict[str, Any]) -> None:
@@ -202,7 +272,10 @@ def test_no_mutation_of_any_byte_authenticates_a_wrong_peer(data: st.DataObject)
     """Somebody in the middle changes one message. Whoever still gets a peer, gets the true one, and
     agrees with it on every byte that was said."""
     victim = data.draw(st.sampled_from(["hello", "their_hello", "their_proof", "proof"]))
-    a, b = dialler(name="Alice", features=["x"]), acceptor(name="Bob")
+    if data.draw(st.booleans()):
+        a, b = dialler(name="Alice", features=["x"]), acceptor(name="Bob")
+    else:
+        a, b = member_dialling(), member_accepting()
 
     def transmit(name: str, sent: bytes) -> bytes:
         if name != victim:
@@ -240,6 +313,23 @@ def test_a_proof_of_another_connection_is_worth_nothing() -> None:
     later.receive(their_hello)
     with pytest.raises(HandshakeFailed, match="does not hold the key"):
         later.receive(their_proof)
+
+
+@given(st.binary(max_size=40), st.binary(max_size=40))
+def test_both_sides_have_to_see_the_same_channel(seen: bytes, presented: bytes) -> None:
+    """Somebody in the middle who speaks TLS with both presents a certificate of its own."""
+    a, b = dialler(binding=seen), acceptor(binding=presented)
+    if seen == presented:
+        return shake(a, b)
+    their_hello, their_proof = b.receive(a.start()[0])
+    a.receive(their_hello)
+    with pytest.raises(HandshakeFailed, match="does not hold the key"):
+        a.receive(their_proof)
+    proof = Proof(ALICE.sign(a._transcript(b"dialler\0")))
+    with pytest.raises(HandshakeFailed, match="does not hold the key"):
+        b.receive(frame(proof))
+    assert a.peer is None
+    return None
 
 
 def test_a_proof_cannot_be_reflected() -> None:

@@ -7,6 +7,9 @@ import logging
 
 import pytest
 
+from mesh.core.certificates import grant_of, issue
+from mesh.core.identity import Identity
+from mesh.core.membership import Membership
 from mesh.core.wire import Ack, Barrier
 from mesh.errors import (
     HandshakeFailed,
@@ -148,11 +151,14 @@ async def test_connect_to_oneself_to_nobody_and_to_nonsense() -> None:
 @virtual
 async def test_meshes_do_not_mix_and_both_sides_learn_why() -> None:
     world = World()
-    (a,) = await world.started("a", mesh_id="red")
-    (b,) = await world.started("b", mesh_id="blue")
+    for name, root in (("a", b"red"), ("b", b"blue")):
+        identity = Identity(name.encode() * 32)
+        chain = issue(Identity(root.ljust(32)), [], identity.public_key, grant_of("member"), 1000.0)
+        await world.started(name, identity=identity, membership=Membership(chain))
+    a, b = world.nodes
     (c,) = await world.started("c")
     for node, url in ((a, "b"), (b, "a"), (a, "c"), (c, "a")):
-        with pytest.raises(HandshakeFailed, match=r"another mesh|closed mesh|credentials"):
+        with pytest.raises(HandshakeFailed, match=r"other-mesh|closed-mesh|no-credentials"):
             await node.connect(URL.format(url))
     await world.close()
 

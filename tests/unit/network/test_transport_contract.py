@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import cast
 
 import pytest
 
 from mesh.errors import AddressInUse, InvalidAddress, LinkClosed, PeerUnreachable
 from mesh.network.memory import MemoryNetwork
+from mesh.network.tls import Tls, make_certificate
 from mesh.network.transport import (
     BULK_PATH,
     MAX_BULK_MESSAGE_BYTES,
@@ -28,7 +31,14 @@ def make_memory() -> Transport:
     return MemoryNetwork(random.Random(1)).transport("here")
 
 
-@pytest.fixture(params=[WebSocketTransport, make_memory], ids=["websocket", "memory"])
+def make_secure() -> Transport:
+    with tempfile.NamedTemporaryFile() as certificate:
+        certificate.write(make_certificate())
+        certificate.flush()
+        return WebSocketTransport(Tls(Path(certificate.name)))
+
+
+@pytest.fixture(params=[WebSocketTransport, make_secure, make_memory], ids=["websocket", "tls", "memory"])
 def transport(request: pytest.FixtureRequest) -> Transport:
     return cast(Callable[[], Transport], request.param)()
 
@@ -301,7 +311,7 @@ async def test_addresses_that_cannot_be_listened_on(transport: Transport, addres
     [
         *("", "127.0.0.1:7700", "http://127.0.0.1:7700", "ws://", "ws://127.0.0.1", "ws://127.0.0.1:x"),
         *("ws://127.0.0.1:70000", "ws://me@127.0.0.1:7700", "ws://127.0.0.1:7700/else"),
-        *("ws://127.0.0.1:7700?q", "wss://127.0.0.1:7700"),
+        *("ws://127.0.0.1:7700?q", "wsx://127.0.0.1:7700"),
     ],
 )
 async def test_urls_that_cannot_be_dialled(transport: Transport, url: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from pathlib import Path
 
 import pytest
 from websockets.asyncio.client import connect
@@ -12,6 +13,7 @@ from websockets.exceptions import InvalidStatus
 
 from mesh.errors import InvalidAddress, LinkClosed, PeerUnreachable, PlaintextRefused
 from mesh.network.addresses import is_loopback, parse_listen
+from mesh.network.tls import Tls, make_certificate
 from mesh.network.transport import Connection
 from mesh.network.websocket import WebSocketListener, WebSocketTransport
 
@@ -73,12 +75,18 @@ async def test_an_open_mesh_does_not_dial_off_loopback() -> None:
         await WebSocketTransport().dial("ws://192.0.2.1:7700")
 
 
-async def test_off_loopback_when_allowed() -> None:
-    transport = WebSocketTransport(allow_off_loopback=True)
+async def test_off_loopback_with_tls(tmp_path: Path) -> None:
+    certificate = tmp_path / "tls.pem"
+    certificate.write_bytes(make_certificate())
+    transport = WebSocketTransport(Tls(certificate))
     listener = await transport.listen("0.0.0.0:0", echo)
-    connection = await transport.dial(f"ws://127.0.0.1:{listener.address.rpartition(':')[2]}")
+    assert "0.0.0.0" not in listener.address  # announced is what can be dialled, or nothing
+    connection = await transport.dial(f"wss://127.0.0.1:{listener.port}")
+    assert connection.binding == listener.binding == Tls(certificate).fingerprint
     await connection.close()
     await listener.close()
+    with pytest.raises(InvalidAddress, match="TLS only"):
+        await transport.dial("ws://127.0.0.1:7700")
     with pytest.raises(InvalidAddress, match="does not have that address"):
         await transport.listen("192.0.2.1:0", echo)
 
@@ -96,7 +104,7 @@ async def test_wss_says_what_it_lacks() -> None:
 
 
 def test_ipv6_addresses_stand_in_brackets() -> None:
-    assert parse_listen("[::1]:7700") == ("::1", 7700, "/")
+    assert parse_listen("[::1]:7700") == ("::1", 7700, "/", False)
     assert parse_listen("[::1]:7700").url == "ws://[::1]:7700"
 
 

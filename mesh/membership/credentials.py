@@ -1,0 +1,175 @@
+"""Credentials: the files that make a node a member of a closed mesh."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import msgspec
+
+from mesh.core.certificates import ADMIN, Certificate, grant_of, issue
+from mesh.core.enrolment import read_token
+from mesh.core.identity import PRIVATE_KEY_BYTES, Identity, short_id
+from mesh.core.membership import Membership
+from mesh.errors import CredentialsUnusable, MembershipRefused
+from mesh.membership.asking import enrol_by
+from mesh.network.tls import Tls, make_certificate
+from mesh.network.websocket import WebSocketTransport
+from mesh.storage.data_dir import CERTIFICATES
+from mesh.storage.identity import load_or_create_identity
+from mesh.storage.private_files import private_directory, read_private, write_private
+
+_IDENTITY, _TLS, _ROOT = "identity.key", "tls.pem", "root.key"
+
+
+class Credentials:
+    """Who a node is, and the proof that it is a member of a mesh.
+
+    Make them with :meth:`create`, :meth:`join` or :meth:`load`. One node at a time uses them.
+
+    Attributes:
+        node_id: who the node is.
+        mesh_id: which mesh it belongs to.
+        identity: its key.
+        membership: its certificates, and who was revoked.
+    """
+
+    def __init__(self, identity: Identity, chain: Sequence[Certificate], home: Path | None = None) -> None:
+        """``home``: where they are kept; ``None``: nowhere, and only a simulation can use that."""
+        self.identity = identity
+        self.membership = Membership(chain)
+        self.node_id = identity.node_id
+        self.mesh_id = self.membership.mesh_id
+        self._home = home
+
+    def __repr__(self) -> str:
+        roles = ", ".join(sorted(self.roles))
+        return f"<Credentials of {short_id(self.node_id)} in the mesh {short_id(self.mesh_id)}: {roles}>"
+
+    @classmethod
+    def create(cls, home: str | os.PathLike[str]) -> Self:
+        """A new mesh, and the node in the directory ``home`` as its first admin.
+
+        The key of the mesh is ``root.key`` in there. It renews the first admin's certificate, and whoever has
+        it can admit anybody: it may be moved to a safe place, and back once a year.
+
+        Raises:
+            CredentialsUnusable: there are credentials already, or the directory cannot be used.
+            DataDirUnusable: there is no key, and none can be made.
+        """
+        path, identity = cls._prepare(home)
+        root = os.urandom(PRIVATE_KEY_BYTES)
+        write_private(path / _ROOT, root.hex().encode() + b"\n")
+        chain = issue(Identity(root), [], identity.public_key, grant_of(ADMIN), time.time())
+        credentials = cls(identity, chain, path)
+        credentials.keep()
+        return credentials
+
+    @classmethod
+    def load(cls, home: str | os.PathLike[str]) -> Self:
+        """The credentials in the directory ``home``. They may have expired: then they can only be renewed.
+
+        Raises:
+            CredentialsUnusable: there are none, they do not belong together, or others may read them.
+        """
+        path = Path(home).expanduser().absolute()
+        if not (path / CERTIFICATES).exists():
+            raise CredentialsUnusable(
+                str(path), "there are none: `mesh init` begins a mesh, `mesh join TOKEN` enters one"
+            )
+        private_directory(path)
+        identity = _read_key(path / _IDENTITY)
+        read_private(path / _TLS)
+        try:
+            chain = msgspec.json.decode(read_private(path / CERTIFICATES), type=list[Certificate])
+            credentials = cls(identity, chain, path)
+            credentials.membership.admit(chain, identity.public_key, chain[0].not_before)
+        except (msgspec.MsgspecError, IndexError, MembershipRefused) as error:
+            raise CredentialsUnusable(str(path / CERTIFICATES), str(error)) from error
+        return credentials
+
+    @classmethod
+    async def join(cls, home: str | os.PathLike[str], token: str) -> Self:
+        """Become a member of the mesh that ``token`` invites to: makes a key if there is none, and has it
+        certified by the admin's node, which has to be up.
+
+        Raises:
+            InvitationRefused: the token is malformed, spent or over, or somebody else answers there.
+            PeerUnreachable: nobody answers at any address of the token.
+            CredentialsUnusable: there are credentials already, or the directory cannot be used.
+            DataDirUnusable: there is no key, and none can be made.
+        """
+        invitation = read_token(token)
+        path, identity = cls._prepare(home)
+        chain = await enrol_by(WebSocketTransport(Tls()), identity, invitation)
+        credentials = cls(identity, chain, path)
+        credentials.keep()
+        return credentials
+
+    @classmethod
+    def _prepare(cls, home: str | os.PathLike[str]) -> tuple[Path, Identity]:
+        path = Path(home).expanduser().absolute()
+        private_directory(path)
+        if (path / CERTIFICATES).exists():
+            raise CredentialsUnusable(
+                str(path), "this node is a member of a mesh already; use another directory for another mesh"
+            )
+        identity = load_or_create_identity(path / _IDENTITY)
+        if not (path / _TLS).exists():
+            write_private(path / _TLS, make_certificate())
+        return path, identity
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """What the node is: ``admin``, ``publish``, ``relay``, ``member``."""
+        return frozenset(self.membership.chain[0].grant.roles)
+
+    @property
+    def expires_at(self) -> float:
+        """When the certificate ends, in seconds since the epoch."""
+        return self.membership.chain[0].not_after
+
+    def tls(self) -> Tls:
+        """The node's own TLS certificate.
+
+        Raises:
+            CredentialsUnusable: its file cannot be used.
+        """
+        assert self._home is not None
+        path = self._home / _TLS
+        read_private(path)
+        try:
+            return Tls(path)
+        except (OSError, ValueError) as error:
+            raise CredentialsUnusable(str(path), f"it holds no TLS certificate and key ({error})") from error
+
+    def root(self) -> Identity | None:
+        """The key of the mesh; ``None``: it is not here.
+
+        Raises:
+            CredentialsUnusable: its file cannot be used.
+        """
+        if self._home is None or not (self._home / _ROOT).exists():
+            return None
+        root = _read_key(self._home / _ROOT)
+        return root if root.node_id == self.mesh_id else None
+
+    def keep(self) -> None:
+        """Write down the chain that is held.
+
+        Raises:
+            CredentialsUnusable: it cannot be written.
+        """
+        if self._home is not None:
+            content = msgspec.json.format(msgspec.json.encode(self.membership.chain))
+            write_private(self._home / CERTIFICATES, content + b"\n")
+
+
+def _read_key(path: Path) -> Identity:
+    try:
+        return Identity(bytes.fromhex(read_private(path).decode("ascii").strip()))
+    except ValueError as error:
+        raise CredentialsUnusable(str(path), "it does not hold a key (64 hexadecimal digits)") from error

@@ -1,0 +1,339 @@
+"""What a running node does for its mesh: invites, admits, revokes, and renews certificates.
+
+Invariants:
+
+1. A revocation is durable here before it is passed on, and a link with a revoked node is closed before that.
+2. Revocations are the first thing that is said on a link, if the two ends know of different ones.
+3. Whoever is admitted by an invitation has used it up durably first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Iterable
+
+from mesh.core.certificates import (
+    ADMIN,
+    EVERYTHING,
+    FORGED,
+    MAX_CHAIN,
+    Certificate,
+    Grant,
+    Member,
+    Revocation,
+    grant_of,
+    issue,
+    revoke,
+)
+from mesh.core.enrolment import (
+    MAX_TTL_SECONDS,
+    MAX_USES,
+    SECRET_BYTES,
+    Invitation,
+    Invited,
+    enrolled,
+    read_request,
+    secret_hash,
+)
+from mesh.core.identity import node_id_of, short_id
+from mesh.core.wire import Enrol, Enrolled, Renew, Revocations
+from mesh.errors import (
+    InvalidInvitation,
+    MembershipRefused,
+    MeshError,
+    PermissionDenied,
+    ProtocolViolation,
+)
+from mesh.membership.asking import renew_at
+from mesh.membership.credentials import Credentials
+from mesh.network.link import Link
+from mesh.network.peers import Peers
+from mesh.network.transport import Transport
+from mesh.storage import membership as jobs
+from mesh.storage.documents import DocumentStore
+
+CHECK_SECONDS = 3600.0
+"""How often links are looked through for certificates that have ended, and this node's own is looked at."""
+
+EXPIRED_CHECK_SECONDS = 60.0
+"""How often a node whose certificate has expired asks for another at the addresses that it dials."""
+
+FACTS_PER_MESSAGE = 100
+
+log = logging.getLogger(__name__)
+
+
+class MembershipService:
+    """Keeps one node and its links in step with who is a member of its mesh."""
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        store: DocumentStore,
+        peers: Peers,
+        transport: Transport,
+        *,
+        clock: Callable[[], float],
+    ) -> None:
+        self._credentials = credentials
+        self._identity = credentials.identity
+        self._membership = credentials.membership
+        self._store = store
+        self._peers = peers
+        self._transport = transport
+        self._clock = clock
+        self._timer: asyncio.TimerHandle | None = None
+        self._renewing: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Take part in the links that come up from now on. Before others do: what is registered first, hears
+        of a link first."""
+        for fact in await self._store.read(jobs.revocations):
+            try:
+                self._membership.learn([fact])
+            except MembershipRefused as error:
+                log.warning("a revocation in the store is dropped: %s", error)
+        self._peers.on_up(self._link_up)
+        self._peers.handle(Revocations, self._on_revocations)
+        self._peers.handle(Renew, self._on_renew)
+        self._peers.handle(Enrolled, self._on_enrolled)
+        self._peers.on_join(self._answer)
+        self._renew_by_root()
+
+    def watch(self) -> None:
+        """Look after certificates from now on: links and addresses to dial are there."""
+        self._check()
+
+    async def close(self) -> None:
+        """Stop. May be repeated."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._renewing is not None:
+            self._renewing.cancel()
+            await asyncio.wait([self._renewing])
+
+    # --- what an admin does -----------------------------------------------------------------------
+
+    async def invite(
+        self,
+        role: str,
+        collections: Iterable[str] = EVERYTHING,
+        write: Iterable[str] | None = None,
+        uses: int = 1,
+        ttl: float = 3600.0,
+        addresses: Iterable[str] = (),
+    ) -> str:
+        """A token that admits so many nodes, for so many seconds; see :meth:`mesh.Node.invite`.
+
+        Raises:
+            PermissionDenied: this node may not grant that.
+            InvalidInvitation: nobody may, or nobody could come by way of this node.
+        """
+        self._require_admin("invite")
+        try:
+            grant = grant_of(role, collections, write)
+        except ValueError as error:
+            raise InvalidInvitation(str(error)) from error
+        if not 1 <= uses <= MAX_USES:
+            raise InvalidInvitation(f"uses must be between 1 and {MAX_USES}, not {uses}")
+        if not 0 < ttl <= MAX_TTL_SECONDS:
+            raise InvalidInvitation(
+                f"ttl must be more than 0 and at most {MAX_TTL_SECONDS} seconds, not {ttl}"
+            )
+        self._require_grant(grant)
+        known = [self._peers.address] if self._peers.address else []
+        reachable = list(dict.fromkeys([*addresses, *known]))
+        if not reachable or not self._peers.binding:
+            raise InvalidInvitation(
+                "this node accepts no connections, or does not know at which address it does"
+            )
+        for address in reachable:
+            self._transport.check(address)
+        secret = os.urandom(SECRET_BYTES)
+        now = self._clock()
+        invited = Invited(secret_hash(secret), grant, uses, now + ttl)
+        await self._store.write(lambda rows: jobs.remember_invitation(rows, invited, now))
+        return Invitation(self._membership.mesh_id, reachable, self._peers.binding, secret).token()
+
+    async def revoke(self, node_id: str) -> None:
+        """Make sure that a node is no member any more, here at once and everywhere as the fact travels.
+
+        Raises:
+            PermissionDenied: this node is no admin.
+            InvalidInvitation: there can be no such node.
+        """
+        self._require_admin("revoke")
+        link = self._peers.links.get(node_id)
+        present = link.member.epoch if link is not None and link.member is not None else 0
+        epoch = max(present, self._membership.next_epoch(node_id))
+        try:
+            fact = revoke(self._identity, self._membership.chain, node_id, epoch, self._clock())
+        except MembershipRefused as error:
+            raise InvalidInvitation(f"{node_id!r} is not the whole id of a node ({error})") from error
+        await self._learn([fact], None)
+
+    def _require_admin(self, what: str) -> None:
+        if ADMIN not in self._credentials.roles:
+            raise PermissionDenied(f"only an admin of the mesh can {what}; this node is none")
+
+    def _require_grant(self, grant: Grant) -> None:
+        own = self._membership.chain
+        if not own[0].grant.covers(grant):
+            raise PermissionDenied("this node cannot grant more than its own certificate says")
+        if len(own) >= MAX_CHAIN:
+            raise PermissionDenied(f"this node is {len(own)} steps from the root key: it can admit nobody")
+
+    # --- who asks for a certificate ---------------------------------------------------------------
+
+    async def _answer(self, frame: bytes, binding: bytes) -> bytes:
+        request = read_request(frame, binding)
+        self._require_valid_admin()
+        if isinstance(request, Renew):
+            member = self._membership.admit(
+                request.chain, request.chain[0].public_key, self._clock(), expired_too=True
+            )
+            return enrolled(self._renewed(member))
+        return enrolled(await self._admit(request))
+
+    async def _admit(self, request: Enrol) -> list[Certificate]:
+        node_id, now = node_id_of(request.public_key), self._clock()
+        hashed = secret_hash(request.secret)
+        invited = await self._store.write(lambda rows: jobs.redeem(rows, hashed, node_id, now))
+        log.info("%s is admitted by an invitation: %s", short_id(node_id), ", ".join(invited.grant.roles))
+        epoch = self._membership.next_epoch(node_id)
+        return issue(
+            self._identity, self._membership.chain, request.public_key, invited.grant, now, epoch=epoch
+        )
+
+    def _renewed(self, member: Member) -> list[Certificate]:
+        log.info("the certificate of %s is renewed", short_id(member.node_id))
+        return issue(
+            self._identity,
+            self._membership.chain,
+            member.public_key,
+            member.grant,
+            self._clock(),
+            epoch=member.epoch,
+        )
+
+    def _require_valid_admin(self) -> None:
+        """Raises MembershipRefused where what this node signs would be worth nothing."""
+        own = self._membership.admit(self._membership.chain, self._identity.public_key, self._clock())
+        if not own.has(ADMIN):
+            raise MembershipRefused(FORGED, "the node that was asked is no admin and makes no certificates")
+
+    async def _on_renew(self, link: Link, message: Renew) -> None:
+        if link.member is None:
+            raise ProtocolViolation("a request for a certificate by who has none")
+        try:
+            self._require_valid_admin()
+            link.send(Enrolled(self._renewed(link.member)))
+        except MembershipRefused as error:
+            log.info("the certificate of %s is not renewed here: %s", link, error)
+
+    async def _on_enrolled(self, link: Link, message: Enrolled) -> None:
+        self._adopt(message.chain)
+
+    # --- this node's own certificate --------------------------------------------------------------
+
+    def _adopt(self, chain: list[Certificate]) -> bool:
+        try:
+            if not self._membership.renewed(chain, self._clock()):
+                return False
+            self._credentials.keep()
+        except MeshError as error:
+            log.warning("a renewed certificate cannot be used: %s", error)
+            return False
+        log.info("this node's certificate has been renewed")
+        return True
+
+    def _renew_by_root(self) -> None:
+        now = self._clock()
+        if self._membership.renewal_due(now) and (root := self._credentials.root()) is not None:
+            own = self._membership.chain[0]
+            self._adopt(issue(root, [], own.public_key, own.grant, now, epoch=own.epoch))
+
+    def _check(self) -> None:
+        """Look through the links and at this node's own certificate, now and again later."""
+        now = self._clock()
+        self._cut_unfit()
+        if self._membership.renewal_due(now):
+            for link in self._peers.links.values():
+                self._ask(link)
+        expired = self._membership.expired(now)
+        if expired and (self._renewing is None or self._renewing.done()):
+            log.warning(
+                "this node's certificate has expired: nobody links with it until an admin has renewed it"
+            )
+            self._renewing = asyncio.get_running_loop().create_task(self._renew_at_targets())
+        self._timer = asyncio.get_running_loop().call_later(
+            EXPIRED_CHECK_SECONDS if expired else CHECK_SECONDS, self._check
+        )
+
+    def _ask(self, link: Link) -> None:
+        if link.member is not None and link.member.has(ADMIN):
+            link.send(Renew())
+
+    async def _renew_at_targets(self) -> None:
+        for target in self._peers.dialer.targets:
+            try:
+                chain = await renew_at(self._transport, target.url, self._identity, self._membership.chain)
+            except MeshError as error:
+                log.info("%s does not renew this node's certificate: %s", target.url, error)
+            else:
+                if self._adopt(chain):
+                    self._peers.dialer.kick()
+                    return
+
+    # --- revocations ------------------------------------------------------------------------------
+
+    def _link_up(self, link: Link) -> None:
+        if not self._still_fit(link):
+            return
+        if link.revoked != self._membership.digest():
+            self._tell(link, self._membership.facts)
+        if self._membership.renewal_due(self._clock()):
+            self._ask(link)
+
+    def _tell(self, link: Link, facts: list[Revocation]) -> None:
+        for start in range(0, len(facts), FACTS_PER_MESSAGE):
+            link.send(Revocations(facts[start : start + FACTS_PER_MESSAGE]))
+
+    async def _on_revocations(self, link: Link, message: Revocations) -> None:
+        await self._learn(message.facts, link)
+
+    async def _learn(self, facts: list[Revocation], source: Link | None) -> None:
+        failure: MembershipRefused | None = None
+        new: list[Revocation] = []
+        for fact in facts:
+            try:
+                new += self._membership.learn([fact])
+            except MembershipRefused as error:
+                failure = error
+        if new:
+            self._cut_unfit()
+            for fact in new:
+                log.warning("%s is no member of this mesh any more", short_id(fact.node_id))
+            await self._store.write(lambda rows: jobs.remember_revocations(rows, new))
+            for link in list(self._peers.links.values()):
+                if link is not source:
+                    self._tell(link, new)
+            for fact in new:
+                await self._peers.cut(fact.node_id, "revoked: this node was revoked")
+        if failure is not None:
+            raise ProtocolViolation(f"a revocation that proves nothing: {failure}")
+
+    def _cut_unfit(self) -> None:
+        for link in list(self._peers.links.values()):
+            self._still_fit(link)
+
+    def _still_fit(self, link: Link) -> bool:
+        assert link.member is not None
+        try:
+            self._membership.still(link.member, self._clock())
+        except MembershipRefused as error:
+            link.close(error.reason, drop=True)
+            return False
+        return True
