@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Iterable
+from random import Random
 
 from mesh.core.certificates import (
     ADMIN,
@@ -75,6 +75,7 @@ class MembershipService:
         peers: Peers,
         transport: Transport,
         *,
+        random: Random,
         clock: Callable[[], float],
     ) -> None:
         self._credentials = credentials
@@ -83,6 +84,7 @@ class MembershipService:
         self._store = store
         self._peers = peers
         self._transport = transport
+        self._random = random
         self._clock = clock
         self._timer: asyncio.TimerHandle | None = None
         self._renewing: asyncio.Task[None] | None = None
@@ -151,7 +153,7 @@ class MembershipService:
             )
         for address in reachable:
             self._transport.check(address)
-        secret = os.urandom(SECRET_BYTES)
+        secret = self._random.randbytes(SECRET_BYTES)
         now = self._clock()
         invited = Invited(secret_hash(secret), grant, uses, now + ttl)
         await self._store.write(lambda rows: jobs.remember_invitation(rows, invited, now))

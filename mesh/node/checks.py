@@ -103,8 +103,7 @@ def check_home(credentials: Credentials | None, directory: DataDir) -> None:
     if credentials is None:
         if directory.certificates.exists():
             raise InvalidNode(
-                f"{directory.path} is that of a member of a closed mesh: pass "
-                "credentials=Credentials.load(...)"
+                f"{directory.path} belongs to a member of a closed mesh: pass credentials=Credentials.load()"
             )
     elif directory.identity.exists():
         node_id = load_or_create_identity(directory.identity).node_id

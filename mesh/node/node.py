@@ -257,7 +257,9 @@ class Node:
         )
         membership: MembershipService | None = None
         if credentials is not None:
-            membership = MembershipService(credentials, store, peers, transport, clock=environment.clock)
+            membership = MembershipService(
+                credentials, store, peers, transport, random=environment.random, clock=environment.clock
+            )
             await membership.start()  # first, so that no service hears of a link before it
             stack.push_async_callback(membership.close)
         observers = Observers(store)

@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterable
 from pathlib import Path
 
-from mesh import Node
+from mesh import Credentials, Node
 from mesh.core.scopes import Capabilities
 from mesh.network.link import Link
 from mesh.network.memory import MemoryNetwork, MemoryTransport
@@ -50,10 +50,12 @@ class World:
         hub: bool = False,
         skew: float = 0.0,
         inbox: bool = False,
+        credentials: Credentials | None = None,
     ) -> Node:
         """A running node that dials the nodes named ``peers``. ``skew``: seconds that its clock is off."""
         self._made[name] = {
-            "peers": tuple(peers), "formations": tuple(formations), "hub": hub, "skew": skew, "inbox": inbox
+            "peers": tuple(peers), "formations": tuple(formations), "hub": hub, "skew": skew, "inbox": inbox,
+            "credentials": credentials,
         }  # fmt: skip
         return await self.restart(name)
 
@@ -62,9 +64,10 @@ class World:
         """The nodes that have been started and are not running."""
         return [name for name in self._made if name not in self.nodes]
 
-    async def restart(self, name: str) -> Node:
-        """Bring a node back as it was made."""
+    async def restart(self, name: str, **changes: object) -> Node:
+        """Bring a node back as it was made, but for ``changes``."""
         made = self._made[name]
+        made.update(changes)
         loop = asyncio.get_running_loop()
         skew = made["skew"]
         assert isinstance(skew, float)
@@ -72,9 +75,12 @@ class World:
         peers, formations = made["peers"], made["formations"]
         assert isinstance(peers, tuple)
         assert isinstance(formations, tuple)
+        credentials = made["credentials"]
+        assert credentials is None or isinstance(credentials, Credentials)
         node = Node(
             home,
             name=name,
+            credentials=credentials,
             listen=_address(name),
             peers=[f"ws://{_address(peer)}" for peer in peers],
             formations=formations,
@@ -83,6 +89,7 @@ class World:
             inbox=home / "inbox" if made["inbox"] and home is not None else None,
             environment=Environment(
                 transport=lambda: MemoryTransport(self.network, _host(name)),
+                secure_transport=lambda credentials: MemoryTransport(self.network, _host(name)),
                 random=random.Random(self.random.random()),
                 clock=lambda: EPOCH + skew + loop.time(),
                 worker=lambda kind: self._worker(f"{name}/{kind}"),
