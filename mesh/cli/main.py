@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import click
 
-from mesh.cli import deliveries, distributions, documents, facts, files, node
+from mesh.cli import deliveries, distributions, documents, facts, files, membership, node
 from mesh.cli.distribute import distribute
 from mesh.cli.output import Output, print_json
 from mesh.cli.settings import Settings, common_options
@@ -99,6 +99,9 @@ SECTIONS = {
     "The node": (
         up, node.down, node.status, node.peers, node.members, node.connect, node.disconnect, node.pause,
         node.resume, facts.formations, facts.capabilities, version,
+    ),
+    "The mesh": (
+        membership.init, membership.invite, membership.join, membership.revoke, membership.whoami,
     ),
     "Files": (
         distribute, distributions.distributions, distributions.distribution, distributions.cancel,

@@ -97,7 +97,7 @@ async def members(control: Control) -> None:
 @click.argument("url")
 @controlled
 async def connect(control: Control, url: str) -> None:
-    """Connect with the node at ws://HOST:PORT.
+    """Connect with the node at ws://HOST:PORT or wss://HOST:PORT.
 
     Prints its id; the connection is kept up from then on.
     """

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import click
 
-from mesh import InvalidNode, Node
+from mesh import Credentials, InvalidNode, Node
 from mesh.attachments.memory import tune_allocator
 from mesh.cli.facts import capability_options, given_capabilities
 from mesh.cli.output import Output
@@ -22,6 +22,7 @@ from mesh.control.socket_path import make_private
 from mesh.network.transport import Connection
 from mesh.network.websocket import WebSocketTransport
 from mesh.node.probe import Probe, declaring
+from mesh.storage.data_dir import CERTIFICATES
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ def up(
     verbose: bool,
     **declared: Any,
 ) -> None:
-    """Run a node, until Ctrl-C or `mesh down`.
+    """Run a node, until Ctrl-C or `mesh down`, as a member of the mesh of --home if there is one.
 
     Prints its id and address when it is ready; logs to stderr.
     """
@@ -96,6 +97,7 @@ def up(
     node = Node(
         settings.home,
         name=name,
+        credentials=Credentials.load(settings.home) if (settings.home / CERTIFICATES).exists() else None,
         listen=None if listen == "none" else listen,
         peers=peers,
         formations=formations,

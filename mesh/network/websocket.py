@@ -311,7 +311,7 @@ def _why_unreachable(error: Exception, *, secure: bool) -> str:
             return "this name has no address"
         case InvalidStatus():
             return f"what answers there is not a mesh node (HTTP {error.response.status_code})"
-        case ssl.SSLError():
+        case ssl.SSLError() | ConnectionResetError() if secure:
             return "what answers there speaks no TLS 1.3: it is a node without credentials, or no mesh node"
         case InvalidHandshake() if not secure:
             return "what answers there is not a mesh node, or one with credentials (wss://)"

@@ -170,7 +170,7 @@ async def test_what_nobody_can_be_invited_to() -> None:
     hq = await world.start("hq", credentials=hq_credentials)
     for wrong in ({"role": "king"}, {"uses": 0}, {"ttl": 0}, {"collections": ["a b"]}):
         with pytest.raises(InvalidInvitation):
-            await hq.invite(**wrong)  # type: ignore[arg-type]
+            await hq.invite(**wrong)
     van = await world.start("van", credentials=member("van", hq_credentials))
     for attempt in (van.invite(), van.revoke(hq.node_id)):
         with pytest.raises(PermissionDenied, match="only an admin"):

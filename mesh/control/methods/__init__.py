@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from mesh.control.methods import attachments, deliveries, distributions, documents, node
+from mesh.control.methods import attachments, deliveries, distributions, documents, membership, node
 from mesh.control.methods.distributions import Listed
 from mesh.control.methods.table import METHODS
 
-__all__ = ["METHODS", "Listed", "attachments", "deliveries", "distributions", "documents", "node"]
+__all__ = [
+    "METHODS",
+    "Listed",
+    "attachments",
+    "deliveries",
+    "distributions",
+    "documents",
+    "membership",
+    "node",
+]

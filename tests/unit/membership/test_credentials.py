@@ -92,12 +92,12 @@ def test_a_certificate_that_was_not_written_is_none(tmp_path: Path, monkeypatch:
     def full(path: Path, content: bytes) -> None:
         raise CredentialsUnusable(str(path), "No space left on device")
 
-    written = module.write_private
-    monkeypatch.setattr(module, "write_private", full)
-    with pytest.raises(CredentialsUnusable):
-        Credentials.create(tmp_path / "hq")
-    monkeypatch.setattr(module, "write_private", written)
-    assert Credentials.load(tmp_path / "hq") if (tmp_path / "hq" / CERTIFICATES).exists() else True
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "write_private", full)
+        with pytest.raises(CredentialsUnusable):
+            Credentials.create(tmp_path / "hq")
+    with pytest.raises(CredentialsUnusable, match="there are none"):
+        Credentials.load(tmp_path / "hq")
     Credentials.create(tmp_path / "hq")
 
 

@@ -1,0 +1,207 @@
+"""`mesh init`, `invite`, `join`, `revoke` and `whoami`: who belongs to the mesh."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from mesh import Credentials
+from mesh.cli.output import Output
+from mesh.cli.parsing import parse_duration, parsed
+from mesh.cli.settings import Control, Settings, common_options, controlled
+from mesh.cli.units import clean, duration
+from mesh.control.socket_path import make_private
+from mesh.core.certificates import ROLES
+from mesh.core.enrolment import MAX_USES, read_token
+from mesh.storage.data_dir import DataDir
+
+
+@click.command()
+@common_options
+@click.pass_context
+def init(context: click.Context) -> None:
+    """Begin a closed mesh, with --home as its first admin.
+
+    Its nodes speak TLS and admit only whom an admin has invited (`mesh invite`).
+    """
+    settings = context.ensure_object(Settings)
+    with _stopped(settings.home):
+        credentials = Credentials.create(settings.home)
+    Output(settings.json).result(
+        {"node_id": credentials.node_id, "mesh_id": credentials.mesh_id, "home": str(settings.home)},
+        f"mesh {credentials.mesh_id}, with {credentials.node_id} as its first admin. Its key is "
+        f"{settings.home / 'root.key'}: keep a copy in a safe place. Next: `mesh up --listen 0.0.0.0:7700`",
+    )
+
+
+def _split(texts: tuple[str, ...]) -> list[str]:
+    return [name for text in texts for name in text.split(",")]
+
+
+@click.command()
+@common_options
+@click.option(
+    "--role", type=click.Choice(list(ROLES)), default="member", show_default=True, help="What it becomes."
+)
+@click.option(
+    "--collections",
+    multiple=True,
+    metavar="NAME,...",
+    help="What it may read and write; cars* stands for all that start so. [default: all]",
+)
+@click.option("--write", multiple=True, metavar="NAME,...", help="What it may write, if not all of these.")
+@click.option("--read-only", is_flag=True, help="It may write nothing.")
+@click.option(
+    "--uses", type=click.IntRange(1, MAX_USES), default=1, show_default=True, help="For so many nodes."
+)
+@click.option(
+    "--ttl",
+    default="1h",
+    show_default=True,
+    metavar="TIME",
+    callback=parsed(parse_duration),
+    help="For so long: 90, 15m, 1h, 7d.",
+)
+@click.option(
+    "--address",
+    "addresses",
+    multiple=True,
+    metavar="URL",
+    help="Where else this node can be reached, such as wss://hq.example.org:7700.",
+)
+@controlled
+async def invite(
+    control: Control,
+    role: str,
+    collections: tuple[str, ...],
+    write: tuple[str, ...],
+    read_only: bool,
+    uses: int,
+    ttl: float,
+    addresses: tuple[str, ...],
+) -> None:
+    """Print a token with which another node can join.
+
+    Whoever has it can use it: it is a secret. This node has to be up when it is used.
+    """
+    if read_only and write:
+        raise click.UsageError("--read-only and --write contradict each other")
+    token = await control.call(
+        "node.invite",
+        {
+            "role": role,
+            "collections": _split(collections) or ["*"],
+            "write": [] if read_only else (_split(write) or None),
+            "uses": uses,
+            "ttl": ttl,
+            "addresses": list(addresses),
+        },
+    )
+    control.output.result({"token": token, "expires_at": time.time() + ttl}, token)
+
+
+@click.command()
+@common_options
+@click.argument("token", required=False)
+@click.option(
+    "--token-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Read it from there.",
+)
+@click.pass_context
+def join(context: click.Context, token: str | None, token_file: Path | None) -> None:
+    """Join the mesh that TOKEN invites to.
+
+    Without TOKEN it is read from stdin: other users can see the arguments of a process.
+    """
+    settings = context.ensure_object(Settings)
+    if token is not None and token_file is not None:
+        raise click.UsageError("give TOKEN or --token-file")
+    if token_file is not None:
+        text = token_file.read_text()
+    elif token not in (None, "-"):
+        assert token is not None
+        text = token
+    elif sys.stdin.isatty():
+        text = click.prompt("Token", hide_input=True, err=True)
+    else:
+        text = sys.stdin.read()
+    addresses = read_token(text).addresses
+    with _stopped(settings.home):
+        credentials = asyncio.run(Credentials.join(settings.home, text))
+    what = "an admin" if "admin" in credentials.roles else "a member"
+    Output(settings.json).result(
+        _described(credentials) | {"addresses": addresses},
+        f"{credentials.node_id} is {what} of the mesh {credentials.mesh_id}. "
+        f"Next: `mesh up --peer {clean(addresses[0])}`",
+    )
+
+
+@click.command()
+@common_options
+@click.argument("node")
+@controlled
+async def revoke(control: Control, node: str) -> None:
+    """End the membership of NODE (its id, the start of it, or its name).
+
+    Its links are cut, here at once and elsewhere as the news arrives.
+    """
+    node_id = await control.call("node.revoke", {"node_id": node})
+    control.output.result({"node_id": node_id}, f"{node_id} is no member any more")
+
+
+@click.command()
+@common_options
+@click.pass_context
+def whoami(context: click.Context) -> None:
+    """Show the credentials on --home: node, mesh, roles, end."""
+    settings = context.ensure_object(Settings)
+    credentials = Credentials.load(settings.home)
+    grant = credentials.membership.chain[0].grant
+    left = credentials.expires_at - time.time()
+    lines = {
+        "node": credentials.node_id,
+        "mesh": credentials.mesh_id,
+        "roles": ", ".join(grant.roles),
+        "reads": ", ".join(grant.read) or "nothing",
+        "writes": ", ".join(grant.write) or "nothing",
+        "valid": f"for another {duration(left)}" if left > 0 else "no longer, until an admin renews it",
+    }
+    Output(settings.json).result(
+        _described(credentials), "\n".join(f"{name:<6}  {text}" for name, text in lines.items())
+    )
+
+
+def _described(credentials: Credentials) -> dict[str, object]:
+    grant = credentials.membership.chain[0].grant
+    return {
+        "node_id": credentials.node_id,
+        "mesh_id": credentials.mesh_id,
+        "roles": grant.roles,
+        "read": grant.read,
+        "write": grant.write,
+        "expires_at": credentials.expires_at,
+    }
+
+
+@contextmanager
+def _stopped(home: Path) -> Iterator[None]:
+    """No node runs on ``home`` meanwhile, and it is private.
+
+    Raises:
+        DataDirInUse: one does.
+    """
+    make_private(home)
+    directory = DataDir(home)
+    directory.open()
+    try:
+        yield
+    finally:
+        directory.close()
