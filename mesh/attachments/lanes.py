@@ -95,6 +95,8 @@ class Lane:
                 whole.append(index)
             else:
                 self._pieces.add((hash, index), chunk_length(receiver.token.size_bytes, index))
+        if any(index != LIST for index in whole):
+            self._pieces.whole_asked(self._loop.time())
         if not self._over_link:
             self._outbox += self._requests(hash, whole, receiver.priority)
         if self._task is None:
@@ -116,7 +118,7 @@ class Lane:
         chunks = [index for index in indices if index != LIST]
         if chunks and not self._over_link:
             self._outbox.append(ChunkCancel(hash, chunks))
-            self._filled.set()
+        self._filled.set()
         self._watch_idle()
 
     def forget(self, receiver: Receiver) -> None:
@@ -260,6 +262,9 @@ class Lane:
             data = whole
         self._pending.take(key)
         self._pieces.drop(key)
+        self._filled.set()  # which makes room for others
+        if self._pieces.whole_came(self._loop.time(), last=not self._pending):
+            self._ask_in_pieces()
         await self._verify(receiver, index, data)
 
     def _join(
@@ -395,6 +400,14 @@ class Lane:
         self._watch_idle()
         await self._verify(receiver, message.index, whole)
 
+    def _ask_in_pieces(self) -> None:
+        """The connection has become slow: what is pending is asked for again, in pieces."""
+        self._chunks.clear()
+        for key, receiver in self._pending.items():
+            if key[1] != LIST:
+                self._outbox.append(ChunkCancel(key[0], [key[1]]))
+                self._pieces.add(key, chunk_length(receiver.token.size_bytes, key[1]))
+
     def _ask_for_the_rest(self) -> None:
         """The connection is quick: what was not begun is asked for as it is."""
         rest: dict[bytes, list[int]] = {}
@@ -403,4 +416,5 @@ class Lane:
         for hash, indices in rest.items():
             receiver = self._pending.get((hash, indices[0]))
             assert receiver is not None
+            self._pieces.whole_asked(self._loop.time())
             self._outbox += self._requests(hash, indices, receiver.priority)

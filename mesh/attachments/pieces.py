@@ -29,6 +29,9 @@ QUICK_BYTES = 64 * 1024
 """A holder is quick once so many bytes that were under way together came at so many bytes a second: then a
 chunk takes a few seconds."""
 
+SLOW_CHUNK_SECONDS = 15.0
+"""A holder that was quick is not any more once a whole chunk took so long: that looks like silence."""
+
 
 class Piece(NamedTuple):
     """A part of a chunk."""
@@ -66,6 +69,7 @@ class Pieces:
         self._room = START_BYTES
         self._bytes = 0
         self._narrowed = float("-inf")
+        self._whole_since: float | None = None  # while whole chunks are waited for: when the last one came
 
     def add(self, key: Key, length: int) -> None:
         """A chunk of ``length`` bytes is wanted."""
@@ -118,6 +122,20 @@ class Pieces:
         if chunk.under_way or chunk.asked < len(chunk.buffer):
             return True, None
         return True, self._chunks.pop(key).buffer
+
+    def whole_asked(self, now: float) -> None:
+        """A whole chunk was asked for."""
+        if self._whole_since is None:
+            self._whole_since = now
+
+    def whole_came(self, now: float, *, last: bool) -> bool:
+        """A whole chunk came; ``last``: no other is waited for. Whether it shows that the holder has become
+        slow: then it is asked for pieces again, a few at first."""
+        since, self._whole_since = self._whole_since, None if last else now
+        if since is None or now < since + SLOW_CHUNK_SECONDS or not self.quick:
+            return False
+        self.quick, self._room = False, START_BYTES
+        return True
 
     def asked(self, key: Key, offset: int) -> bool:
         """Whether a piece is under way."""

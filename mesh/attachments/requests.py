@@ -27,7 +27,8 @@ Request = ChunkListGet | PieceGet | ChunkGet
 
 
 class SentBefore:
-    """How often each chunk was sent to whomever, of the blobs that were served last: a byte per chunk."""
+    """How often each chunk was sent to whomever, whole or in pieces, of the blobs served last: a byte
+    per chunk."""
 
     def __init__(self) -> None:
         self._counts: OrderedDict[bytes, bytearray] = OrderedDict()
@@ -104,7 +105,8 @@ class RequestQueue:
     def _push(self, priority: int, request: Request, index: int) -> None:
         if len(self._heap) >= MAX_QUEUED:
             raise ProtocolViolation(f"more than {MAX_QUEUED} chunks asked for at once")
-        self._wanted.add((request.hash, index))
+        if not isinstance(request, PieceGet):
+            self._wanted.add((request.hash, index))
         rank = (-priority, True, self._count(request, index), next(self._numbers))
         heapq.heappush(self._heap, Job(rank, request, index))
         self._filled.set()
@@ -133,11 +135,13 @@ class RequestQueue:
 
     def begin(self, job: Job) -> None:
         """The next job is being sent."""
-        if not job.sent and isinstance(job.request, ChunkGet):
+        first = job.request.offset == 0 if isinstance(job.request, PieceGet) else not job.sent
+        if first and not isinstance(job.request, ChunkListGet):
             self._before.add(job.request.hash, job.index)
         job.rank = (job.rank[0], False, *job.rank[2:])  # it is the first anyway
 
     def pop(self) -> None:
         """The next job is done."""
         job = heapq.heappop(self._heap)
-        self._wanted.discard((job.request.hash, job.index))
+        if not isinstance(job.request, PieceGet):
+            self._wanted.discard((job.request.hash, job.index))

@@ -49,6 +49,13 @@ class _Downloader:
             return whole - job.sent
         return len(answer.hashes) if isinstance(answer, ChunkList) else 0
 
+    def ends_chunk(self, job: Job, answer: bytearray | Message) -> bool:
+        """Whether a job is the end of a chunk, or of something that has no pieces."""
+        request = job.request
+        if isinstance(request, PieceGet) and isinstance(answer, bytearray):
+            return request.offset + request.length >= len(answer)
+        return True
+
 
 class Server:
     """Serves what the store holds, whole or partial.
@@ -199,7 +206,7 @@ class Server:
                         read(following)
                 await downloader.send(job, answer, size)
                 job.sent += size
-                uplink.sent(downloader, ended=ended)
+                uplink.sent(downloader, ended=ended and downloader.ends_chunk(job, answer))
         except LinkClosed:
             pass
         finally:

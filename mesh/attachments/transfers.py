@@ -9,12 +9,12 @@ from typing import Any, Protocol
 
 from mesh.attachments.downlink import Downlink
 from mesh.attachments.lanes import Lane
+from mesh.attachments.progress import Tally
 from mesh.attachments.slots import Slots
 from mesh.attachments.waiters import Waiter
-from mesh.core.chunks import Buffer, ChunkMap, chunk_length
+from mesh.core.chunks import Buffer, ChunkMap
 from mesh.core.fetching import Action, Ask, FetchPlan
 from mesh.core.picking import LIST, Shuffles
-from mesh.core.rates import RateMeter, seconds_left
 from mesh.core.tokens import BlobProgress, BlobToken
 from mesh.errors import FetchFailed, InvalidToken, MeshError, StorageFull
 from mesh.storage.blobs import BlobStore, CorruptChunk, PartialBlob
@@ -90,7 +90,7 @@ class Transfer:
         self._task: asyncio.Task[None] | None = None
         self._grew_at = self._loop.time()
         self._part_bytes = 0  # in parts of chunks, since it last grew
-        self._meter = RateMeter()
+        self._tally = Tally()
         self._begins = asyncio.Event()  # once there is a source, or others can have what is left here
         if not token.size_bytes or token.hash in around.store.partials():
             self._begins.set()
@@ -147,7 +147,7 @@ class Transfer:
         """End with an error."""
         if self._ended:
             return
-        progress = BlobProgress("failed", self._held_bytes(), self.token.size_bytes, [], str(error))
+        progress = BlobProgress("failed", self._tally.told, self.token.size_bytes, [], str(error))
         self._end()
         for waiter in self.waiters:
             waiter.tell(progress)
@@ -166,6 +166,7 @@ class Transfer:
     def gone(self, peer: str) -> None:
         """A peer is not a source any more."""
         if self._known.pop(peer, self) is not self and self._plan is not None:
+            self._tally.forget(peer=peer)
             self._withdraw(peer, list(self._plan.requested(peer)))
             self._act(self._plan.gone(peer, self._loop.time()))
 
@@ -200,6 +201,7 @@ class Transfer:
             await self.partial.write(index, data)
         except CorruptChunk as error:
             log.warning("%s sent wrong bytes and is not asked for a while: %s", peer, error)
+            self._tally.forget(index, peer)
             self._act(self._plan.corrupt(peer, index, self._loop.time()))
         except (MeshError, OSError) as error:
             self._broke(error)
@@ -231,6 +233,8 @@ class Transfer:
         """See :class:`~mesh.attachments.lanes.Receiver`."""
         if self._plan is not None:
             now = self._loop.time()
+            if index != LIST:
+                self._tally.part_came(self.token, index, peer, size, now)
             self._part_bytes += size
             if self._part_bytes >= GROWTH_BYTES:
                 self._part_bytes, self._grew_at = 0, now
@@ -240,6 +244,7 @@ class Transfer:
     def lost(self, peer: str) -> None:
         """See :class:`~mesh.attachments.lanes.Receiver`."""
         if self._plan is not None:
+            self._tally.forget(peer=peer)
             self._act(self._plan.lost(peer, self._loop.time()))
 
     # --- its course ------------------------------------------------------------------------------------
@@ -268,7 +273,7 @@ class Transfer:
             now=self._loop.time(),
             gate=lambda peer, size: self._around.downlink.take(self, peer, size),
         )
-        self._meter.update(self._plan.held_bytes, self._loop.time())
+        self._tally.set_held(self._plan.held_bytes, self._loop.time())
         self._around.downlink.enter(self)
         if self.partial.held:
             self._around.grew(self)
@@ -282,7 +287,8 @@ class Transfer:
         self._grew_at = self._loop.time()
         self._around.downlink.got_on(self)
         actions = self._plan.arrived(peer, index, self._grew_at)
-        self._meter.update(self._plan.held_bytes, self._grew_at)
+        self._tally.forget(index)
+        self._tally.set_held(self._plan.held_bytes, self._grew_at)
         self._around.grew(self)
         self._act(actions)
 
@@ -294,6 +300,7 @@ class Transfer:
             if isinstance(action, Ask):
                 asks.setdefault(action.peer, []).append(action.index)
             else:
+                self._tally.forget(action.index, action.peer)
                 self._withdraw(action.peer, [action.index])
         for peer, indices in asks.items():
             lane = self._around.lane(peer)
@@ -376,7 +383,7 @@ class Transfer:
             self.fail(self._failure(error))
 
     def _pause(self, error: StorageFull) -> None:
-        progress = BlobProgress("failed", self._held_bytes(), self.token.size_bytes, [], str(error))
+        progress = BlobProgress("failed", self._tally.told, self.token.size_bytes, [], str(error))
         for waiter in self.waiters:
             if not waiter.patient and not waiter.done.done():
                 waiter.tell(progress)
@@ -404,6 +411,7 @@ class Transfer:
         await self._begin(None)
 
     def _forget_requests(self) -> None:
+        self._tally.forget()
         for peer in self._asked_of:
             lane = self._around.lane(peer)
             if lane is not None:
@@ -430,22 +438,15 @@ class Transfer:
                 f"no room: needs {self._full.needed} bytes in {self._full.path}, where {self._full.free} are "
                 "free; it goes on by itself when there is room"
             )
-            return BlobProgress("stalled", self._held_bytes(), self.token.size_bytes, [], no_room)
+            return BlobProgress("stalled", self._tally.told, self.token.size_bytes, [], no_room)
         state, sources, why = self._plan.state() if self._plan is not None else ("waiting", [], None)
         if state == "waiting" and why is None:
             asked = sorted(self._around.asked(self.token.hash))
             why = f"no source: asked {', '.join(asked)}" if asked else "no peers are connected"
             if self._begins.is_set() and self._plan is None and self._around.slots.crowded:
                 why = "other fetches go first"
-        held, rate = self._held_bytes(), self._meter.rate(self._loop.time())
-        left = seconds_left(self.token.size_bytes - held, rate)
-        return BlobProgress(state, held, self.token.size_bytes, sources, why, rate, left)
-
-    def _held_bytes(self) -> int:
-        if self._plan is not None:
-            return self._plan.held_bytes
-        held = self.held
-        return sum(chunk_length(self.token.size_bytes, index) for index in held) if held is not None else 0
+        rate, left = self._tally.pace(self.token.size_bytes, self._loop.time())
+        return BlobProgress(state, self._tally.told, self.token.size_bytes, sources, why, rate, left)
 
     def _report(self) -> None:
         if self.waiters and not self._ended and not self._finishing:

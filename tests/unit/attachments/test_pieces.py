@@ -105,3 +105,18 @@ def test_chunks_are_put_together_whatever_comes_first_and_whatever_is_dropped(
             assert whole == contents[index]
             wanted.remove(index)
     assert not wanted
+
+
+def test_a_holder_is_quick_until_a_whole_chunk_takes_too_long() -> None:
+    pieces = Pieces()
+    pieces.quick = True
+    pieces.whole_asked(0.0)
+    pieces.whole_asked(10.0)
+    assert not pieces.whole_came(14.9, last=False)
+    assert not pieces.whole_came(29.8, last=True)
+    pieces.whole_asked(100.0)  # nothing was asked for meanwhile
+    assert not pieces.whole_came(110.0, last=False)
+    assert pieces.quick
+    assert pieces.whole_came(125.0, last=False)
+    assert not pieces.quick
+    assert not pieces.whole_came(200.0, last=True)

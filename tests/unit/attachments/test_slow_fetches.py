@@ -75,3 +75,26 @@ async def test_a_download_capped_far_below_a_chunk_gets_on_and_says_what_it_wait
     assert {one.reason for one in progress if one.state == "stalled"} == {
         "nothing more may be asked for now: it is capped, or something more urgent runs"
     }
+
+
+@simulated()
+async def test_a_line_that_becomes_slow_carries_pieces_and_progress_never_goes_back(world: World) -> None:
+    await world.link("ba")
+    data = content(40 * MIB)
+    token = await world["a"].add(data)
+    world.network.set_bandwidth("a", 2_000_000)
+    progress: list[BlobProgress] = []
+    fetching = asyncio.create_task(world["b"].fetch(token, on_progress=progress.append))
+    await asyncio.sleep(5)
+    world.network.set_bandwidth("a", 20_000)
+    await asyncio.sleep(4 * MIB / 20_000)  # what was under way, and queued
+    before = len(progress)
+    await asyncio.sleep(MIB / 20_000)
+    assert len(progress) > before + 20
+    assert all(one.state == "transferring" for one in progress[before:])
+    world.network.set_bandwidth("a", 2_000_000)
+    assert await (await fetching).read() == data
+    assert world["a"].served_bytes <= len(data) + 3 * MIB
+    told = [one.downloaded_bytes for one in progress]
+    assert told == sorted(told)
+    assert progress[-1].downloaded_bytes == len(data)
