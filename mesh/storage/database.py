@@ -69,7 +69,7 @@ class Database(Generic[T]):
         self._bulk_is_next = False
         self._draining = False
         self._told = 0
-        self._telling = asyncio.Event()
+        self._telling: asyncio.Event | None = None
 
     async def open(self) -> None:
         """Open the file, creating or migrating it.
@@ -77,6 +77,7 @@ class Database(Generic[T]):
         Raises:
             StoreTooNew, StoreCorrupt, StorageFull, DataDirUnusable: see there. Nothing stays open.
         """
+        self._loop = asyncio.get_running_loop()  # asked for once: Python 3.11 makes a system call of it
         await self._worker.run(self._writer.open)
         if self._reader is not None:
             try:
@@ -123,13 +124,15 @@ class Database(Generic[T]):
             self._reader.read_snapshot, job, lambda: self._writer.commits
         )
         while seen > self._told:
+            if self._telling is None:
+                self._telling = asyncio.Event()
             await self._telling.wait()
         return result
 
     # --- writing ----------------------------------------------------------------------------------
 
-    async def write(self, job: Job[T, R], *, bulk: bool = False) -> R:
-        """The result of ``job``, whose changes are durable when this returns.
+    def write(self, job: Job[T, R], *, bulk: bool = False) -> asyncio.Future[R]:
+        """The result of ``job``, whose changes are durable when that is there.
 
         Args:
             bulk: work for somebody else: it lets others go first. Bulk jobs keep their order.
@@ -142,44 +145,53 @@ class Database(Generic[T]):
         """
         self._check_open()
         refuse_inside(self)
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[R] = loop.create_future()
+        future: asyncio.Future[R] = self._loop.create_future()
         (self._bulk if bulk else self._jobs).append((job, future))
         if not self._draining:
             self._draining = True
-            # What else is asked for in this pass of the loop comes along.
-            self._turns.take(partial(loop.call_soon, self._begin_commit))
-        return await future
+            self._turns.take(self._soon_commit)
+        return future
+
+    def _soon_commit(self) -> None:
+        """What else is asked for in this pass of the loop comes along."""
+        self._loop.call_soon(self._begin_commit)
 
     def _begin_commit(self) -> None:
         """Commit some of the waiting jobs: bulk ones and others take turns, so that a bulk job holds up
         others for its own time only, and they hold it up for one commit."""
-        while self._jobs or self._bulk:
-            waiting = self._bulk if self._bulk and (self._bulk_is_next or not self._jobs) else self._jobs
-            self._bulk_is_next = waiting is self._jobs
-            batch = waiting[:MAX_BATCH_JOBS]
-            done = self._worker.submit(self._writer.commit, [job for job, _ in batch])
-            if not done.done():
-                done.add_done_callback(partial(self._end_commit, waiting, batch))
-                return
-            self._answer(waiting, batch, done)  # no thread: nothing happens before it is told of
-        self._draining = False
-        self._turns.give_back()
+        waiting = self._bulk if self._bulk and (self._bulk_is_next or not self._jobs) else self._jobs
+        self._bulk_is_next = waiting is self._jobs
+        batch = waiting[:MAX_BATCH_JOBS]
+        self._worker.call(
+            partial(self._end_commit, waiting, batch), self._writer.commit, [job for job, _ in batch]
+        )
 
     def _end_commit(
-        self, waiting: _Waiting[T], batch: _Waiting[T], done: asyncio.Future[list[Outcome]]
+        self,
+        waiting: _Waiting[T],
+        batch: _Waiting[T],
+        outcomes: list[Outcome] | None,
+        problem: BaseException | None,
     ) -> None:
-        self._answer(waiting, batch, done)
-        self._draining = bool(self._jobs or self._bulk)
-        if self._draining:
-            self._turns.take(self._begin_commit)
-        self._turns.give_back()
+        try:
+            self._answer(waiting, batch, outcomes, problem)
+        finally:
+            self._draining = bool(self._jobs or self._bulk)
+            if self._draining:
+                self._turns.take(self._soon_commit)
+            self._turns.give_back()
 
-    def _answer(self, waiting: _Waiting[T], batch: _Waiting[T], done: asyncio.Future[list[Outcome]]) -> None:
-        error = done.exception()
-        outcomes: list[Outcome] = [(None, error)] * len(batch) if error is not None else done.result()
+    def _answer(
+        self,
+        waiting: _Waiting[T],
+        batch: _Waiting[T],
+        outcomes: list[Outcome] | None,
+        problem: BaseException | None,
+    ) -> None:
+        if outcomes is None:
+            outcomes = [(None, problem)] * len(batch)
         del waiting[: len(outcomes)]
-        self._tell(self._writer.session if error is None else None)
+        self._tell(self._writer.session if problem is None else None)
         for (_, future), (result, problem) in zip(batch, outcomes, strict=False):
             if future.done():
                 continue  # its caller was cancelled; the write stands
@@ -193,8 +205,9 @@ class Database(Generic[T]):
         if session is not None:
             self._committed(session)
         self._told = self._writer.commits
-        self._telling.set()
-        self._telling = asyncio.Event()
+        telling, self._telling = self._telling, None
+        if telling is not None:
+            telling.set()
 
     # --- transactions -----------------------------------------------------------------------------
 

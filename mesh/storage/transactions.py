@@ -136,5 +136,6 @@ def refuse_inside(owner: object) -> None:
     Raises:
         NestedTransaction: one is. Waiting for its end would never end.
     """
-    if any(transaction.of(owner) for transaction in _inside.get()):
-        raise NestedTransaction
+    for transaction in _inside.get():
+        if transaction.of(owner):
+            raise NestedTransaction

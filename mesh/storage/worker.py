@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, ParamSpec, Protocol, TypeVar
 
@@ -13,14 +14,19 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+Then = Callable[[Any, BaseException | None], object]
+"""Given what a function returned, or what it raised."""
+
+
 class Worker(Protocol):
     """Runs blocking functions one after another, in the order they were asked for."""
 
-    def submit(self, function: Callable[..., R], *args: Any) -> asyncio.Future[R]:
-        """Ask for ``function``; what it returns or raises. Cancelled before it has begun, it is not run."""
+    def call(self, then: Then, function: Callable[..., Any], *args: Any) -> None:
+        """Ask for ``function``; ``then`` is called on the event loop when it has run."""
 
     async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """The result of ``function``, which has run when this returns."""
+        """The result of ``function``, which has run when this returns. Cancelled before it has begun, it is
+        not run."""
 
     async def close(self) -> None:
         """Finish what was asked for, then leave nothing behind. May be repeated."""
@@ -38,30 +44,28 @@ class ThreadWorker:
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def submit(self, function: Callable[..., R], *args: Any) -> asyncio.Future[R]:
+    def call(self, then: Then, function: Callable[..., Any], *args: Any) -> None:
         """See :class:`Worker`."""
         if self._closed:
             raise RuntimeError(f"the worker {self._name} is closed")
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
             self._thread.start()
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[R] = loop.create_future()
-        self._calls.put(_Call(loop, future, function, args))
-        return future
+        self._calls.put((asyncio.get_running_loop(), then, function, args))
 
     async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """See :class:`Worker`."""
-        if kwargs:
-            return await self.submit(lambda: function(*args, **kwargs))
-        return await self.submit(function, *args)
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self.call(partial(settle, future), _unless_cancelled, future, function, args, kwargs)
+        return await future
 
     async def close(self) -> None:
         """See :class:`Worker`."""
         if self._thread is not None and not self._closed:
-            last = self.submit(lambda: None)
-            self._closed = True
+            last: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.call(partial(settle, last), lambda: None)
             self._calls.put(None)
+            self._closed = True
             await last
         self._closed = True
         if self._thread is not None:
@@ -69,59 +73,47 @@ class ThreadWorker:
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
-            call.make()
+            loop, then, function, args = call
+            result: Any = None
+            problem: BaseException | None = None
+            try:
+                result = function(*args)
+            except BaseException as error:  # noqa: BLE001 - it is raised where the function was asked for
+                problem = error
+            with contextlib.suppress(RuntimeError):  # the loop is gone, and so is who asked
+                loop.call_soon_threadsafe(then, result, problem)
 
 
-class _Call:
-    """One function to be run."""
+_Call = tuple[asyncio.AbstractEventLoop, Then, Callable[..., Any], tuple[Any, ...]]
 
-    __slots__ = ("_args", "_function", "_future", "_loop")
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        future: asyncio.Future[Any],
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-    ) -> None:
-        self._loop = loop
-        self._future = future
-        self._function = function
-        self._args = args
+def _unless_cancelled(
+    future: asyncio.Future[R], function: Callable[..., R], args: Any, kwargs: Any
+) -> R | None:
+    return None if future.cancelled() else function(*args, **kwargs)
 
-    def make(self) -> None:
-        """Run it, on the worker's thread."""
-        if self._future.cancelled():
-            return
-        result: Any = None
-        problem: BaseException | None = None
-        try:
-            result = self._function(*self._args)
-        except BaseException as error:  # noqa: BLE001 - it is raised where the function was asked for
-            problem = error
-        with contextlib.suppress(RuntimeError):  # the loop is gone, and so is who asked
-            self._loop.call_soon_threadsafe(self._answer, result, problem)
 
-    def _answer(self, result: Any, problem: BaseException | None) -> None:
-        if self._future.done():
-            return  # who asked has given up
-        if problem is None:
-            self._future.set_result(result)
-        else:
-            self._future.set_exception(problem)
+def settle(future: asyncio.Future[Any], result: Any, problem: BaseException | None) -> None:
+    """Give ``future`` what a call came to."""
+    if future.done():
+        return  # who asked has given up
+    if problem is None:
+        future.set_result(result)
+    else:
+        future.set_exception(problem)
 
 
 class InlineWorker:
     """No thread: deterministic, for stores in memory and for simulations."""
 
-    def submit(self, function: Callable[..., R], *args: Any) -> asyncio.Future[R]:
+    def call(self, then: Then, function: Callable[..., Any], *args: Any) -> None:
         """See :class:`Worker`."""
-        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         try:
-            future.set_result(function(*args))
+            result = function(*args)
         except BaseException as error:  # noqa: BLE001 - it is raised where the result is taken
-            future.set_exception(error)
-        return future
+            then(None, error)
+        else:
+            then(result, None)
 
     async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """See :class:`Worker`."""

@@ -6,9 +6,10 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
-from mesh.storage.worker import InlineWorker
+from mesh.storage.worker import InlineWorker, Then, settle
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,37 +26,30 @@ class LateWorker(InlineWorker):
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
-        self._done: deque[tuple[asyncio.Future[Any], asyncio.Future[Any]]] = deque()
+        self._done: deque[Callable[[], object]] = deque()
 
-    def submit(self, function: Callable[..., R], *args: Any) -> asyncio.Future[R]:
+    def call(self, then: Then, function: Callable[..., Any], *args: Any) -> None:
         """See :class:`~mesh.storage.worker.Worker`."""
-        told: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        self._done.append((told, super().submit(function, *args)))
+        super().call(lambda *outcome: self._done.append(lambda: then(*outcome)), function, *args)
         if len(self._done) == 1:
             self._wait(self._rng.randint(0, MAX_PASSES))
-        return told
 
     async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """See :class:`~mesh.storage.worker.Worker`."""
-        return await self.submit(lambda: function(*args, **kwargs))
+        told: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self.call(partial(settle, told), lambda: function(*args, **kwargs))
+        return await told
 
     async def close(self) -> None:
         """See :class:`~mesh.storage.worker.Worker`."""
-        while self._done:
-            await asyncio.wait([self._done[-1][0]])
+        if self._done:
+            await self.run(lambda: None)
 
     def _wait(self, passes: int) -> None:
         step = self._tell if passes == 0 else lambda: self._wait(passes - 1)
         asyncio.get_running_loop().call_soon(step)
 
     def _tell(self) -> None:
-        told, done = self._done.popleft()
-        problem = done.exception()
-        if told.done():
-            pass  # who asked has given up
-        elif problem is None:
-            told.set_result(done.result())
-        else:
-            told.set_exception(problem)
+        self._done.popleft()()
         if self._done:
             self._wait(self._rng.randint(0, MAX_PASSES))
