@@ -146,7 +146,7 @@ class Documents:
         self, document: Fields, plan: Callable[[Registers], Writes], *, exists: bool | None = None
     ) -> str:
         document_id = self._writable(document["_id"] if "_id" in document else self._new_id())
-        await self._store.write(lambda rows: writes.edit(rows, self.name, document_id, plan, exists=exists))
+        await self._store.write(writes.Edit(self.name, document_id, plan, exists))
         return document_id
 
     def _writable(self, document_id: object) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import sqlite3
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -59,7 +60,12 @@ R = TypeVar("R")
 T = TypeVar("T", bound=Session)
 
 Job = Callable[[T], R]
+"""One may have an attribute ``together``, a function that does a list of such jobs for less than they take one
+by one, and gives the outcome of each. Of one that fails it has written nothing; where it raises, the
+transaction is lost. One that is ``brief`` reads or writes one document at most."""
+
 Outcome = tuple[Any, BaseException | None]
+"""What a job returned, or what it raised."""
 
 
 class Connection(Generic[T]):
@@ -186,10 +192,10 @@ class Connection(Generic[T]):
         with self._naming_errors():
             connection.execute("BEGIN IMMEDIATE")
             try:
-                for job in jobs:
-                    outcomes.append(self._run_job(connection, session, job))
+                for _, alike in groupby(jobs, _kind_of):
                     if session.changes >= MAX_BATCH_CHANGES:
                         break
+                    outcomes += self._run_jobs(connection, session, list(alike))
                 self._commit(connection, session)
             except BaseException:
                 self._roll_back(connection, session)
@@ -210,6 +216,21 @@ class Connection(Generic[T]):
                 raise
             return None, error
         return result, None
+
+    def _run_jobs(
+        self, connection: sqlite3.Connection, session: T, jobs: list[Job[T, Any]]
+    ) -> list[Outcome]:
+        """Run jobs of one kind inside of the open transaction.
+
+        Raises:
+            Exception: the whole transaction is gone.
+        """
+        together: Callable[[T, list[Job[T, Any]]], list[Outcome]] | None = getattr(jobs[0], "together", None)
+        if together is None:
+            return [self._run_job(connection, session, job) for job in jobs]
+        outcomes = together(session, jobs)
+        session.keep()
+        return outcomes
 
     def _run_job(self, connection: sqlite3.Connection, session: T, job: Job[T, Any]) -> Outcome:
         """Run a job inside of the open transaction.
@@ -248,6 +269,11 @@ class Connection(Generic[T]):
 
     # --- one transaction in several calls ---------------------------------------------------------
 
+    @property
+    def attempting(self) -> bool:
+        """Whether an attempt has begun a transaction, which can go on."""
+        return self._pending and not self.lost
+
     def attempt(self, job: Job[T, R]) -> R:
         """The result of ``job``, inside of the transaction that the first attempt begins.
 
@@ -262,7 +288,7 @@ class Connection(Generic[T]):
                 connection.execute("BEGIN IMMEDIATE")
                 self._pending = True
             try:
-                result, problem = self._run_job(connection, session, job)
+                [(result, problem)] = self._run_jobs(connection, session, [job])
             except BaseException:
                 self.lost = True
                 raise
@@ -297,6 +323,10 @@ class Connection(Generic[T]):
 
     def _naming_errors(self) -> NamedErrors:
         return NamedErrors(self._path)
+
+
+def _kind_of(job: Job[Any, Any]) -> object:
+    return getattr(job, "together", job)
 
 
 def make_shrinkable(connection: sqlite3.Connection) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import random
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
 from typing import Any
 
 import msgspec
@@ -35,8 +36,21 @@ CLIENT_ID_BITS = 53
 MAX_QUARANTINE = 1000
 """Refused changes that are remembered."""
 
+_ROWS_AT_ONCE = 64
 
-class Row(msgspec.Struct, frozen=True):
+_ROW = "seq, rank_major, rank_minor, state, vector, json, client_id, source"
+
+_MANY_ROWS = (
+    f"SELECT id, {_ROW} FROM documents WHERE collection = ? AND id IN ({','.join('?' * _ROWS_AT_ONCE)})"
+)
+
+_PUT = (
+    "INSERT OR REPLACE INTO documents(seq, collection, id, json, rank_major, rank_minor, vector, state, "
+    "key_hash, version_hash, client_id, source, changed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+
+
+class Row(msgspec.Struct, frozen=True, gc=False):
     """One document as it is stored.
 
     ``source`` is the peer that is known to hold this very version. ``client_id`` is the Yjs client id under
@@ -55,6 +69,11 @@ class Row(msgspec.Struct, frozen=True):
     def document(self) -> dict[str, Any] | None:
         """The fields and the ``_id``; ``None`` for a removed document."""
         return None if self.json is None else _decode_json(self.json)
+
+
+def _row(found: tuple[Any, ...]) -> Row:
+    seq, major, minor, state, vector, json, client_id, source = found
+    return Row(seq, DocumentState((major, minor), state, decode_vector(vector)), json, client_id, source)
 
 
 class Rows:
@@ -141,22 +160,28 @@ class Rows:
     def get(self, collection: str, document_id: str) -> Row | None:
         """The row of a document, removed and buried ones included."""
         found = self.connection.execute(
-            "SELECT seq, rank_major, rank_minor, state, vector, json, client_id, source "
-            "FROM documents WHERE collection = ? AND id = ?",
-            (collection, document_id),
+            f"SELECT {_ROW} FROM documents WHERE collection = ? AND id = ?", (collection, document_id)
         ).fetchone()
-        if found is None:
-            return self._grave(collection, document_id) if self.graves else None
-        seq, major, minor, state, vector, json, client_id, source = found
-        return Row(
-            seq,
-            DocumentState((major, minor), state, decode_vector(vector)),
-            json,
-            client_id,
-            source,
-        )
+        return self._grave(collection, document_id) if found is None else _row(found)
+
+    def get_all(self, collection: str, document_ids: Sequence[str]) -> dict[str, Row]:
+        """The rows of those of the documents that have one, as :meth:`get`."""
+        found: dict[str, Row] = {}
+        for start in range(0, len(document_ids), _ROWS_AT_ONCE):
+            some = document_ids[start : start + _ROWS_AT_ONCE]
+            padded = (*some, *repeat(some[0], _ROWS_AT_ONCE - len(some)))  # one statement fits all
+            found.update(
+                (row[0], _row(row[1:])) for row in self.connection.execute(_MANY_ROWS, (collection, *padded))
+            )
+        if self.graves:
+            for document_id in document_ids:
+                if document_id not in found and (grave := self._grave(collection, document_id)) is not None:
+                    found[document_id] = grave
+        return found
 
     def _grave(self, collection: str, document_id: str) -> Row | None:
+        if not self.graves:
+            return None
         found = self.connection.execute(
             "SELECT seq, incarnation FROM graves WHERE key_hash = ?", (key_hash(collection, document_id),)
         ).fetchone()
@@ -176,8 +201,30 @@ class Rows:
         client_id: int | None,
     ) -> None:
         """Store a document's new state at the end of the log, and note the commit."""
+        _, values = self.prepare(
+            collection, document_id, held, change, merged, source=source, client_id=client_id
+        )
+        self.connection.execute(_PUT, values)
+
+    def put_all(self, prepared: Iterable[tuple[Any, ...]]) -> None:
+        """Store what was prepared."""
+        self.connection.executemany(_PUT, prepared)
+
+    def prepare(
+        self,
+        collection: str,
+        document_id: str,
+        held: Row | None,
+        change: Change,
+        merged: Merged,
+        *,
+        source: str | None = None,
+        client_id: int | None,
+    ) -> tuple[Row, tuple[Any, ...]]:
+        """As :meth:`put`, but for the row itself: what it is to be, and how :meth:`put_all` wants it."""
         seq = self.lineage.next_position()
         state = merged.state
+        rank = state.rank
         vector = encode_vector(state.vector)
         key = key_hash(collection, document_id)
         after = None
@@ -191,28 +238,24 @@ class Rows:
             self.connection, collection, document_id, held.json if held is not None else None, json
         )
         # A peer is known to hold this version only if its change was all there is to it.
-        whole = state.vector == change.until and state.rank == change.rank
-        self.connection.execute(
-            "INSERT OR REPLACE INTO documents(seq, collection, id, json, rank_major, rank_minor, vector, "
-            "state, key_hash, version_hash, client_id, source, changed_at) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                seq,
-                collection,
-                document_id,
-                json,
-                *state.rank,
-                vector,
-                state.update,
-                key,
-                version_hash(key, state.rank, vector),
-                client_id,
-                source if whole else None,
-                self.now(),
-            ),
-        )
+        whole = rank == change.rank and (state.vector is change.until or state.vector == change.until)
         before = held.document if held is not None else None
         self.commits.append(Commit(seq, change, before, after, source, whole, blobs=blobs))
+        row = Row(seq, state, json, client_id, source if whole else None)
+        return row, (
+            seq,
+            collection,
+            document_id,
+            json,
+            *rank,
+            vector,
+            state.update,
+            key,
+            version_hash(key, rank, vector),
+            client_id,
+            row.source,
+            self.now(),
+        )
 
     def drop(self, collection: str, document_id: str) -> Row | None:
         """Forget a document here, without a tombstone; what was held of it. That one was removed is not

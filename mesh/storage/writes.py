@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
+
+import msgspec
 
 from mesh.core import document, records
+from mesh.core.document import Merged
 from mesh.core.identity import Identity
 from mesh.core.values import Registers, Writes, identical
 from mesh.core.wire import Change
 from mesh.errors import DocumentExists, DocumentNotFound
 from mesh.storage import graves
+from mesh.storage.connection import Outcome
 from mesh.storage.rows import Row, Rows
 
 Plan = Callable[[Registers], Writes]
@@ -31,6 +35,18 @@ def edit(rows: Rows, collection: str, document_id: str, plan: Plan, *, exists: b
         DocumentTooLarge: nothing was written.
     """
     row = rows.get(collection, document_id)
+    edited = _edited(rows, row, collection, document_id, plan, exists)
+    if edited is None:
+        return False
+    change, merged, client_id = edited
+    rows.put(collection, document_id, row, change, merged, client_id=client_id)
+    return True
+
+
+def _edited(
+    rows: Rows, row: Row | None, collection: str, document_id: str, plan: Plan, exists: bool | None
+) -> tuple[Change, Merged, int] | None:
+    """What :func:`edit` is to store, and under which client id it was written; ``None`` if nothing changes."""
     here = row is not None and row.json is not None
     if exists is True and not here:
         raise DocumentNotFound(collection, document_id)
@@ -41,17 +57,51 @@ def edit(rows: Rows, collection: str, document_id: str, plan: Plan, *, exists: b
         rows.state_of(row), plan, tick=lambda: rows.tick(row), client_id=client_id, kept=rows.live
     )
     if outcome is None:
-        return False
+        return None
     change, merged = outcome
-    rows.put(
-        collection,
-        document_id,
-        row,
-        _addressed(change, collection, document_id),
-        merged,
-        client_id=client_id,
-    )
-    return True
+    return _addressed(change, collection, document_id), merged, client_id
+
+
+class Edit(msgspec.Struct, frozen=True, gc=False):
+    """:func:`edit` as a job. Many of them read and write their rows together."""
+
+    collection: str
+    document_id: str
+    plan: Plan
+    exists: bool | None = None
+
+    brief: ClassVar[bool] = True
+
+    def __call__(self, rows: Rows) -> bool:
+        return edit(rows, self.collection, self.document_id, self.plan, exists=self.exists)
+
+    @staticmethod
+    def together(rows: Rows, edits: list[Edit]) -> list[Outcome]:
+        """See :data:`~mesh.storage.connection.Job`."""
+        wanted: dict[str, dict[str, None]] = {}
+        for one in edits:
+            wanted.setdefault(one.collection, {})[one.document_id] = None
+        held: dict[tuple[str, str], Row] = {}
+        for collection, ids in wanted.items():
+            held.update(((collection, id), row) for id, row in rows.get_all(collection, list(ids)).items())
+        outcomes: list[Outcome] = []
+        prepared: dict[tuple[str, str], tuple[Any, ...]] = {}
+        for one in edits:
+            key = collection, document_id = one.collection, one.document_id
+            row = held.get(key)
+            try:
+                edited = _edited(rows, row, collection, document_id, one.plan, one.exists)
+            except Exception as error:  # noqa: BLE001 - it is raised where the edit was asked for
+                outcomes.append((None, error))
+                continue
+            if edited is not None:
+                change, merged, client_id = edited
+                held[key], prepared[key] = rows.prepare(
+                    collection, document_id, row, change, merged, client_id=client_id
+                )
+            outcomes.append((edited is not None, None))
+        rows.put_all(prepared.values())
+        return outcomes
 
 
 def remove(rows: Rows, collection: str, document_ids: Iterable[str]) -> int:
