@@ -76,7 +76,6 @@ class Replicator:
         self._peers.handle(Routes, self._on_routes)
         serving: dict[type, Callable[[Any, Any], list[Effect]]] = {
             Ack: Serving.on_ack,
-            Summaries: Serving.on_summaries,
             Pull: Serving.on_pull,
             Barrier: Serving.on_barrier,
         }
@@ -86,7 +85,8 @@ class Replicator:
             Differences: Following.on_differences,
             Pulled: Following.on_pulled,
         }
-        self._peers.handle(Resume, self._handler(lambda sync: sync, SyncSession.on_resume))
+        for asked in (Resume, Summaries):
+            self._peers.handle(asked, self._handler(lambda sync: sync, SyncSession.on_resume))
         for kind, served in serving.items():
             self._peers.handle(kind, self._handler(lambda sync: sync.serving, served))
         for kind, followed in following.items():

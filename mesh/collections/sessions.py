@@ -26,7 +26,7 @@ from mesh.core.sync_effects import (
 )
 from mesh.core.sync_following import Following
 from mesh.core.sync_serving import Serving
-from mesh.core.wire import Barrier, Changes, Interest, Resume
+from mesh.core.wire import Barrier, Changes, Interest, Resume, Summaries
 from mesh.errors import NotStarted, ProtocolViolation
 from mesh.network.link import Link
 from mesh.storage import replicas, restored
@@ -78,7 +78,7 @@ class SyncSession:
         self._progress = progress
         self._asked = asked
         self._store = store
-        self._resumes: deque[Resume] = deque()
+        self._resumes: deque[Resume | Summaries] = deque()
         self._applying = 0
         self._room: asyncio.Future[None] | None = None
         self._positions: Positions = {}
@@ -133,14 +133,23 @@ class SyncSession:
         self._room = asyncio.get_running_loop().create_future()
         return self._room
 
-    def on_resume(self, message: Resume) -> list[Effect]:
-        """The peer wants to be brought up to date. It is answered once it has been told what is asked of it,
-        so that one of the two sees both, and one comparison serves them."""
-        self._asked({entry.collection for entry in message.entries})
-        if self.following.reading_positions:
-            self._resumes.append(message)
-            return []
-        return self.serving.on_resume(message)
+    def on_resume(self, message: Resume | Summaries) -> list[Effect]:
+        """The peer wants to be brought up to date, or compares what it has just resumed. It is answered once
+        it has been told what is asked of it, so that one of the two sees both, and one comparison serves
+        them."""
+        if isinstance(message, Resume):
+            self._asked({entry.collection for entry in message.entries})
+        self._resumes.append(message)
+        self._answer_resumes()
+        return []
+
+    def _answer_resumes(self) -> None:
+        while self._resumes and not self.following.reading_positions:
+            message = self._resumes.popleft()
+            if isinstance(message, Resume):
+                self.run(self.serving.on_resume(message))
+            else:
+                self.run(self.serving.on_summaries(message))
 
     # --- settled ----------------------------------------------------------------------------------
 
@@ -206,8 +215,7 @@ class SyncSession:
                 case ReadPositions(entries):
                     standings = await read(lambda rows: replicas.read_standings(rows, peer, entries))
                     self.run(self.following.positions_read(standings))
-                    while self._resumes and not self.following.reading_positions:
-                        self.run(self.serving.on_resume(self._resumes.popleft()))
+                    self._answer_resumes()
                 case ReadKeys(number, mine, interest):
                     keys = await read(lambda rows: replicas.key_set(rows, interest))
                     side = self.following if mine else self.serving

@@ -48,6 +48,8 @@ class _Catchup:
     """Nothing is known of the peer's log, so that there is no way but to compare."""
     shared: int | None = None
     """The resume of the peer that is served by our comparison, too."""
+    comparing: bool = False
+    """Our digests are on their way, or need not wait for the answer: it is known."""
     upto: int | None = None
     keys: KeySet | None = None
     asked: set[Range] = field(default_factory=set)
@@ -183,8 +185,11 @@ class Following:
             for group in groups.values():
                 number = self._next_resume
                 self._next_resume += 1
-                self._catchups[number] = _Catchup(group, InterestSet(group), stranger)
+                interest = InterestSet(group)
+                catchup = self._catchups[number] = _Catchup(group, interest, stranger)
                 effects.append(Send(Resume(number, standing.log_id, standing.after, standing.empty, group)))
+                if stranger and interest.selective:  # such a comparison is never shared
+                    effects.append(self._compare(number, catchup))
         return effects
 
     def on_changes(self, frame: Changes) -> list[Effect]:
@@ -228,31 +233,38 @@ class Following:
         effects: list[Effect] = [Send(Ack(frame.number, list(wants)))]
         return effects + self._save_positions()
 
-    def share(self, number: int, interest: InterestSet) -> bool:
-        """Whether we are yet to compare what the peer's resume ``number`` is about, so that it need not: its
-        side is then told by :class:`Push`. Only whole collections: what has left a selector here has to be
-        found by the one that holds it still."""
-        for catchup in self._catchups.values():
+    def share(self, number: int, interest: InterestSet) -> list[Effect]:
+        """Compare what the peer's resume ``number`` is about, if we were to compare it anyway, so that the
+        peer need not: its side is then told by :class:`Push`. Only whole collections: what has left a
+        selector here has to be found by the one that holds it still.
+
+        The keys are read from now on, so that they include everything that the peer is told has happened.
+        """
+        for own, catchup in self._catchups.items():
             to_come = catchup.stranger and catchup.upto is None and catchup.shared is None
             same = interest.entries.keys() == catchup.interest.entries.keys()
             if to_come and same and not interest.selective:
                 catchup.shared = number
-                return True
-        return False
+                return [self._compare(own, catchup)]
+        return []
+
+    def _compare(self, number: int, catchup: _Catchup) -> Effect:
+        catchup.comparing = True
+        return ReadKeys(number, True, catchup.interest)
 
     def on_resumed(self, message: Resumed) -> list[Effect]:
         """The peer says how it brings this node up to date."""
         catchup = self._catchup(message.number)
         if catchup.upto is not None:
             raise ProtocolViolation(f"catch-up {message.number} was answered before")
-        if catchup.shared is not None and (message.shared or not message.reconcile):
-            raise ProtocolViolation(f"a comparison for catch-up {message.number} was agreed on")
+        if catchup.comparing and (message.shared or not message.reconcile):
+            raise ProtocolViolation(f"catch-up {message.number} was to be compared")
         self._their_log = message.log_id
         catchup.upto = message.upto
         if message.shared:
             catchup.pulling = True  # the peer pulls on our behalf
-        elif message.reconcile:
-            return [ReadKeys(message.number, True, catchup.interest)]
+        elif message.reconcile and not catchup.comparing:
+            return [self._compare(message.number, catchup)]
         return self._save_positions()
 
     def keys_read(self, number: int, keys: KeySet) -> list[Effect]:

@@ -117,7 +117,7 @@ class Serving:
         peer: str,
         log_id: bytes,
         head: int,
-        share: Callable[[int, InterestSet], bool] | None = None,
+        share: Callable[[int, InterestSet], list[Effect]] | None = None,
         numbering: Numbering = ONE_RUN,
     ) -> None:
         """
@@ -210,8 +210,9 @@ class Serving:
             self._scans.append(_Scan(message.number, after, upto, interest, back=not known))
             return [Send(Resumed(message.number, self._log_id, upto, False)), *self._evaluate()]
         self._reconciling[message.number] = interest
-        shared = self._share is not None and self._share(message.number, interest)
-        effects: list[Effect] = [Send(Resumed(message.number, self._log_id, upto, True, shared))]
+        shared = [] if self._share is None else self._share(message.number, interest)
+        effects: list[Effect] = [Send(Resumed(message.number, self._log_id, upto, True, bool(shared)))]
+        effects += shared
         if not shared:
             self._keys[message.number] = None
             effects.append(ReadKeys(message.number, False, interest))  # while the peer reads its own

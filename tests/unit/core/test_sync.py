@@ -101,7 +101,7 @@ class Session:
         self.serving = Serving(node.peer_name, node.rows.lineage.log_id, node.rows.lineage.seq, share)
         self.out: deque[Any] = deque()
         self.bulk: deque[Any] = deque()  # overtakes, and is overtaken
-        self.resumes: deque[Resume] = deque()
+        self.resumes: deque[Resume | Summaries] = deque()
         self.barriers: dict[int, tuple[dict[tuple[str, str], Version], list[InterestEntry]]] = {}
         self.next_barrier = 1
 
@@ -124,13 +124,11 @@ class Session:
         match message:
             case InterestSet():
                 self.run(serving.wanted(message))
-            case Resume():
+            case Resume() | Summaries():
                 self.resumes.append(message)
                 self.answer_resumes()
             case Ack():
                 self.run(serving.on_ack(message))
-            case Summaries():
-                self.run(serving.on_summaries(message))
             case Pull():
                 self.run(serving.on_pull(message))
             case Barrier():
@@ -150,7 +148,9 @@ class Session:
 
     def answer_resumes(self) -> None:
         while self.resumes and not self.following.reading_positions:
-            self.run(self.serving.on_resume(self.resumes.popleft()))
+            message = self.resumes.popleft()
+            on_it = self.serving.on_resume if isinstance(message, Resume) else self.serving.on_summaries
+            self.run(on_it(message))  # type: ignore[arg-type]
 
     def reached(self, number: int) -> None:
         held_there, wanted = self.barriers.pop(number)
@@ -675,7 +675,7 @@ def following() -> Following:
 
 def sharing() -> Serving:
     """Asked to resume what is compared for the other direction, too."""
-    made = Serving("peer", b"log", 10, lambda number, interest: True)
+    made = Serving("peer", b"log", 10, lambda number, interest: [ReadKeys(1, True, interest)])
     made.wanted(InterestSet([ALL]))
     made.on_resume(Resume(1, b"", 0, False, [ALL]))
     return made

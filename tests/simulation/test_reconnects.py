@@ -1,0 +1,57 @@
+"""How many messages one after the other it takes until two nodes have the same."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from mesh import Node
+from mesh.core import reconcile
+from tests.simulation.virtual_clock import run_virtual
+from tests.simulation.world import World
+
+DELAY = 0.05
+DOCUMENTS = 300
+CHANGED = 3
+
+
+async def changed(node: Node, count: int) -> float:
+    """When so many documents had been changed here."""
+    async for change in node.collection("tasks").observe({"n": -1}):
+        if len(change.documents) == count:
+            break
+    return asyncio.get_running_loop().time()
+
+
+@pytest.mark.parametrize(("list_up_to", "trips"), [(64, 3), (4, 4)])
+def test_strangers_have_the_same_after_few_round_trips(
+    monkeypatch: pytest.MonkeyPatch, list_up_to: int, trips: int
+) -> None:
+    """With ranges of few documents it is as with many documents: what differs takes a step more to find."""
+    monkeypatch.setattr(reconcile, "LIST_UP_TO", list_up_to)
+
+    async def main() -> None:
+        world = World(2, delay=DELAY)
+        a, b, c = [await world.start(name) for name in "abc"]
+        for node in (a, b, c):
+            await node.collection("tasks").subscribe()
+        for n in range(DOCUMENTS):
+            await a.collection("tasks").insert({"_id": f"task{n}", "n": n})
+        for node in (b, c):
+            await node.connect("ws://a:7700")
+            await node.settled(60)
+            await node.pause()
+        await world.stop("a")
+        for n in range(CHANGED):
+            await b.collection("tasks").update(f"task{n}", {"n": -1})
+            await c.collection("tasks").update(f"task{CHANGED + n}", {"n": -1})
+        for node in (b, c):
+            await node.resume()
+        await b.connect("ws://c:7700")
+        linked = asyncio.get_running_loop().time()
+        last = max(await asyncio.gather(changed(b, 2 * CHANGED), changed(c, 2 * CHANGED)))
+        assert last - linked <= trips * 2 * DELAY + 0.001
+        await world.close()
+
+    run_virtual(main())
