@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -35,15 +35,22 @@ def apply_frame(rows: Rows, peer: str, frame: Changes) -> list[Want]:
         restored.meet(rows, change.until)
     graves.meet(rows, peer, frame.graves)
     wants: dict[tuple[str, str], Want] = {}
+    held = _read_rows(rows, frame.changes)
+    written: dict[tuple[str, str], tuple[Any, ...]] = {}
     for change in frame.changes:
         key = (change.collection, change.id)
-        row = rows.get(*key)
+        row = held.get(key)
         wants.pop(key, None)  # what was lacking may have come since
         try:
-            if not _arrive(rows, peer, row, change):
-                wants[key] = _want(row, *key)
+            arrived = _arrive(rows, peer, row, change)
         except (InvalidDocument, InvalidCollectionName, PermissionDenied) as error:
             rows.quarantine(change, peer, str(error))
+            continue
+        if arrived == "lacking":
+            wants[key] = _want(row, *key)
+        elif arrived is not None:
+            held[key], written[key] = arrived
+    rows.put_all(written.values())
     for version in frame.offers:
         row = rows.get(version.collection, version.id)
         if not _holds(row, version):
@@ -56,8 +63,27 @@ def apply_frame(rows: Rows, peer: str, frame: Changes) -> list[Want]:
     return list(wants.values())
 
 
-def _arrive(rows: Rows, peer: str | None, row: Row | None, change: Change) -> bool:
-    """Store one change; false if it builds on what is not held here."""
+def _read_rows(rows: Rows, changes: Sequence[Change]) -> dict[tuple[str, str], Row]:
+    """The rows of what changes, read together if there are several."""
+    if len(changes) == 1:
+        key = (changes[0].collection, changes[0].id)
+        row = rows.get(*key)
+        return {} if row is None else {key: row}
+    changing: dict[str, dict[str, None]] = {}
+    for change in changes:
+        changing.setdefault(change.collection, {})[change.id] = None
+    return {
+        (collection, document_id): row
+        for collection, ids in changing.items()
+        for document_id, row in rows.get_all(collection, list(ids)).items()
+    }
+
+
+def _arrive(
+    rows: Rows, peer: str | None, row: Row | None, change: Change
+) -> tuple[Row, tuple[Any, ...]] | Literal["lacking"] | None:
+    """Prepare what one change makes of a document: ``None`` if nothing, ``"lacking"`` if it builds on what is
+    not held here."""
     check_collection(change.collection)
     check_id(change.id)
     check_version(change.rank, change.until)
@@ -65,28 +91,30 @@ def _arrive(rows: Rows, peer: str | None, row: Row | None, change: Change) -> bo
     client_id = row.client_id if row is not None else None
     if change.collection in OWNED_COLLECTIONS:
         record = records.arrive(held, change)
-        if record is not None:
-            state = record.state
-            if state.update != held.update:
-                client_id = None  # not written here
-            # What was verified is passed on, not how it came.
-            change = Change(change.collection, change.id, state.rank, {}, state.vector, state.update)
-            rows.put(change.collection, change.id, row, change, record, source=peer, client_id=client_id)
-        return True
+        if record is None:
+            return None
+        state = record.state
+        if state.update != held.update:
+            client_id = None  # not written here
+        # What was verified is passed on, not how it came.
+        change = Change(change.collection, change.id, state.rank, {}, state.vector, state.update)
+        return rows.prepare(
+            change.collection, change.id, row, change, record, source=peer, client_id=client_id
+        )
     buried = row is not None and row.buried
     if buried and change.rank == held.rank:
-        return True  # its tombstone has not lived its time there
+        return None  # its tombstone has not lived its time there
     outcome = document.arrive(held, change, rows.live)
     if outcome == "lacking":
-        return False
-    if outcome != "held":
-        if buried and outcome.state.rank == held.rank:
-            # Whoever holds it has slept through its removal: that becomes news again, for the peer as well.
-            state, peer = outcome.state, None
-            change = Change(change.collection, change.id, state.rank, {}, state.vector, state.update)
-        check_version(outcome.state.rank, outcome.state.vector)
-        rows.put(change.collection, change.id, row, change, outcome, source=peer, client_id=client_id)
-    return True
+        return "lacking"
+    if outcome == "held":
+        return None
+    if buried and outcome.state.rank == held.rank:
+        # Whoever holds it has slept through its removal: that becomes news again, for the peer as well.
+        state, peer = outcome.state, None
+        change = Change(change.collection, change.id, state.rank, {}, state.vector, state.update)
+    check_version(outcome.state.rank, outcome.state.vector)
+    return rows.prepare(change.collection, change.id, row, change, outcome, source=peer, client_id=client_id)
 
 
 def _holds(row: Row | None, version: Version) -> bool:
