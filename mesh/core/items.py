@@ -9,7 +9,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from mesh.core.updates import ANY, MAX_CLIENT, Id
+from mesh.core.update_reader import ANY, MAX_CLIENT, Id
 
 _KEY, _LEFT = 0x20, 0x80
 

@@ -13,7 +13,8 @@ from typing import Any
 import pycrdt
 
 from mesh.core.items import Delta, client_for
-from mesh.core.updates import Brought, Fields, Id, fields_of
+from mesh.core.update_reader import Id
+from mesh.core.updates import Brought, Fields, fields_of
 from mesh.core.values import Registers, Writes, each_shows, set_field, unflatten
 from mesh.errors import InvalidDocument
 

@@ -11,7 +11,8 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from mesh.core.updates import ANY, DELETED, EMBED, FORMAT, GC, STRING, TYPE, Id, Item, items_of
+from mesh.core.update_reader import ANY, DELETED, EMBED, FORMAT, GC, STRING, TYPE, Id, Item
+from mesh.core.updates import items_of
 from mesh.errors import InvalidDocument
 
 MAX_DEPTH = 32

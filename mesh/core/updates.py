@@ -2,79 +2,20 @@
 
 The fields of a document are the items of one root map, with JSON values; beside them are deleted items,
 collected ones and the set of deletions. A document may also hold collaborative roots, written by Yjs clients:
-:mod:`mesh.core.roots` says what may be in those. Nothing else is let through. Nesting is bounded because the
-library recurses on its stack, numbers because it believes them.
+:mod:`mesh.core.roots` says what may be in those. Nothing else is let through.
 """
 
 from __future__ import annotations
 
-import functools
-import math
-import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
-import msgspec
-
-from mesh.core.values import MAX_SAFE_INTEGER, Registers
+from mesh.core.update_reader import EASILY_READ, Id, Item, Reader
+from mesh.core.values import Registers
 from mesh.errors import InvalidDocument
 
-MAX_STRUCTS = 500_000
-"""Items in one update."""
-
-MAX_UNLIKE_STRUCTS = 100_000
-"""Items in one update that are not in a run of overwritten values; such runs are skipped quickly."""
-
-_EASILY_READ = 512
-"""Items up to which it is told here, and not by the library, which values stand."""
-
-MAX_NESTING = 64
-"""Lists and objects within each other, in one value."""
-
-MAX_CLOCK = 2**29
-MAX_CLIENT = 2**53
-
-GC, DELETED, STRING, EMBED, FORMAT, TYPE, ANY = 0, 1, 4, 5, 6, 7, 8
-"""Kinds of content."""
-
-_LEFT, _RIGHT, _KEY = 0x80, 0x40, 0x20
-_CONSTANTS = {126: None, 121: False, 120: True}
-_FLOATS = {124: struct.Struct(">f"), 123: struct.Struct(">d")}
-_UNDEFINED, _INTEGER, _TEXT, _OBJECT, _LIST = 127, 125, 119, 118, 117
-_TYPES = 3
-"""Arrays, maps and texts are the types 0, 1 and 2."""
-
-_NUMBER = rb"[\x80-\xff]{0,7}[\x00-\x7f]"
-_OVERWRITTEN = rb"[\x81\xa1]" + _NUMBER + _NUMBER + rb"[\x01-\x7f]"
-_RUNS = [(many, re.compile(rb"(?:" + _OVERWRITTEN + rb"){%d}" % many, re.DOTALL)) for many in (64, 8)]
-_lengths = re.compile(_OVERWRITTEN.replace(rb"[\x01-\x7f]", rb"([\x01-\x7f])"), re.DOTALL)
-
-_MAX_NUMBER_BYTES = 9  # after the first one
-_long_number = re.compile(rb"[\x80-\xff]{0,8}[\x00-\x7f]", re.DOTALL)
-
 R = TypeVar("R")
-
-Id = tuple[int, int]
-"""Client and clock of one element of an item."""
-
-
-class Item(NamedTuple):
-    """One item of an update; ``detail`` is the text of a string, or which type a nested one is."""
-
-    client: int
-    clock: int
-    length: int
-    kind: int
-    left: Id | None = None
-    right: Id | None = None
-    parent: str | Id | None = None
-    key: str | None = None
-    detail: Any = None
-
-    @property
-    def end(self) -> int:
-        return self.clock + self.length
 
 
 class Brought(NamedTuple):
@@ -128,7 +69,7 @@ def read_update(update: bytes, root: bytes) -> Brought:
     Raises:
         InvalidDocument: the update is malformed, or holds what no document of the mesh does.
     """
-    return _guarded(_Reader(update, root).update)
+    return _guarded(lambda: _brought(Reader(update, root)))
 
 
 def fields_of(update: bytes, root: bytes) -> Fields | None:
@@ -137,7 +78,7 @@ def fields_of(update: bytes, root: bytes) -> Fields | None:
     Raises:
         InvalidDocument: as :func:`read_update`.
     """
-    return _guarded(_Reader(update, root, chains=True).fields)
+    return _guarded(lambda: _fields(Reader(update, root, chains=True)))
 
 
 def items_of(update: bytes, root: bytes) -> tuple[list[Item], list[tuple[int, int, int]]]:
@@ -147,7 +88,7 @@ def items_of(update: bytes, root: bytes) -> tuple[list[Item], list[tuple[int, in
         InvalidDocument: as :func:`read_update`.
     """
     items: list[Item] = []
-    return items, _guarded(_Reader(update, root, items).update).deletions
+    return items, _guarded(lambda: _brought(Reader(update, root, items))).deletions
 
 
 def _guarded(read: Callable[[], R]) -> R:
@@ -166,330 +107,54 @@ def clocks_of(state_vector: bytes) -> dict[int, int]:
         InvalidDocument: it is malformed.
     """
     try:
-        return _Reader(state_vector, b"").clocks()
+        return Reader(state_vector, b"").clocks()
     except (IndexError, InvalidDocument) as error:
         raise InvalidDocument(f"a malformed state vector: {error}") from None
 
 
-class _Reader:
-    def __init__(
-        self, data: bytes, root: bytes, items: list[Item] | None = None, *, chains: bool = False
-    ) -> None:
-        self._data = data
-        self._first = bytes((_KEY | ANY, 1, len(root))) + root
-        self._root = root.decode()
-        self._at = 0
-        self._items = items
-        self._chains = chains  # whether it matters what was overwritten by what
-        self._plain = True  # whether the registers are all there is to it
-        self._known = True  # whether the values are surely those that the library reads
-        self._rich = False
-        self._above: dict[Id, str | Id] = {}  # the last element of an item -> its key, or what is left of it
-        self._values: dict[Id, Any] = {}  # the element that holds a value -> the value
-        self._deletions: list[tuple[int, int, int]] = []
-        self._structs = 0
+def _brought(reader: Reader) -> Brought:
+    reader.read()
+    registers = None
+    if reader.plain and reader.known and not reader.rich:
+        registers = {str(reader.above[last]): value for last, value in reader.values.items()}
+        if len(registers) < reader.structs:  # a key twice: the library knows which one wins
+            registers = None
+    simple = reader.known and not reader.rich and reader.structs == len(reader.values)
+    return Brought(
+        reader.ranges, reader.deletions, registers, reader.rich, reader.values, reader.above, simple
+    )
 
-    def update(self) -> Brought:
-        """See :func:`read_update`."""
-        ranges: dict[int, tuple[int, int]] = {}
-        unlike = 0
-        for _ in self._times():
-            count, client, start = self._number(), self._client(), self._number()
-            self._structs += count
-            if self._structs > MAX_STRUCTS:
-                raise InvalidDocument(f"more than {MAX_STRUCTS} items in an update")
-            if client in ranges:
-                raise InvalidDocument("a malformed update: a client occurs twice")
-            clock = start
-            while count:
-                skipped, clocks = self._skip(count, client, clock)
-                if not skipped:
-                    skipped, clocks = 1, self._item(client, clock)
-                    unlike += 1
-                count -= skipped
-                clock += clocks
-                if clock > MAX_CLOCK or unlike > MAX_UNLIKE_STRUCTS:
-                    raise InvalidDocument("a malformed update: a clock or its structure is out of bounds")
-            self._plain = self._plain and not start
-            ranges[client] = (start, clock)
-        for _ in self._times():
-            self._read_deletions()
-        if self._at != len(self._data):
-            raise InvalidDocument("a malformed update: something follows it")
-        registers = None
-        if self._plain and self._known and not self._rich:
-            above = self._above
-            registers = {str(above[last]): value for last, value in self._values.items()}
-            if len(registers) < self._structs:  # a key twice: the library knows which one wins
-                registers = None
-        simple = self._known and not self._rich and self._structs == len(self._values)
-        return Brought(ranges, self._deletions, registers, self._rich, self._values, self._above, simple)
 
-    def fields(self) -> Fields | None:
-        """See :func:`fields_of`."""
-        brought = self.update()
-        if not self._known or self._rich or (brought.registers is None and self._structs > _EASILY_READ):
-            return None
-        clocks = {client: end for client, (_, end) in brought.ranges.items()}
-        above = self._above
-        if brought.registers is not None:
-            elements = {str(above[last]): last for last in self._values}
-            return Fields(brought.registers, elements, set(), clocks, self._structs)
-        registers: Registers = {}
-        elements = {}
-        for last, value in self._values.items():
-            key = self._key_above(last)
-            if not key or key in registers or self._is_deleted(*last):
-                return None
-            registers[key] = value
-            elements[key] = last
-        removed = {key for key in above.values() if isinstance(key, str)} - registers.keys()
-        return Fields(registers, elements, removed, clocks, self._structs)
-
-    def _key_above(self, element: Id) -> str | None:
-        """The key that ``element`` is in; empty or ``None`` if it takes the library to tell."""
-        for _ in range(self._structs):
-            key = self._above.get(element, "")
-            if isinstance(key, str):
-                return key
-            element = key
+def _fields(reader: Reader) -> Fields | None:
+    brought = _brought(reader)
+    if not reader.known or reader.rich or (brought.registers is None and reader.structs > EASILY_READ):
         return None
-
-    def _is_deleted(self, client: int, clock: int) -> bool:
-        return any(of == client and start <= clock < end for of, start, end in self._deletions)
-
-    def clocks(self) -> dict[int, int]:
-        found = {self._client(): self._number() for _ in self._times()}
-        if self._at != len(self._data) or max(found.values(), default=0) > MAX_CLOCK:
-            raise InvalidDocument("something is out of bounds")
-        return found
-
-    # --- items ------------------------------------------------------------------------------------
-
-    def _skip(self, count: int, client: int, clock: int) -> tuple[int, int]:
-        """Read some of ``count`` items, of the two most common sorts; how many, and their clocks."""
-        if self._items is not None:
-            return 0, 0
-        info = self._data[self._at]
-        if info == _KEY | ANY:
-            read = self._first_registers(count, client, clock)
-            return read, read
-        if info & 0x1F == DELETED and not (self._chains and self._structs <= _EASILY_READ):
-            for many, run in _RUNS:
-                if count > many and (found := run.match(self._data, self._at)) is not None:
-                    self._at = found.end()
-                    self._plain = self._known = False
-                    return many, sum(map(ord, _lengths.findall(self._data, found.start(), found.end())))
-        return 0, 0
-
-    def _first_registers(self, count: int, client: int, clock: int) -> int:
-        """Read the registers that follow here and were written for the first time; how many there are."""
-        data, at, first, above, values = self._data, self._at, self._first, self._above, self._values
-        length = len(first) + 1
-        for read in range(count):
-            start = at + length
-            if not data.startswith(first, at):
-                break
-            end = start + data[start - 1]
-            if end - start >= 0x80 or data[end] != 1:
-                break
-            last = (client, clock + read)
-            above[last] = data[start:end].decode()
-            if data[end + 1] == _TEXT and data[end + 2] < 0x80:
-                start = end + 3
-                at = start + data[end + 2]
-                values[last] = data[start:at].decode()
-            else:
-                self._at = end + 1
-                values[last] = self._value(0)
-                at = self._at
-        else:
-            read = count
-        self._at = at
-        return read
-
-    def _item(self, client: int, clock: int) -> int:
-        """Read one item; how many clocks it takes."""
-        info = self._byte()
-        kind = info & 0x1F
-        if kind == GC:
-            self._plain = self._known = False
-            length = self._length()
-            if self._items is not None:
-                self._items.append(Item(client, clock, length, GC))
-            return length
-        left = right = parent = key = None
-        if info & _LEFT:
-            left = (self._client(), self._number())
-        if info & _RIGHT:
-            right = (self._client(), self._number())
-            self._known = False
-        if left is None and right is None:
-            parent = self._parent_of_item()
-            key = self._text() if info & _KEY else None
-            if parent != self._root:
-                self._rich = True
-            elif key is None or kind not in (DELETED, ANY):
-                raise InvalidDocument("an item of the root map that is not a field with a JSON value")
-        else:
-            self._plain = False
-        detail = None
-        if kind == DELETED:
-            length = self._length()
-            self._plain = False
-        elif kind == ANY:
-            length = self._length()
-            self._known = self._known and length == 1
-            for _ in range(length):
-                value = self._value(0)
-            self._values[client, clock + length - 1] = value
-        else:
-            self._rich = True
-            length, detail = self._rich_content(kind)
-        last = (client, clock + length - 1)
-        if key is not None:
-            self._above[last] = key
-        elif left is not None:
-            self._above[last] = left
-        if self._items is not None:
-            self._items.append(Item(client, clock, length, kind, left, right, parent, key, detail))
-        return length
-
-    def _parent_of_item(self) -> str | Id:
-        named = self._byte()
-        if named == 1:
-            return self._text()
-        if named:
-            raise InvalidDocument("a malformed update: an item in nothing")
-        return (self._client(), self._number())
-
-    def _rich_content(self, kind: int) -> tuple[int, Any]:
-        """The length of an item's content, and the detail that matters."""
-        if kind == STRING:
-            text = self._text()
-            length = len(text) if text.isascii() else len(text.encode("utf-16-le")) // 2
-            if not length:
-                raise InvalidDocument("a malformed update: an item of no length")
-            return length, text
-        if kind == EMBED:
-            self._json()
-            return 1, None
-        if kind == FORMAT:
-            self._text()
-            self._json()
-            return 1, None
-        if kind == TYPE and (which := self._number()) < _TYPES:
-            return 1, which
-        raise InvalidDocument(f"an item of kind {kind}, which no document of the mesh holds")
-
-    def _json(self) -> None:
-        text = self._text()
-        depth = deepest = 0
-        for bracket in re.findall(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', text):
-            depth += (bracket in "[{") - (bracket in "]}")
-            deepest = max(deepest, depth)
-        if deepest > MAX_NESTING:
-            raise InvalidDocument(f"values nested more than {MAX_NESTING} levels deep")
-        try:
-            msgspec.json.decode(text)
-        except (msgspec.MsgspecError, RecursionError):
-            raise InvalidDocument("a malformed update: an attribute or embed that is not JSON") from None
-
-    def _read_deletions(self) -> None:
-        self._plain = False
-        client = self._client()
-        for _ in self._times():
-            start = self._number()
-            end = start + self._length()
-            if end > MAX_CLOCK:
-                raise InvalidDocument("a malformed update: a deletion is out of bounds")
-            self._deletions.append((client, start, end))
-
-    # --- values -----------------------------------------------------------------------------------
-
-    def _value(self, depth: int) -> Any:
-        kind = self._byte()
-        if kind == _TEXT:
-            return self._text()
-        if kind in _FLOATS:
-            layout = _FLOATS[kind]
-            (number,) = layout.unpack_from(self._data, self._at)
-            self._at += layout.size
-            if not math.isfinite(number):
-                self._known = False
-            elif number.is_integer() and abs(number) <= MAX_SAFE_INTEGER:
-                return int(number)
-            return number
-        if kind in _CONSTANTS:
-            return _CONSTANTS[kind]
-        if depth >= MAX_NESTING:
-            raise InvalidDocument(f"values nested more than {MAX_NESTING} levels deep")
-        if kind == _LIST:
-            return [self._value(depth + 1) for _ in self._times()]
-        if kind == _OBJECT:
-            found = {self._text(): self._value(depth + 1) for _ in self._times()}
-            return dict(sorted(found.items()))
-        if kind == _INTEGER:
-            self._known = False
-            while self._byte() & 0x80:
-                pass
+    clocks = {client: end for client, (_, end) in brought.ranges.items()}
+    above = brought.above
+    if brought.registers is not None:
+        elements = {str(above[last]): last for last in brought.values}
+        return Fields(brought.registers, elements, set(), clocks, reader.structs)
+    registers: Registers = {}
+    elements = {}
+    for last, value in brought.values.items():
+        key = _key_above(brought, last)
+        if not key or key in registers or _is_deleted(brought, *last):
             return None
-        if kind == _UNDEFINED:
-            self._known = False
-            return None
-        raise InvalidDocument(f"a value of kind {kind}, which JSON does not have")
-
-    # --- the bytes --------------------------------------------------------------------------------
-
-    def _byte(self) -> int:
-        byte = self._data[self._at]
-        self._at += 1
-        return byte
-
-    def _number(self) -> int:
-        byte = self._data[self._at]
-        self._at += 1
-        if byte < 0x80:
-            return byte
-        found = _long_number.match(self._data, self._at)
-        if found is None:
-            if len(self._data) - self._at < _MAX_NUMBER_BYTES:
-                raise IndexError
-            raise InvalidDocument("a malformed update: a number is too long")
-        self._at = found.end()
-        return _long(byte, found[0])
-
-    def _client(self) -> int:
-        client = self._number()
-        if client >= MAX_CLIENT:
-            raise InvalidDocument("a malformed update: a client id is out of bounds")
-        return client
-
-    def _length(self) -> int:
-        length = self._number()
-        if not length:
-            raise InvalidDocument("a malformed update: an item of no length")
-        return length
-
-    def _times(self) -> Iterator[int]:
-        count = self._number()
-        if count > len(self._data):
-            raise InvalidDocument("a malformed update: it counts more than it holds")
-        return iter(range(count))
-
-    def _text(self) -> str:
-        size = self._number()
-        start = self._at
-        self._at = end = start + size
-        if end > len(self._data):
-            raise IndexError
-        return self._data[start:end].decode()
+        registers[key] = value
+        elements[key] = last
+    removed = {key for key in above.values() if isinstance(key, str)} - registers.keys()
+    return Fields(registers, elements, removed, clocks, reader.structs)
 
 
-@functools.lru_cache(4096)
-def _long(first: int, following: bytes) -> int:
-    """The number that these bytes stand for; the same client ids come again and again."""
-    number = first & 0x7F
-    for place, byte in enumerate(following, 1):
-        number |= (byte & 0x7F) << 7 * place
-    return number
+def _key_above(brought: Brought, element: Id) -> str | None:
+    """The key that ``element`` is in; empty or ``None`` if it takes the library to tell."""
+    for _ in range(len(brought.above) + 1):
+        key = brought.above.get(element, "")
+        if isinstance(key, str):
+            return key
+        element = key
+    return None
+
+
+def _is_deleted(brought: Brought, client: int, clock: int) -> bool:
+    return any(of == client and start <= clock < end for of, start, end in brought.deletions)

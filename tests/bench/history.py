@@ -29,7 +29,7 @@ import pycrdt
 
 from mesh.core import document
 from mesh.core.document import ABSENT, ROOT, DocumentState, Merged
-from mesh.core.updates import MAX_CLIENT
+from mesh.core.update_reader import MAX_CLIENT
 from mesh.core.values import flatten, merge_registers
 from mesh.core.wire import Change, Changes
 from mesh.storage.documents import DocumentStore

@@ -25,7 +25,8 @@ from mesh.core.document import (
     Merged,
     arrive,
 )
-from mesh.core.updates import MAX_STRUCTS, clocks_of, read_update
+from mesh.core.update_reader import MAX_STRUCTS
+from mesh.core.updates import clocks_of, read_update
 from mesh.core.values import identical, plan_increment, plan_merge, plan_replace, plan_unset, unflatten
 from mesh.core.versions import covers
 from mesh.core.wire import Change

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from mesh.core import document
 from mesh.core.document import ABSENT, ROOT, DocumentState, Merged, arrive
 from mesh.core.items import written_once
-from mesh.core.updates import MAX_CLIENT, fields_of
+from mesh.core.update_reader import MAX_CLIENT
+from mesh.core.updates import fields_of
 from mesh.core.values import Writes, flatten, identical, plan_merge, unflatten
 from mesh.core.versions import VersionVector
 from mesh.core.wire import Change
