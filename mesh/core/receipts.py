@@ -208,6 +208,20 @@ def distribution_id_of(publisher: str, nonce: str) -> str:
     return base64.b32encode(digest).decode().lower()[:26]
 
 
+def check_owned(collection: str, document: Mapping[str, Any]) -> None:
+    """Refuse an owned document that is not what ``schema/`` says.
+
+    Raises:
+        InvalidDocument: it is not.
+    """
+    if collection == "nodes":
+        NodeRecord.parse(document)
+    elif collection == "receipts":
+        Receipt.parse(document)
+    else:
+        parse_distribution(document)
+
+
 def receipt_id_of(distribution_id: str, node_id: str) -> str:
     """The id of a node's receipt of a distribution."""
     return f"{distribution_id}:{node_id}"

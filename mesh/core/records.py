@@ -15,7 +15,7 @@ from blake3 import blake3
 
 from mesh.core.document import DocumentState, Merged, check_update, registers_of, single_value_state
 from mesh.core.identity import Identity, node_id_of, verify
-from mesh.core.receipts import distribution_id_of
+from mesh.core.receipts import check_owned, distribution_id_of
 from mesh.core.versions import MAX_COUNTER, Rank, VersionVector, covers, join
 from mesh.core.wire import Change
 from mesh.errors import InvalidDocument, PermissionDenied
@@ -74,10 +74,11 @@ def sign(
 
     Raises:
         PermissionDenied: the document is not this node's.
-        InvalidDocument: the record would be over ``MAX_RECORD_BYTES``.
+        InvalidDocument: the record would be over ``MAX_RECORD_BYTES``, or is not what ``schema/`` says.
     """
     if owner_of(collection, document_id, body) != identity.node_id:
         raise PermissionDenied(f"{collection}/{document_id} can be written by its owner only")
+    check_owned(collection, {**body, "_id": document_id})
     epoch, sequence = max(held.rank, (0, 0))
     rank = (epoch + 1, 1) if adopted else (epoch, sequence + 1)
     lowest, _ = _ranks(collection, body)
@@ -106,7 +107,7 @@ def arrive(held: DocumentState, change: Change) -> Merged | None:
     The state that is kept is built anew from the verified record, so that nothing else rides along.
 
     Raises:
-        InvalidDocument: the record is malformed.
+        InvalidDocument: the record is malformed, or not what ``schema/`` says.
         PermissionDenied: its signature or owner is wrong. Nothing has changed.
     """
     if change.rank < held.rank:
@@ -183,6 +184,7 @@ def _open(change: Change) -> SignedRecord:
     _check_rank(change.collection, record.rank, body)
     if owner_of(change.collection, change.id, body) != node_id_of(record.public_key):
         raise PermissionDenied(f"{change.collection}/{change.id} is signed by a node that does not own it")
+    check_owned(change.collection, {**body, "_id": change.id})
     return record
 
 

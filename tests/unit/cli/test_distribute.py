@@ -186,7 +186,7 @@ def test_one_distribution(served: ServedNode, file: str) -> None:
         "transferring: 0 of 2 completed, 1 in progress, 1 failed",
         "node      state         done  bytes   rate  left     heard  reason",
         "van7      transferring   40%   40 B  6 B/s  10 s  1 m 05 s",
-        "hhhhhhhh  failed          0%    0 B                never  disk\ufffd[2J full",
+        "hhhhhhhh  failed          0%    0 B                  never  disk\ufffd[2J full",
     ]
     assert served.json("distribution", "d0")["status"]["failed"] == 1
 

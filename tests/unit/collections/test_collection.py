@@ -23,6 +23,7 @@ from mesh.errors import (
 )
 from tests.simulation.virtual_clock import run_virtual
 from tests.unit.collections.mesh_of_stores import DocumentNode, mesh_of_stores
+from tests.unit.owned_bodies import node_body
 
 
 def with_cars(test: Callable[[Collection], Awaitable[None]]) -> Callable[[], None]:
@@ -319,9 +320,9 @@ def test_collections_of_the_mesh_are_read_only() -> None:
     async def main() -> None:
         async with mesh_of_stores() as world:
             node = await world.add("a")
-            await node.owned.write("nodes", node.node_id, {"name": "a"})
+            await node.owned.write("nodes", node.node_id, node_body(name="a"))
             nodes = node.collection("nodes")
-            assert await nodes.find() == [{"_id": node.node_id, "name": "a"}]
+            assert await nodes.find() == [node_body(_id=node.node_id, name="a")]
             assert await nodes.get(node.node_id)
             assert await nodes.count() == 1
             attempts: list[Awaitable[Any]] = [

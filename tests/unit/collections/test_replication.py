@@ -19,6 +19,7 @@ from mesh.network.memory import Path as NetworkPath
 from mesh.storage import replicas
 from tests.simulation.virtual_clock import run_virtual
 from tests.unit.collections.mesh_of_stores import DocumentNode, MeshOfStores, mesh_of_stores
+from tests.unit.owned_bodies import node_body
 
 CARS = InterestEntry("cars")
 
@@ -519,7 +520,7 @@ def test_owned_documents_reach_neighbours_and_whoever_asks() -> None:
         async with mesh_of_stores() as world:
             nodes = await world.line(3)
             for node in nodes:
-                await node.owned.write("nodes", node.node_id, {"name": node.name})
+                await node.owned.write("nodes", node.node_id, node_body(name=node.name))
             await world.settle()
             names = [sorted(d["name"] for d in await node.owned.find("nodes")) for node in nodes]
             assert names == [["n0", "n1"], ["n0", "n1", "n2"], ["n1", "n2"]]

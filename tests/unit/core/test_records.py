@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from mesh.core.identity import Identity
 from mesh.core.receipts import distribution_id_of, receipt_id_of
 from mesh.core.wire import Change
 from mesh.errors import InvalidDocument, PermissionDenied
+from tests.unit.owned_bodies import NODE, distribution_body
 
 ME = Identity(b"1" * 32)
 OTHER = Identity(b"2" * 32)
@@ -32,7 +34,9 @@ def signed(
     clock: bytes = CLOCK,
     adopted: bool = False,
 ) -> tuple[Change, Merged]:
-    return records.sign(identity, "nodes", identity.node_id, body, held, clock, counter, adopted=adopted)
+    return records.sign(
+        identity, "nodes", identity.node_id, NODE | body, held, clock, counter, adopted=adopted
+    )
 
 
 def record_in(change: Change) -> dict[str, Any]:
@@ -72,7 +76,7 @@ def test_what_is_signed_arrives() -> None:
     theirs = records.arrive(ABSENT, change)
     assert theirs == mine
     assert theirs is not None
-    assert theirs.fields == {"name": "me", "tags": ["a"], "half": 0.5}
+    assert theirs.fields == NODE | {"name": "me", "tags": ["a"], "half": 0.5}
     assert records.body_of(theirs.state.update) == theirs.fields
     assert records.arrive(theirs.state, change) is None
 
@@ -139,11 +143,11 @@ def test_a_record_replayed_under_another_id_or_collection_is_refused() -> None:
 
 def test_nobody_signs_for_somebody_else() -> None:
     with pytest.raises(PermissionDenied):
-        records.sign(OTHER, "nodes", ME.node_id, {"n": 1}, ABSENT, CLOCK, 1, adopted=False)
+        records.sign(OTHER, "nodes", ME.node_id, NODE, ABSENT, CLOCK, 1, adopted=False)
     # Nor by a client that leaves out the check.
     theirs = Identity(b"2" * 32)
     theirs.node_id = ME.node_id
-    change, _ = records.sign(theirs, "nodes", ME.node_id, {"n": 1}, ABSENT, CLOCK, 1, adopted=False)
+    change, _ = records.sign(theirs, "nodes", ME.node_id, NODE, ABSENT, CLOCK, 1, adopted=False)
     with pytest.raises(PermissionDenied, match="does not own"):
         records.arrive(ABSENT, change)
 
@@ -236,7 +240,7 @@ def signed_text(body: str) -> Change:
 
 
 def test_the_helper_signs_as_the_mesh_does() -> None:
-    assert records.arrive(ABSENT, signed_text('{"n":1}')) is not None
+    assert records.arrive(ABSENT, signed_text(json.dumps(NODE))) is not None
 
 
 @pytest.mark.parametrize("body", ["[]", "5", "", "{", '{"a":' * 5000 + "1" + "}" * 5000, '{"a":1e999}'])
@@ -255,7 +259,7 @@ def test_no_later_record_takes_a_cancel_back() -> None:
     distribution_id = distribution_id_of(ME.node_id, nonce)
 
     def write(held: DocumentState, cancelled_at: float | None, counter: int) -> tuple[Change, Merged]:
-        body = {"publisher": ME.node_id, "nonce": nonce, "cancelled_at": cancelled_at}
+        body = distribution_body(ME.node_id, nonce, cancelled_at=cancelled_at)
         return records.sign(ME, "distributions", distribution_id, body, held, CLOCK, counter, adopted=False)
 
     first, live = write(ABSENT, None, 1)
@@ -270,3 +274,77 @@ def test_no_later_record_takes_a_cancel_back() -> None:
         assert records.body_of(held.update)["cancelled_at"] == 1.0
     with pytest.raises(InvalidDocument, match="stays cancelled"):
         write(cancelled.state, None, 3)
+
+
+def test_no_later_record_takes_a_removal_back() -> None:
+    nonce = "0" * 32
+    distribution_id = distribution_id_of(ME.node_id, nonce)
+
+    def write(held: DocumentState, body: dict[str, Any], counter: int) -> tuple[Change, Merged]:
+        return records.sign(ME, "distributions", distribution_id, body, held, CLOCK, counter, adopted=False)
+
+    first, live = write(ABSENT, distribution_body(ME.node_id, nonce), 1)
+    cancel, cancelled = write(live.state, distribution_body(ME.node_id, nonce, cancelled_at=1.0), 2)
+    gone = {"publisher": ME.node_id, "nonce": nonce, "removed_at": 9.0}
+    removal, removed = write(cancelled.state, gone, 3)
+    again, _ = write(cancelled.state, distribution_body(ME.node_id, nonce, cancelled_at=5.0), 3)
+    for order in itertools.permutations([first, cancel, removal, again]):
+        held = ABSENT
+        for change in order:
+            held = taken(held, change)
+        assert records.body_of(held.update) == gone
+    for body in (
+        distribution_body(ME.node_id, nonce),
+        distribution_body(ME.node_id, nonce, cancelled_at=1.0),
+    ):
+        with pytest.raises(InvalidDocument, match="a removed one removed"):
+            write(removed.state, body, 4)
+
+
+@pytest.mark.parametrize(
+    ("collection", "document_id", "body"),
+    [
+        ("nodes", ME.node_id, NODE | {"started_at": -1.0}),
+        ("nodes", ME.node_id, {}),
+        (
+            "receipts",
+            receipt_id_of("a" * 26, ME.node_id),
+            {"distribution_id": "a" * 26, "node_id": ME.node_id},
+        ),
+        (
+            "distributions",
+            distribution_id_of(ME.node_id, "0" * 32),
+            distribution_body(ME.node_id, "0" * 32, created_at="yesterday"),
+        ),
+    ],
+)
+def test_what_is_not_as_the_schemas_say_is_neither_signed_nor_taken(
+    collection: str, document_id: str, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sign() -> Change:
+        return records.sign(ME, collection, document_id, body, ABSENT, CLOCK, 1, adopted=False)[0]
+
+    with pytest.raises(InvalidDocument):
+        sign()
+    with monkeypatch.context() as patched:
+        patched.setattr(records, "check_owned", lambda *_: None)
+        change = sign()
+    with pytest.raises(InvalidDocument):
+        records.arrive(ABSENT, change)
+
+
+def test_a_record_keeps_its_size_however_often_it_is_written() -> None:
+    distribution = distribution_id_of(ME.node_id, "0" * 32)
+    sizes, held = [], ABSENT
+    for n in range(1000):
+        body = {
+            "distribution_id": distribution, "node_id": ME.node_id, "publisher": ME.node_id,
+            "status": "transferring", "progress_bytes": 10**9 + n, "total_bytes": 10**10,
+            "updated_at": 1.0, "revision": 10**6 + n,
+        }  # fmt: skip
+        receipt = receipt_id_of(distribution, ME.node_id)
+        change, merged = records.sign(ME, "receipts", receipt, body, held, CLOCK, n + 1, adopted=False)
+        held = merged.state
+        sizes.append(len(change.update))
+    assert len(held.vector) == 1
+    assert sizes[-1] - sizes[0] <= 4, "the digits of its sequence"

@@ -43,6 +43,7 @@ from mesh.storage.documents import DocumentStore
 from mesh.storage.queries import compile_query
 from mesh.storage.rows import MAX_QUARANTINE, Rows
 from mesh.storage.worker import InlineWorker, ThreadWorker
+from tests.unit.owned_bodies import node_body
 
 ROOT = os.getuid() == 0
 Make = Callable[[], DocumentStore]
@@ -643,7 +644,7 @@ async def test_what_a_peer_is_known_to_hold(store: DocumentStore) -> None:
 
 
 def own_record(me: Identity, n: int, rows: Rows) -> bool:
-    return writes.write_record(rows, me, "nodes", me.node_id, {"n": n})
+    return writes.write_record(rows, me, "nodes", me.node_id, node_body(n=n))
 
 
 async def test_own_records_met_at_a_peer_are_adopted(store: DocumentStore) -> None:
@@ -655,17 +656,17 @@ async def test_own_records_met_at_a_peer_are_adopted(store: DocumentStore) -> No
         await earlier.write(partial(own_record, me, n))
     await earlier.close()
     # This life has written before it meets what the earlier one has written.
-    await store.write(lambda rows: writes.write_record(rows, me, "nodes", me.node_id, {"n": 50}))
-    assert not await store.write(lambda rows: writes.write_record(rows, me, "nodes", me.node_id, {"n": 50}))
+    await store.write(partial(own_record, me, 50))
+    assert not await store.write(partial(own_record, me, 50))
     frame = Changes(1, 0, 0, [commit.change for commit in sent])
     await store.write(lambda rows: replicas.apply_frame(rows, "peer", frame))
     seen = followed(store)
-    await store.write(lambda rows: writes.write_record(rows, me, "nodes", me.node_id, {"n": 51}))
-    await store.write(lambda rows: writes.write_record(rows, me, "nodes", me.node_id, {"n": 52}))
+    await store.write(partial(own_record, me, 51))
+    await store.write(partial(own_record, me, 52))
     assert [commit.change.rank for commit in seen] == [(1, 1), (1, 2)]
     # What the earlier life goes on to say changes nothing, nor does it make this one start over.
     await store.write(lambda rows: replicas.apply_frame(rows, "peer", frame))
-    await store.write(lambda rows: writes.write_record(rows, me, "nodes", me.node_id, {"n": 53}))
+    await store.write(partial(own_record, me, 53))
     assert seen[-1].change.rank == (1, 3)
 
 
@@ -674,7 +675,7 @@ async def test_relays_pass_on_what_they_verified(store: DocumentStore) -> None:
     origin = a_store(None, seed=5)
     await origin.open()
     sent = followed(origin)
-    await origin.write(lambda rows: writes.write_record(rows, me, "nodes", me.node_id, {"n": 1}))
+    await origin.write(partial(own_record, me, 1))
     await origin.close()
     seen = followed(store)
     [commit] = sent

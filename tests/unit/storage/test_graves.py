@@ -27,6 +27,7 @@ from mesh.storage.graves import GRAVE_SECONDS, TOMBSTONE_SECONDS
 from mesh.storage.rows import Row, Rows
 from mesh.storage.worker import InlineWorker, ThreadWorker
 from tests.simulation.virtual_clock import DAY, virtual
+from tests.unit.owned_bodies import node_body
 
 CARS = InterestSet([InterestEntry("cars")])
 
@@ -120,7 +121,7 @@ def test_many_are_buried_in_batches_and_what_is_owned_stays(a: Replica) -> None:
         a.write(document_id)
     a.remove(*ids)
     me = Identity(b"1" * 32)
-    writes.write_record(a.rows, me, "nodes", me.node_id, {"n": 1})
+    writes.write_record(a.rows, me, "nodes", me.node_id, node_body(n=1))
     a.rows.connection.execute("UPDATE documents SET json = NULL WHERE collection = 'nodes'")
     assert a.bury(31)
     assert not a.bury(0)

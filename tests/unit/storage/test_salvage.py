@@ -22,6 +22,7 @@ from mesh.storage.rows import Rows
 from mesh.storage.worker import InlineWorker
 from tests.simulation.virtual_clock import run_virtual
 from tests.unit.collections.mesh_of_stores import DocumentNode, mesh_of_stores
+from tests.unit.owned_bodies import node_body
 
 PAGE = 4096
 NOW = 1.7e9
@@ -44,7 +45,7 @@ async def filled(path: Path, count: int) -> dict[str, Any]:
     for start in range(0, count, 500):
         await store.write(partial(fill, numbers=range(start, min(count, start + 500))))
     me = Identity(b"1" * 32)
-    await store.write(lambda rows: writes.write_record(rows, me, "nodes", me.node_id, {"n": 1}))
+    await store.write(lambda rows: writes.write_record(rows, me, "nodes", me.node_id, node_body(n=1)))
     await store.write(lambda rows: writes.remove(rows, "c", ["doc0"]))
     await store.write(lambda rows: documents.remember_subscription(rows, "s", "c", {"n": {"$gt": 1}}))
     held = await contents(store)
