@@ -3,8 +3,8 @@
     PYTHONPATH=. python tests/bench/fleet.py [--nodes 50 100 200 400]
 
 Production code on virtual time, 10 ms from node to node. Prints, for each size, what it took until the
-publisher has merged every receipt: time, and what that cost per node on its links. A cost per node that stays level means a total that grows
-with the fleet and no faster: the last lines say by how much each grew from one size to the next.
+publisher has merged every receipt: time, and what passed on the links of a node. A cost per node that stays
+level means a total that grows with the fleet and no faster: the last lines say by how much each grew.
 """
 
 from __future__ import annotations
