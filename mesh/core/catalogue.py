@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 
+from mesh.core.delivery import is_live
 from mesh.core.receipts import DistributionRecord, RemovedDistribution, merge_distributions
 
 
@@ -22,6 +23,10 @@ class Catalogue:
     def get(self, distribution_id: str) -> DistributionRecord | None:
         """The distribution as it is now."""
         return self._records.get(distribution_id)
+
+    def live(self, now: float) -> Iterator[DistributionRecord]:
+        """Those that nodes may still begin with, by the wall clock ``now``."""
+        return (r for r in self if is_live(r, self.superseded_by(r.distribution_id), now))
 
     @property
     def removed(self) -> Collection[RemovedDistribution]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from mesh.core.receipts import DistributionRecord, Receipt, RemovedDistribution
-from mesh.core.status import DistributionHandle
+from mesh.core.receipts import DistributionRecord, Receipt, RemovedDistribution, distribution_id_of
+from mesh.core.scopes import check_scope
+from mesh.core.status import DistributionHandle, TransferPriority
 from mesh.core.tokens import BlobToken
 from mesh.distributions.ports import DISTRIBUTIONS, RECEIPTS, OwnedDocuments
 from mesh.errors import InvalidDistribution, InvalidDocument, InvalidToken
 
 MAX_SECONDS = 1e11
 """Some three thousand years."""
+
+MIN_EXPIRY = 1e-3
+"""Seconds."""
 
 _UNWRITABLE = (TypeError, ValueError, OverflowError, RecursionError)
 
@@ -32,6 +36,41 @@ async def write_record(
     except (InvalidDocument, *_UNWRITABLE) as error:
         raise InvalidDistribution(f"every peer would refuse {collection}/{document_id}: {error}") from error
     await documents.write(collection, document_id, body)
+
+
+def new_distribution(
+    publisher: str,
+    nonce: str,
+    now: float,
+    token: object,
+    scope: object,
+    priority: TransferPriority,
+    expires_in: float | None,
+    supersedes: str | None,
+) -> DistributionRecord:
+    """What ``distribute`` was asked for.
+
+    Raises:
+        InvalidScope, InvalidToken, InvalidDistribution: see ``FileDistribution.distribute``.
+    """
+    checked, token = check_scope(scope), check_token(token)
+    if expires_in is not None:
+        check_seconds("expires_in", expires_in, least=MIN_EXPIRY)
+    try:
+        priority = TransferPriority(priority)
+    except ValueError as error:
+        raise InvalidDistribution(f"{error}: use one of {[p.name for p in TransferPriority]}") from error
+    return DistributionRecord(
+        distribution_id_of(publisher, nonce),
+        token,
+        checked.to_dict(),
+        priority,
+        publisher,
+        nonce,
+        now,
+        expires_at=None if expires_in is None else now + expires_in,
+        supersedes=supersedes,
+    )
 
 
 def check_token(token: object) -> BlobToken:

@@ -19,16 +19,16 @@ from mesh.core.receipts import (
     DistributionRecord,
     NodeRecord,
     RemovedDistribution,
-    distribution_id_of,
     parse_distribution,
     receipt_id_of,
 )
 from mesh.core.scopes import AllNodes, DistributionScope, NodeFacts, check_scope, matches, nodes_selector
 from mesh.core.status import DistributionHandle, DistributionStatus, TransferPriority
 from mesh.core.tokens import BlobToken
-from mesh.distributions.checks import check_seconds, check_token, id_of, write_record
+from mesh.distributions.checks import id_of, new_distribution, write_record
 from mesh.distributions.deliveries import Delivery
 from mesh.distributions.expiry import ExpiryTimer
+from mesh.distributions.following import SETTLE, completion_of, progress_of
 from mesh.distributions.inbox import Inbox
 from mesh.distributions.policy import Policy
 from mesh.distributions.ports import DISTRIBUTIONS, NODES, RECEIPTS, Blobs, OwnedDocuments
@@ -38,7 +38,6 @@ from mesh.distributions.tasks import Tasks
 from mesh.distributions.wants import Wants, wanted_documents
 from mesh.distributions.watches import Watches, board_of, put_node, put_receipt
 from mesh.errors import (
-    DistributionTimeout,
     InvalidDistribution,
     InvalidDocument,
     InvalidScope,
@@ -52,10 +51,6 @@ from mesh.streams import Stream
 logger = logging.getLogger("mesh.distributions")
 
 _EVERYBODY = AllNodes()
-_SETTLE = 0.5
-
-MIN_EXPIRY = 1e-3
-"""Seconds."""
 
 
 class MeshFileDistribution:
@@ -162,12 +157,7 @@ class MeshFileDistribution:
 
     def live_blobs(self) -> set[str]:
         """The hashes of the blobs of the distributions that nodes may still begin with."""
-        now, superseded_by = self._clock(), self._catalogue.superseded_by
-        return {
-            record.token.hash
-            for record in self._catalogue
-            if is_live(record, superseded_by(record.distribution_id), now)
-        }
+        return {record.token.hash for record in self._catalogue.live(self._clock())}
 
     def deliveries(self) -> Stream[Delivery]:
         """``receive="manual"``: the undecided distributions for this node, then every new one."""
@@ -187,27 +177,10 @@ class MeshFileDistribution:
     ) -> DistributionHandle:
         """See :meth:`FileDistribution.distribute`."""
         self._require_started()
-        scope = check_scope(scope)
-        blob_token = check_token(blob_token)
-        if expires_in is not None:
-            check_seconds("expires_in", expires_in, least=MIN_EXPIRY)
-        try:
-            priority = TransferPriority(priority)
-        except ValueError as error:
-            raise InvalidDistribution(f"{error}: use one of {[p.name for p in TransferPriority]}") from error
         replaced = None if supersedes is None else self._own(supersedes, "superseded").distribution_id
-        now = self._clock()
-        nonce = self._random.randbytes(16).hex()
-        record = DistributionRecord(
-            distribution_id_of(self._node_id, nonce),
-            blob_token,
-            scope.to_dict(),
-            priority,
-            self._node_id,
-            nonce,
-            now,
-            expires_at=None if expires_in is None else now + expires_in,
-            supersedes=replaced,
+        nonce, now = self._random.randbytes(16).hex(), self._clock()
+        record = new_distribution(
+            self._node_id, nonce, now, blob_token, scope, priority, expires_in, replaced
         )
         await self._publish(record)
         return handle_of(record)
@@ -275,31 +248,26 @@ class MeshFileDistribution:
         timeout: float,
         *,
         min_targets: int = 1,
-        settle: float = _SETTLE,
+        settle: float = SETTLE,
     ) -> DistributionStatus:
         """See :meth:`FileDistribution.wait_for_completion`."""
-        record = self._known(handle)
-        check_seconds("timeout", timeout)
-        check_seconds("settle", settle)
-        if not isinstance(min_targets, int) or min_targets < 1:
-            raise InvalidDistribution(f"min_targets is at least 1, not {min_targets!r}: nobody is no success")
-        last: DistributionStatus | None = None
-        try:
-            async with asyncio.timeout(timeout):
-                async with self._watches.stream(record.distribution_id, min_targets, settle) as statuses:
-                    async for status in statuses:
-                        last = status
-        except TimeoutError:
-            status = last or await self.status(handle)
-            raise DistributionTimeout(record.distribution_id, timeout, status) from None
+        distribution_id = self._known(handle).distribution_id
+        status = await completion_of(
+            distribution_id,
+            lambda: self._watches.watch(distribution_id),
+            lambda: self.status(distribution_id),
+            timeout,
+            min_targets,
+            settle,
+        )
         self._require_started()
-        assert last is not None  # a stream that ends while the node is up has shown the present status
-        return last
+        return status
 
     def subscribe_progress(self, handle: DistributionHandle | str) -> Stream[DistributionStatus]:
         """See :meth:`FileDistribution.subscribe_progress`."""
         self._require_started()
-        return self._watches.stream(id_of(handle), 1, _SETTLE)
+        distribution_id = id_of(handle)
+        return progress_of(lambda: self._watches.watch(distribution_id))
 
     async def handles(self) -> list[DistributionHandle]:
         """See :meth:`FileDistribution.handles`."""
@@ -417,8 +385,8 @@ class MeshFileDistribution:
             self._tasks.spawn(self._tell_wants(), "tell what is wanted")
 
     async def _tell_wants(self) -> None:
-        now, own = self._clock(), [r for r in self._catalogue if r.publisher == self._node_id]
-        live = [r for r in own if is_live(r, self._catalogue.superseded_by(r.distribution_id), now)]
+        own = [r for r in self._catalogue if r.publisher == self._node_id]
+        live = [r for r in self._catalogue.live(self._clock()) if r.publisher == self._node_id]
         watched = (watch.record for watch in self._watches)
         foreign = [record.distribution_id for record in watched if record.publisher != self._node_id]
         await self._wants.tell(

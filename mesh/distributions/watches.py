@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import weakref
 from collections.abc import Callable, Iterator
 
 from mesh.core.board import StatusBoard
@@ -14,6 +13,7 @@ from mesh.core.delivery import is_expired
 from mesh.core.receipts import DistributionRecord, NodeRecord, Receipt
 from mesh.core.scopes import nodes_selector
 from mesh.core.status import DistributionStatus
+from mesh.distributions.following import Followed
 from mesh.distributions.ports import NODES, RECEIPTS, OwnedDocuments
 from mesh.distributions.tasks import Tasks
 from mesh.errors import InvalidDocument
@@ -59,55 +59,8 @@ def put_node(board: StatusBoard, document: Document) -> None:
         logger.warning("node %s is not counted: %s", document["_id"], error)
 
 
-class Follower:
-    """One stream of statuses, held weakly, and when it ends: once every target is terminal, there are
-    ``min_targets``, and nothing has changed for ``settle`` seconds; or the distribution is over."""
-
-    def __init__(
-        self,
-        stream: Stream[DistributionStatus],
-        min_targets: int,
-        settle: float,
-        gone: Callable[[Follower], None],
-    ) -> None:
-        loop = asyncio.get_running_loop()
-
-        def collected(_: weakref.ref[Stream[DistributionStatus]]) -> None:
-            if not loop.is_closed():  # the garbage collector runs on any thread
-                loop.call_soon_threadsafe(gone, self)
-
-        self._stream = weakref.ref(stream, collected)
-        self._min_targets = min_targets
-        self._settle = settle
-        self._timer: asyncio.TimerHandle | None = None
-
-    def show(self, status: DistributionStatus) -> None:
-        """Something has changed."""
-        self.stop()
-        stream = self._stream()
-        if stream is None:
-            return
-        stream.push(status)
-        if status.is_cancelled or status.is_expired:
-            stream.finish()
-        elif status.is_complete and status.total_targets >= self._min_targets:
-            self._timer = asyncio.get_running_loop().call_later(self._settle, self.finish)
-
-    def finish(self) -> None:
-        """No more changes."""
-        self.stop()
-        if (stream := self._stream()) is not None:
-            stream.finish()
-
-    def stop(self) -> None:
-        """Forget the pending end."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-
-class Watch:
-    """One distribution that is followed: its board, fed by observers, and its followers."""
+class Watch(Followed):
+    """One distribution that is followed, its board fed by observers."""
 
     def __init__(
         self,
@@ -120,7 +73,7 @@ class Watch:
         Args:
             idle: called when the last follower is gone.
         """
-        self.board = board
+        super().__init__(board)
         self.record = record
         self.is_ready = False
         self._idle = idle
@@ -128,10 +81,8 @@ class Watch:
         self._error: Exception | None = None
         self._waiting = 0
         self._tasks = Tasks()
-        self._followers: set[Follower] = set()
         self._receipts = documents.observe(RECEIPTS, {"distribution_id": record.distribution_id})
         self._nodes = documents.observe(NODES, nodes_selector(record.parsed_scope()))
-        self._shown = -1
 
     def open(self) -> None:
         """Begin to observe; ready once all that is held is on the board."""
@@ -152,39 +103,19 @@ class Watch:
 
     async def close(self) -> None:
         """End every stream and stop observing."""
-        for follower in list(self._followers):
-            follower.finish()
+        self.finish()
         self._loaded.set()  # whoever still waits for the first status finds the service closed
         await self._tasks.close()
         await self._receipts.aclose()
         await self._nodes.aclose()
 
-    def follow(
-        self, stream: Stream[DistributionStatus], min_targets: int, settle: float
-    ) -> Callable[[], None]:
-        """Show ``stream`` the present status and every change; what is returned ends that.
-
-        The watch must be ready.
-        """
-        follower = Follower(stream, min_targets, settle, self._leave)
-        self._followers.add(follower)
-        follower.show(self.board.status())
-        return lambda: self._leave(follower)
-
     def changed(self) -> None:
         """Show what is new, if anything is."""
-        if self.board.version == self._shown or not self.is_ready:
-            return
-        self._shown = self.board.version
-        status = self.board.status()
-        for follower in list(self._followers):
-            follower.show(status)
+        if self.is_ready:
+            super().changed()
 
-    def _leave(self, follower: Follower) -> None:
-        follower.stop()
-        if follower in self._followers:
-            self._followers.discard(follower)
-            self._leave_if_idle()
+    def _left(self) -> None:
+        self._leave_if_idle()
 
     def _leave_if_idle(self) -> None:
         if not self._followers and not self._waiting:
@@ -274,26 +205,8 @@ class Watches:
         """A distribution was removed: nobody follows it any more."""
         self._unwatch(distribution_id)
 
-    def stream(self, distribution_id: str, min_targets: int, settle: float) -> Stream[DistributionStatus]:
-        """A stream that opens the watch when it is first read; see :class:`Follower`."""
-        leave: list[Callable[[], None]] = []
-
-        async def start() -> None:
-            try:
-                watch = await self._watch(distribution_id)
-            except Exception:
-                stream.finish()
-                raise
-            leave.append(watch.follow(stream, min_targets, settle))
-
-        stream: Stream[DistributionStatus] = Stream(
-            start=start,
-            merge=lambda older, newer: newer,
-            on_close=lambda: leave.pop()() if leave else None,
-        )
-        return stream
-
-    async def _watch(self, distribution_id: str) -> Watch:
+    async def watch(self, distribution_id: str) -> Watch:
+        """The watch of a distribution, ready; whoever asked must :meth:`Watch.follow` at once."""
         record = self._lookup(distribution_id)
         watch = self._watches.get(distribution_id)
         if watch is None:
