@@ -19,6 +19,7 @@ from mesh.core.status import (
 )
 from mesh.core.tokens import BlobMetadata, BlobProgress, BlobToken
 from mesh.distributions.deliveries import Delivery
+from mesh.distributions.direct import DirectFileDistribution
 from mesh.distributions.policy import Offer, Policy
 from mesh.distributions.protocol import FileDistribution
 from mesh.errors import (
@@ -102,6 +103,7 @@ __all__ = [
     "DataDirInUse",
     "DataDirUnusable",
     "Delivery",
+    "DirectFileDistribution",
     "DistributionHandle",
     "DistributionScope",
     "DistributionStatus",

@@ -54,8 +54,9 @@ class Catalogue:
 
     def forget(self, distribution_id: str) -> None:
         """Nothing is held of a distribution any more."""
-        self._removed.pop(distribution_id, None)
-        self._records.pop(distribution_id, None)
+        for gone in (self._removed.pop(distribution_id, None), self._records.pop(distribution_id, None)):
+            if gone is not None and gone.supersedes in self._replacers:
+                self._replacers[gone.supersedes].discard((gone.publisher, distribution_id))
 
     def _changed(self, record: DistributionRecord | RemovedDistribution) -> set[str]:
         if record.supersedes is None:

@@ -385,6 +385,22 @@ class PieceGet(_Message, tag=41, frozen=True):
     priority: int
 
 
+# --- direct distributions (tags 50-59), between nodes with the feature "direct" ---------------
+
+
+class DirectOffer(_Message, tag=50, frozen=True):
+    """A distribution of the sender, as JSON: the receiver judges whether it is meant, and fetches the blob.
+    Said again when it was cancelled or is tried again, and on every new link until it is over."""
+
+    record: bytes
+
+
+class DirectReceipt(_Message, tag=51, frozen=True):
+    """How far the sender is with a distribution of the receiver, as JSON. The last one says what is."""
+
+    receipt: bytes
+
+
 Message = (
     Hello | Proof | Goodbye | Ping | Pong | Enrol | Renew | Enrolled | Revocations
     | Interest | Resume | Resumed | Changes | Ack
@@ -392,4 +408,5 @@ Message = (
     | BlobAsk | BlobForget | BlobHave | BulkDial
     | ChunkListGet | ChunkList | ChunkGet | ChunkCancel | ChunkRefused | ChunkPiece
     | BlobServed | PieceGet
+    | DirectOffer | DirectReceipt
 )  # fmt: skip

@@ -6,7 +6,7 @@ from mesh.core.receipts import DistributionRecord, Receipt, RemovedDistribution,
 from mesh.core.scopes import check_scope
 from mesh.core.status import DistributionHandle, TransferPriority
 from mesh.core.tokens import BlobToken
-from mesh.distributions.ports import DISTRIBUTIONS, RECEIPTS, OwnedDocuments
+from mesh.distributions.ports import DISTRIBUTIONS, RECEIPTS, OwnRecords
 from mesh.errors import InvalidDistribution, InvalidDocument, InvalidToken
 
 MAX_SECONDS = 1e11
@@ -19,7 +19,7 @@ _UNWRITABLE = (TypeError, ValueError, OverflowError, RecursionError)
 
 
 async def write_record(
-    documents: OwnedDocuments, record: DistributionRecord | RemovedDistribution | Receipt
+    documents: OwnRecords, record: DistributionRecord | RemovedDistribution | Receipt
 ) -> None:
     """Write the document of ``record``; it is durable on return.
 

@@ -18,7 +18,20 @@ DISTRIBUTIONS = "distributions"
 RECEIPTS = "receipts"
 
 
-class OwnedDocuments(Protocol):
+class OwnRecords(Protocol):
+    """Where this node says how far it is."""
+
+    async def write(self, collection: str, document_id: str, body: dict[str, Any]) -> None:
+        """Let whom it concerns know, and remember it, as well as this place can."""
+
+    async def find(self, collection: str, selector: Selector | None = None) -> list[dict[str, Any]]:
+        """The documents that are held and selected."""
+
+    async def forget(self, collection: str, ids: Iterable[str]) -> None:
+        """Drop documents here; nobody else hears of it, and one that arrives again is taken again."""
+
+
+class OwnedDocuments(OwnRecords, Protocol):
     """The three owned collections as they are held here.
 
     Only valid documents of the right owner come out of it, as their body plus ``_id``.
@@ -27,18 +40,12 @@ class OwnedDocuments(Protocol):
     async def write(self, collection: str, document_id: str, body: dict[str, Any]) -> None:
         """Sign as this node under the next sequence, commit durably, then let it sync."""
 
-    async def find(self, collection: str, selector: Selector | None = None) -> list[dict[str, Any]]:
-        """The documents that are held and selected."""
-
     def observe(self, collection: str, selector: Selector | None = None) -> Stream[Change]:
         """The snapshot first (all of it in ``inserted``), then every change."""
 
     async def arrivals(self, collection: str, prefix: str) -> dict[str, float]:
         """When the documents that are held, and whose ids begin with ``prefix``, last changed here: in
         seconds since the epoch, by this node's clock."""
-
-    async def forget(self, collection: str, ids: Iterable[str]) -> None:
-        """Drop documents here; nobody else hears of it, and one that arrives again is taken again."""
 
     async def want(self, collection: str, name: str, selector: Selector | None) -> None:
         """Ask the mesh for these documents, under a name of this service's own; ``None`` withdraws it.

@@ -10,7 +10,7 @@ from mesh.core.receipts import Receipt, advanced, may_follow
 from mesh.core.scopes import NodeFacts
 from mesh.core.status import TransferState
 from mesh.distributions.checks import write_record
-from mesh.distributions.ports import OwnedDocuments
+from mesh.distributions.ports import OwnRecords
 from mesh.distributions.tasks import Tasks
 
 logger = logging.getLogger("mesh.distributions")
@@ -26,7 +26,7 @@ class ReceiptWriter:
         current: the newest receipt, written or about to be.
     """
 
-    def __init__(self, documents: OwnedDocuments, tasks: Tasks, held: Receipt | None) -> None:
+    def __init__(self, documents: OwnRecords, tasks: Tasks, held: Receipt | None) -> None:
         self.current = held
         self._documents = documents
         self._tasks = tasks

@@ -26,7 +26,7 @@ from mesh.core.scopes import AllNodes, DistributionScope, NodeFacts, check_scope
 from mesh.core.status import DistributionHandle, DistributionStatus, TransferPriority
 from mesh.core.tokens import BlobToken
 from mesh.distributions.checks import id_of, new_distribution, write_record
-from mesh.distributions.deliveries import Delivery
+from mesh.distributions.deliveries import Deliveries, Delivery
 from mesh.distributions.expiry import ExpiryTimer
 from mesh.distributions.following import SETTLE, completion_of, progress_of
 from mesh.distributions.inbox import Inbox
@@ -70,6 +70,7 @@ class MeshFileDistribution:
         random: Random,
         receive: ReceiveMode = "auto",
         inbox: str | PathLike[str] | None = None,
+        deliveries: Deliveries | None = None,
         hub: bool = False,
         worker: Worker | None = None,
         policy: Policy | None = None,
@@ -82,6 +83,7 @@ class MeshFileDistribution:
             random: makes ids that nobody can guess, so a ``SystemRandom`` outside tests.
             receive: ``auto`` fetches what this node is in the scope of and puts it into ``inbox``, ``manual``
                 leaves that to :meth:`deliveries`, ``off`` refuses.
+            deliveries: the undecided ones of this node, if others than this service find some too.
             hub: also caches every live distribution for others.
             policy: may refuse what this node is in the scope of.
             retention: seconds that a distribution of this node stays after it is over.
@@ -110,6 +112,7 @@ class MeshFileDistribution:
         self._writing = asyncio.Lock()
         self._started = False
         self._on_change: Callable[[str], None] = lambda hash: None
+        self._deliveries = deliveries or Deliveries()
         self._subscriber = Subscriber(
             documents,
             blobs,
@@ -120,6 +123,7 @@ class MeshFileDistribution:
             random=random,
             receive=receive,
             inbox=Inbox(Path(inbox), blobs, worker or InlineWorker(), node_id) if inbox is not None else None,
+            deliveries=self._deliveries,
             hub=hub,
             policy=policy,
         )
@@ -162,7 +166,7 @@ class MeshFileDistribution:
     def deliveries(self) -> Stream[Delivery]:
         """``receive="manual"``: the undecided distributions for this node, then every new one."""
         self._require_started()
-        return self._subscriber.deliveries.stream()
+        return self._deliveries.stream()
 
     # --- the verbs (described in protocol.py) -------------------------------------------------
 

@@ -24,7 +24,7 @@ from mesh.distributions.deliveries import UNDECIDED, Deliveries, Delivery
 from mesh.distributions.inbox import Inbox
 from mesh.distributions.jobs import MAX_RETRY_SECONDS, Jobs
 from mesh.distributions.policy import Policy, Verdicts
-from mesh.distributions.ports import RECEIPTS, Blobs, OwnedDocuments
+from mesh.distributions.ports import RECEIPTS, Blobs, OwnRecords
 from mesh.distributions.receipt_writer import ReceiptWriter
 from mesh.distributions.tasks import Tasks
 from mesh.errors import InvalidDocument
@@ -37,7 +37,7 @@ class Subscriber:
 
     def __init__(
         self,
-        documents: OwnedDocuments,
+        documents: OwnRecords,
         blobs: Blobs,
         catalogue: Catalogue,
         *,
@@ -47,10 +47,11 @@ class Subscriber:
         random: Random,
         receive: ReceiveMode,
         inbox: Inbox | None,
+        deliveries: Deliveries,
         hub: bool,
         policy: Policy | None,
     ) -> None:
-        self.deliveries = Deliveries()
+        self.deliveries = deliveries
         self._documents = documents
         self._blobs = blobs
         self._catalogue = catalogue

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from mesh.attachments.service import Attachments
 from mesh.core.commits import Commit
 from mesh.core.retention import default_cache_bytes
+from mesh.distributions.direct import DirectFileDistribution
 from mesh.distributions.ports import DISTRIBUTIONS
 from mesh.distributions.service import MeshFileDistribution
 from mesh.storage import references
@@ -25,9 +26,11 @@ class BlobReferences:
 
     def __init__(self, store: DocumentStore) -> None:
         self._store = store
-        self._distributions: MeshFileDistribution | None = None
+        self._distributions: tuple[MeshFileDistribution | DirectFileDistribution, ...] = ()
 
-    def connect(self, attachments: Attachments, distributions: MeshFileDistribution) -> None:
+    def connect(
+        self, attachments: Attachments, *distributions: MeshFileDistribution | DirectFileDistribution
+    ) -> None:
         """Follow what is committed from now on."""
 
         def committed(commits: list[Commit]) -> None:
@@ -37,14 +40,15 @@ class BlobReferences:
 
         self._distributions = distributions
         self._store.follow(committed)
-        distributions.on_change(attachments.reconsider)
+        for service in distributions:
+            service.on_change(attachments.reconsider)
 
     async def referred(self, hashes: Collection[str]) -> set[str]:
         """Which of these blobs are referred to."""
         if not hashes:
             return set()
         found = await self._store.read(lambda rows: references.referred(rows, hashes, besides=DISTRIBUTIONS))
-        live = self._distributions.live_blobs() if self._distributions is not None else set()
+        live = {hash for service in self._distributions for hash in service.live_blobs()}
         return found | live.intersection(hashes)
 
 

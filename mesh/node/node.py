@@ -21,12 +21,14 @@ from mesh.collections.replication import Replicator
 from mesh.collections.subscriptions import Subscription, Subscriptions
 from mesh.collections.transactions import Transaction, transaction
 from mesh.core.certificates import EVERYTHING as EVERY_COLLECTION
+from mesh.core.direct import FEATURE
 from mesh.core.identity import PRIVATE_KEY_BYTES, Identity, short_id
 from mesh.core.interest import EVERYTHING
 from mesh.core.receipts import NodeRecord
 from mesh.core.scopes import Capabilities
 from mesh.core.wire import InterestEntry
-from mesh.distributions.deliveries import Delivery
+from mesh.distributions.deliveries import Deliveries, Delivery
+from mesh.distributions.direct import DirectFileDistribution
 from mesh.distributions.policy import Policy
 from mesh.distributions.retention import RETENTION_SECONDS
 from mesh.distributions.service import MeshFileDistribution
@@ -81,6 +83,7 @@ class _Parts:
     owned: OwnedDocuments
     attachments: Attachments
     distributions: MeshFileDistribution
+    direct: DirectFileDistribution
     membership: MembershipService | None
 
 
@@ -121,6 +124,7 @@ class Node:
         name: for people.
         attachments: large immutable bytes.
         distributions: files for many nodes, with receipts.
+        direct: the same for neighbours, without documents.
     """
 
     def __init__(
@@ -252,6 +256,7 @@ class Node:
             transport,
             name=self.name,
             membership=None if credentials is None else credentials.membership,
+            features=[FEATURE],
             rng=environment.random,
             clock=environment.clock,
         )
@@ -297,6 +302,10 @@ class Node:
             check_inbox(self._inbox, directory)
         inbox_worker = InlineWorker() if directory is None else environment.worker("mesh-inbox")
         stack.push_async_callback(inbox_worker.close)
+        def facts_changed() -> None:
+            distributions.facts_changed()
+            direct.facts_changed()
+
         profile = Profile(
             owned,
             NodeRecord(
@@ -305,8 +314,9 @@ class Node:
             inbox_worker,
             None if directory is None else directory.path,
             address=lambda: peers.address,
-            facts_changed=lambda: distributions.facts_changed(),
+            facts_changed=facts_changed,
         )
+        deliveries = Deliveries()
         distributions = MeshFileDistribution(
             owned,
             attachments,
@@ -316,15 +326,32 @@ class Node:
             random=environment.random,
             receive=self._receive,
             inbox=self._inbox,
+            deliveries=deliveries,
             hub=self._hub,
             worker=inbox_worker,
             policy=self._policy,
             retention=self._retention,
         )
+        direct = DirectFileDistribution(
+            owned,
+            attachments,
+            peers,
+            node_id=identity.node_id,
+            facts=lambda: profile.facts,
+            clock=environment.clock,
+            random=environment.random,
+            receive=self._receive,
+            inbox=self._inbox,
+            deliveries=deliveries,
+            worker=inbox_worker,
+            policy=self._policy,
+        )
         await profile.take(self._capabilities or environment.probe)
-        blob_references.connect(attachments, distributions)
+        blob_references.connect(attachments, distributions, direct)
         await attachments.start()
         stack.push_async_callback(attachments.close)
+        stack.push_async_callback(direct.close)
+        await direct.start()  # cleans the inbox, in which the other one has not begun to work yet
         stack.push_async_callback(distributions.close)
         await distributions.start()
 
@@ -347,6 +374,7 @@ class Node:
             owned,
             attachments,
             distributions,
+            direct,
             membership,
         )
         stack.push_async_callback(profile.close)
@@ -402,6 +430,11 @@ class Node:
     def distributions(self) -> MeshFileDistribution:
         """Files for many nodes, with receipts."""
         return self._started.distributions
+
+    @property
+    def direct(self) -> DirectFileDistribution:
+        """Files for the nodes that this one is linked with, while it runs; nothing is written down."""
+        return self._started.direct
 
     def collection(self, name: str) -> Collection:
         """A named set of documents; it need not exist yet.

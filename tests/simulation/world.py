@@ -9,8 +9,10 @@ import asyncio
 import random
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 from mesh import Credentials, Node
+from mesh.core.delivery import ReceiveMode
 from mesh.core.scopes import Capabilities
 from mesh.network.link import Link
 from mesh.network.memory import MemoryNetwork, MemoryTransport
@@ -20,6 +22,7 @@ from mesh.storage.worker import InlineWorker, Worker
 from tests.simulation.late_worker import LateWorker
 
 EPOCH = 1_800_000_000.0
+ANY_MACHINE = Capabilities(cpu_arch="x86_64")
 
 
 class World:
@@ -51,11 +54,13 @@ class World:
         skew: float = 0.0,
         inbox: bool = False,
         credentials: Credentials | None = None,
+        receive: ReceiveMode = "auto",
+        capabilities: Capabilities = ANY_MACHINE,
     ) -> Node:
         """A running node that dials the nodes named ``peers``. ``skew``: seconds that its clock is off."""
         self._made[name] = {
             "peers": tuple(peers), "formations": tuple(formations), "hub": hub, "skew": skew, "inbox": inbox,
-            "credentials": credentials,
+            "credentials": credentials, "receive": receive, "capabilities": capabilities,
         }  # fmt: skip
         return await self.restart(name)
 
@@ -65,8 +70,9 @@ class World:
         return [name for name in self._made if name not in self.nodes]
 
     async def restart(self, name: str, **changes: object) -> Node:
-        """Bring a node back as it was made, but for ``changes``."""
+        """Bring a node back as it was made, but for ``changes`` of what :meth:`start` takes."""
         made = self._made[name]
+        assert changes.keys() <= made.keys()
         made.update(changes)
         loop = asyncio.get_running_loop()
         skew = made["skew"]
@@ -84,8 +90,9 @@ class World:
             listen=_address(name),
             peers=[f"ws://{_address(peer)}" for peer in peers],
             formations=formations,
-            capabilities=Capabilities(cpu_arch="x86_64"),
+            capabilities=cast(Capabilities, made["capabilities"]),
             hub=bool(made["hub"]),
+            receive=cast(ReceiveMode, made["receive"]),
             inbox=home / "inbox" if made["inbox"] and home is not None else None,
             environment=Environment(
                 transport=lambda: MemoryTransport(self.network, _host(name)),
