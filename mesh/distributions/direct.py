@@ -45,6 +45,7 @@ class _Published(Followed):
 
     def __init__(self, record: DistributionRecord, catalogue: Catalogue) -> None:
         super().__init__(board_of(record, catalogue, record.created_at))
+        self.handle = handle_of(record)
         self.told: set[str] = set()
         self.receipts: dict[str, Receipt] = {}
 
@@ -189,7 +190,7 @@ class DirectFileDistribution:
             put_node(published.board, document)
         self._published[record.distribution_id] = published
         self._publish(record)
-        return handle_of(record)
+        return published.handle
 
     async def dry_run(self, scope: DistributionScope) -> list[str]:
         """See :meth:`FileDistribution.dry_run`."""
@@ -250,7 +251,7 @@ class DirectFileDistribution:
     async def handles(self) -> list[DistributionHandle]:
         """Every distribution that this node has published since its start, the oldest first."""
         self._require_started()
-        return [handle_of(self._known(distribution_id)) for distribution_id in self._published]
+        return [published.handle for published in self._published.values()]
 
     # --- publishing ---------------------------------------------------------------------------
 
@@ -280,10 +281,12 @@ class DirectFileDistribution:
     def _linked(self, link: Link) -> None:
         restarted = self._runs.get(link.node_id, link.instance) != link.instance
         self._runs[link.node_id] = link.instance
-        for distribution_id, published in self._published.items():
-            if restarted:
+        if restarted:
+            for published in self._published.values():
                 published.restarted(link.node_id)
-            self._offer(link, distribution_id)
+        handles = [published.handle for published in self._published.values()]
+        for handle in sorted(handles, key=lambda handle: -handle.priority):
+            self._offer(link, handle.distribution_id)
 
     def _offer(self, link: Link, distribution_id: str) -> None:
         record, published = self._catalogue.get(distribution_id), self._published[distribution_id]

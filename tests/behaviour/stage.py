@@ -14,6 +14,7 @@ import inspect
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 import pytest
@@ -28,6 +29,7 @@ from mesh import (
     Node,
     TransferState,
 )
+from mesh.core import records
 from mesh.core.delivery import ReceiveMode
 from mesh.core.receipts import DistributionRecord, Receipt, distribution_id_of, receipt_id_of
 from mesh.core.scopes import DistributionScope
@@ -47,7 +49,8 @@ BIG = bytes(range(256)) * 16 * 1024
 SLOW = 512 * 1024
 """Bytes a second: ``BIG`` takes some eight seconds."""
 
-Case = Callable[["Mesh"], Coroutine[Any, Any, None]]
+Case = Callable[..., Coroutine[Any, Any, None]]
+"""Of a mesh, and of whatever fixtures and parameters it names."""
 
 
 class Mesh:
@@ -141,9 +144,9 @@ class Mesh:
         """Where the inbox is."""
         return self._root / name / "inbox"
 
-    def delivered(self, *names: str) -> list[str]:
-        """The nodes whose inbox has something."""
-        return [name for name in names or self.world.nodes if self.inbox(name)]
+    def delivered(self) -> list[str]:
+        """The running nodes whose inbox has something, in the order of the alphabet."""
+        return sorted(name for name in self.world.nodes if self.inbox(name))
 
     async def publish_raw(self, token: BlobToken, scope: dict[str, Any], by: str = "hq") -> str:
         """Publish what no ``distribute`` of this version would; the id."""
@@ -181,7 +184,8 @@ class Mesh:
             revision=1000,
         )
         if self.backend == "documents":
-            await _parts(node).owned.write("receipts", receipt.receipt_id, receipt.body())
+            with patch.object(records, "owner_of", lambda *_: node.node_id):  # at this node only
+                await _parts(node).owned.write("receipts", receipt.receipt_id, receipt.body())
         else:
             for link in _parts(node).peers.links.values():
                 link.send(DirectReceipt(msgspec.json.encode(receipt)))
