@@ -55,7 +55,7 @@ class Catalogue:
     def forget(self, distribution_id: str) -> None:
         """Nothing is held of a distribution any more."""
         for gone in (self._removed.pop(distribution_id, None), self._records.pop(distribution_id, None)):
-            if gone is not None and gone.supersedes in self._replacers:
+            if gone is not None and gone.supersedes is not None:
                 self._replacers[gone.supersedes].discard((gone.publisher, distribution_id))
 
     def _changed(self, record: DistributionRecord | RemovedDistribution) -> set[str]:

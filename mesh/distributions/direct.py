@@ -26,6 +26,7 @@ from mesh.distributions.expiry import ExpiryTimer
 from mesh.distributions.following import SETTLE, Followed, completion_of, progress_of
 from mesh.distributions.inbox import Inbox
 from mesh.distributions.offers import Offers
+from mesh.distributions.policy import Policy
 from mesh.distributions.ports import NODES, Blobs, OwnedDocuments
 from mesh.distributions.tasks import Tasks
 from mesh.distributions.watches import board_of, put_node, update_board
@@ -93,6 +94,7 @@ class DirectFileDistribution:
         receive: ReceiveMode = "auto",
         inbox: str | PathLike[str] | None = None,
         worker: Worker | None = None,
+        policy: Policy | None = None,
     ) -> None:
         """
         Args:
@@ -126,6 +128,7 @@ class DirectFileDistribution:
             receive=receive,
             inbox=Inbox(Path(inbox), blobs, worker or InlineWorker(), node_id) if inbox is not None else None,
             deliveries=deliveries,
+            policy=policy,
         )
         peers.handle(DirectReceipt, self._take_receipt)
         peers.on_up(self._linked)
