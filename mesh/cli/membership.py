@@ -19,24 +19,32 @@ from mesh.cli.units import clean, duration
 from mesh.control.socket_path import make_private
 from mesh.core.certificates import ROLES
 from mesh.core.enrolment import MAX_USES, read_token
+from mesh.network.addresses import is_loopback, parse_url
 from mesh.storage.data_dir import DataDir
 
 
 @click.command()
 @common_options
+@click.option(
+    "--root-key",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Make another admin of the mesh with this key instead.",
+)
 @click.pass_context
-def init(context: click.Context) -> None:
+def init(context: click.Context, root_key: Path | None) -> None:
     """Begin a closed mesh, with --home as its first admin.
 
     Its nodes speak TLS and admit only whom an admin has invited (`mesh invite`).
     """
     settings = context.ensure_object(Settings)
     with _stopped(settings.home):
-        credentials = Credentials.create(settings.home)
+        credentials = Credentials.create(settings.home, root_key)
+    key = root_key or settings.home / "root.key"
     Output(settings.json).result(
-        {"node_id": credentials.node_id, "mesh_id": credentials.mesh_id, "home": str(settings.home)},
-        f"mesh {credentials.mesh_id}, with {credentials.node_id} as its first admin. Its key is "
-        f"{settings.home / 'root.key'}: keep a copy in a safe place. Next: `mesh up --listen 0.0.0.0:7700`",
+        _described(credentials) | {"home": str(settings.home), "root_key": str(key)},
+        f"{credentials.node_id} is an admin of the mesh {credentials.mesh_id}, whose key is {key}: "
+        "keep a copy in a safe place. Next: `mesh up --listen 0.0.0.0:7700`",
     )
 
 
@@ -103,6 +111,8 @@ async def invite(
             "addresses": list(addresses),
         },
     )
+    if all(is_loopback(parse_url(address).host) for address in read_token(token).addresses):
+        click.echo("mesh: good on this machine only: this node listens on loopback", err=True)
     control.output.result({"token": token, "expires_at": time.time() + ttl}, token)
 
 

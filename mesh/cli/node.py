@@ -27,6 +27,7 @@ async def status(control: Control) -> None:
     lines = {
         "node": info["node_id"],
         "name": clean(info["name"]),
+        "mesh": info["mesh_id"] or "open, on this machine only",
         "version": info["version"],
         "home": str(control.home),
         "process": str(info["pid"]),

@@ -236,6 +236,8 @@ class Handshake:
         role = _ACCEPTOR if self._dialler else _DIALLER
         if not verify(claimed.public_key, self._transcript(role), message.signature):
             raise HandshakeFailed(f"the other side does not hold the key of {short_id(claimed.node_id)}")
+        if self._membership is not None and claimed.member is not None:
+            self._membership.still(claimed.member, self._now)  # it may have been revoked since its hello
         return claimed
 
     def _prove(self) -> bytes:

@@ -50,20 +50,26 @@ class Credentials:
         return f"<Credentials of {short_id(self.node_id)} in the mesh {short_id(self.mesh_id)}: {roles}>"
 
     @classmethod
-    def create(cls, home: str | os.PathLike[str]) -> Self:
+    def create(cls, home: str | os.PathLike[str], root_key: str | os.PathLike[str] | None = None) -> Self:
         """A new mesh, and the node in the directory ``home`` as its first admin.
 
-        The key of the mesh is ``root.key`` in there. It renews the first admin's certificate, and whoever has
-        it can admit anybody: it may be moved to a safe place, and back once a year.
+        The key of the mesh is ``root.key`` in there. It renews that admin's certificate, and whoever has it
+        can make admins: it may be moved to a safe place, and back once a year.
+
+        Args:
+            root_key: the file with the key of a mesh that exists, which gets one more admin.
 
         Raises:
-            CredentialsUnusable: there are credentials already, or the directory cannot be used.
+            CredentialsUnusable: there are credentials already, or a file or directory cannot be used.
             DataDirUnusable: there is no key, and none can be made.
         """
+        root = None if root_key is None else _read_key(Path(root_key))
         path, identity = cls._prepare(home)
-        root = os.urandom(PRIVATE_KEY_BYTES)
-        write_private(path / _ROOT, root.hex().encode() + b"\n")
-        chain = issue(Identity(root), [], identity.public_key, grant_of(ADMIN), time.time())
+        if root is None:
+            secret = os.urandom(PRIVATE_KEY_BYTES)
+            write_private(path / _ROOT, secret.hex().encode() + b"\n")
+            root = Identity(secret)
+        chain = issue(root, [], identity.public_key, grant_of(ADMIN), time.time())
         credentials = cls(identity, chain, path)
         credentials.keep()
         return credentials

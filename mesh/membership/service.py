@@ -19,6 +19,7 @@ from mesh.core.certificates import (
     EVERYTHING,
     FORGED,
     MAX_CHAIN,
+    REVOKED,
     Certificate,
     Grant,
     Member,
@@ -163,10 +164,12 @@ class MembershipService:
         """Make sure that a node is no member any more, here at once and everywhere as the fact travels.
 
         Raises:
-            PermissionDenied: this node is no admin.
+            PermissionDenied: this node is no admin, or is the one.
             InvalidInvitation: there can be no such node.
         """
         self._require_admin("revoke")
+        if node_id == self._identity.node_id:
+            raise PermissionDenied("a node does not revoke itself: another admin can")
         link = self._peers.links.get(node_id)
         present = link.member.epoch if link is not None and link.member is not None else 0
         epoch = max(present, self._membership.next_epoch(node_id))
@@ -260,7 +263,8 @@ class MembershipService:
     def _check(self) -> None:
         """Look through the links and at this node's own certificate, now and again later."""
         now = self._clock()
-        self._cut_unfit()
+        self._close_links(self._unfit())
+        self._renew_by_root()
         if self._membership.renewal_due(now):
             for link in self._peers.links.values():
                 self._ask(link)
@@ -292,8 +296,6 @@ class MembershipService:
     # --- revocations ------------------------------------------------------------------------------
 
     def _link_up(self, link: Link) -> None:
-        if not self._still_fit(link):
-            return
         if link.revoked != self._membership.digest():
             self._tell(link, self._membership.facts)
         if self._membership.renewal_due(self._clock()):
@@ -315,27 +317,32 @@ class MembershipService:
             except MembershipRefused as error:
                 failure = error
         if new:
-            self._cut_unfit()
+            gone = self._unfit() | {fact.node_id: f"{REVOKED}: this node was revoked" for fact in new}
+            self._close_links(gone)
             for fact in new:
                 log.warning("%s is no member of this mesh any more", short_id(fact.node_id))
-            await self._store.write(lambda rows: jobs.remember_revocations(rows, new))
-            for link in list(self._peers.links.values()):
-                if link is not source:
-                    self._tell(link, new)
-            for fact in new:
-                await self._peers.cut(fact.node_id, "revoked: this node was revoked")
+            try:
+                await self._store.write(lambda rows: jobs.remember_revocations(rows, new))
+                for link in list(self._peers.links.values()):
+                    if link is not source:
+                        self._tell(link, new)
+            finally:
+                await asyncio.gather(*(self._peers.cut(node_id, why) for node_id, why in gone.items()))
         if failure is not None:
             raise ProtocolViolation(f"a revocation that proves nothing: {failure}")
 
-    def _cut_unfit(self) -> None:
-        for link in list(self._peers.links.values()):
-            self._still_fit(link)
+    def _unfit(self) -> dict[str, str]:
+        """The peers that would not be admitted any more, and why."""
+        unfit = {}
+        for link in self._peers.links.values():
+            assert link.member is not None
+            try:
+                self._membership.still(link.member, self._clock())
+            except MembershipRefused as error:
+                unfit[link.node_id] = error.reason
+        return unfit
 
-    def _still_fit(self, link: Link) -> bool:
-        assert link.member is not None
-        try:
-            self._membership.still(link.member, self._clock())
-        except MembershipRefused as error:
-            link.close(error.reason, drop=True)
-            return False
-        return True
+    def _close_links(self, reasons: dict[str, str]) -> None:
+        for node_id, reason in reasons.items():
+            if (link := self._peers.links.get(node_id)) is not None:
+                link.close(reason, drop=True)

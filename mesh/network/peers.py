@@ -234,9 +234,8 @@ class Peers:
         if link is not None:
             link.close(reason, drop=True)
             self._take_down(link, reason)
-        for connection, peer in list(self._bulk.items()):
-            if peer == node_id:
-                await connection.close(reason)
+        bulk = [connection for connection, peer in list(self._bulk.items()) if peer == node_id]
+        await asyncio.gather(*(connection.close(reason) for connection in bulk))
 
     async def dial_bulk(self, link: Link) -> Connection:
         """A bulk connection to a linked peer, where this node dialled it or where it says it listens.

@@ -417,6 +417,11 @@ class Node:
         return self._node_id or self._started.identity.node_id
 
     @property
+    def mesh_id(self) -> str | None:
+        """The closed mesh that this node is a member of; ``None``: it is in an open one."""
+        return None if self._credentials is None else self._credentials.mesh_id
+
+    @property
     def address(self) -> str | None:
         """Where peers can dial this node, e.g. ``ws://127.0.0.1:40101``; ``None``: it only dials."""
         return None if self._parts is None else self._parts.peers.address

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from mesh.attachments.verifying import VerifyReport
+from mesh.core.enrolment import Invitation
 from mesh.core.scopes import DistributionScope, NodeFacts, matches
 from mesh.core.status import (
     DistributionHandle,
@@ -26,6 +27,7 @@ from mesh.streams import Stream
 
 SELF_ID = "s" * 52
 VAN_ID = "v" * 52
+TOKEN = Invitation("m" * 52, ["wss://127.0.0.1:7700"], bytes(32), bytes(20)).token()
 HUB_ID = "h" * 52
 
 
@@ -270,7 +272,20 @@ class FakeNode:
         self.formations: list[str] = []
         self.capabilities: Probe | None = None
         self.dialled: list[str] = []
+        self.invited: list[dict[str, Any]] = []
+        self.revoked: list[str] = []
         self.disconnected: list[str] = []
+
+    @property
+    def mesh_id(self) -> str | None:
+        return None
+
+    async def invite(self, **options: Any) -> str:
+        self.invited.append(options)
+        return TOKEN
+
+    async def revoke(self, node_id: str) -> None:
+        self.revoked.append(node_id)
 
     @property
     def address(self) -> str | None:

@@ -26,6 +26,7 @@ async def info(served: Served) -> dict[str, Any]:
         "node_id": node.node_id,
         "name": node.name,
         "address": node.address,
+        "mesh_id": node.mesh_id,
         "pid": os.getpid(),
         "version": VERSION,
     }

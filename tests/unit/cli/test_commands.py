@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from mesh.cli.main import cli
 from tests.unit.cli.conftest import ServedNode
-from tests.unit.fake_node import HUB_ID, SELF_ID, VAN_ID, FakeDelivery
+from tests.unit.fake_node import HUB_ID, SELF_ID, TOKEN, VAN_ID, FakeDelivery
 
 
 def test_home_and_json_are_taken_before_and_after_the_command(served: ServedNode) -> None:
@@ -330,6 +330,52 @@ def test_status(served: ServedNode) -> None:
     text = served.mesh("status").stdout
     assert "listens    nowhere while it is offline (paused)\n" in text
     assert "online     no, paused until `mesh resume`\n" in text
+
+
+def test_invitations(served: ServedNode) -> None:
+    result = served.mesh("invite", "--collections", "cars*,map", "--collections", "log", "--ttl", "15m")
+    assert result.stdout == f"{TOKEN}\n"
+    assert result.stderr == "mesh: good on this machine only: this node listens on loopback\n"
+    assert served.node.invited == [
+        {
+            "role": "member",
+            "uses": 1,
+            "ttl": 900.0,
+            "collections": ["cars*", "map", "log"],
+            "write": None,
+            "addresses": [],
+        }
+    ]
+    served.mesh("invite", "--read-only", "--role", "relay", "--uses", "5", "--address", "wss://hq:1")
+    last = served.node.invited[-1]
+    assert (last["collections"], last["write"], last["role"], last["uses"]) == (["*"], [], "relay", 5)
+    assert last["addresses"] == ["wss://hq:1"]
+    for arguments in (["--role", "king"], ["--read-only", "--write", "x"], ["--uses", "0"], ["--ttl", "x"]):
+        assert served.mesh("invite", *arguments).exit_code == 2
+
+
+def test_revoking_by_name_by_the_start_of_an_id_and_by_the_whole_one(served: ServedNode) -> None:
+    gone = "a" * 52
+    for typed in ("van7", VAN_ID[:5], gone):
+        assert served.mesh("revoke", typed).exit_code == 0
+    assert served.node.revoked == [VAN_ID, VAN_ID, gone]
+    result = served.mesh("revoke", "nosuch")
+    assert result.exit_code == 4
+    assert "is known here: `mesh members` lists who is" in result.stderr
+
+
+def test_a_token_comes_from_one_place(served: ServedNode, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("mesh1-x")
+    both = served.mesh("join", "mesh1-x", "--token-file", str(tmp_path / "token"))
+    assert both.exit_code == 2
+    for result in (
+        served.mesh("join", "mesh1-x"),
+        served.mesh("join", "--token-file", str(tmp_path / "token")),
+        served.mesh("join", stdin="mesh1-x\n"),
+        served.mesh("join", "-", stdin="mesh1-x\n"),
+    ):
+        assert result.exit_code == 4
+        assert "mistyped or cut" in result.stderr
 
 
 def test_connections(served: ServedNode) -> None:

@@ -26,6 +26,20 @@ def test_what_was_created_can_be_loaded(tmp_path: Path) -> None:
     assert root.node_id == loaded.mesh_id
 
 
+def test_the_key_of_a_mesh_makes_another_admin(tmp_path: Path) -> None:
+    first = Credentials.create(tmp_path / "hq")
+    key = (tmp_path / "hq" / "root.key").rename(tmp_path / "safe")
+    assert Credentials.load(tmp_path / "hq").root() is None
+    second = Credentials.create(tmp_path / "hq2", key)
+    assert second.mesh_id == first.mesh_id
+    assert "admin" in second.roles
+    assert not (tmp_path / "hq2" / "root.key").exists()
+    key.chmod(0o644)
+    with pytest.raises(CredentialsUnusable, match="others may read it"):
+        Credentials.create(tmp_path / "hq3", key)
+    assert not (tmp_path / "hq3").exists()
+
+
 def test_only_their_owner_may_read_them_whatever_the_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
