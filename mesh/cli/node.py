@@ -76,8 +76,12 @@ async def peers(control: Control) -> None:
 @common_options
 @controlled
 async def members(control: Control) -> None:
-    """List the nodes known here."""
-    found: list[dict[str, Any]] = await control.call("node.members")
+    """List the nodes known here, and what they are to a closed mesh, as far as that is known."""
+    standings: dict[str, str] = await control.call("node.standings")
+    found: list[dict[str, Any]] = [
+        member | ({"standing": standings[member["_id"]]} if member["_id"] in standings else {})
+        for member in await control.call("node.members")
+    ]
     rows: list[Row] = [
         (
             short(member["_id"]),
@@ -85,11 +89,12 @@ async def members(control: Control) -> None:
             ", ".join(member.get("formations", [])),
             member.get("listen") or "",
             "yes" if member.get("hub") else "",
+            member.get("standing", ""),
             capabilities_text(member.get("capabilities", {})),
         )
         for member in sorted(found, key=lambda member: (member.get("name", ""), member["_id"]))
     ]
-    columns = ("id", "name", "formations", "listens on", "hub", "capabilities")
+    columns = ("id", "name", "formations", "listens on", "hub", "standing", "capabilities")
     control.output.table(found, columns, rows, empty="no nodes known here")
 
 

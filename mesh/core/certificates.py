@@ -116,6 +116,12 @@ def grant_of(role: str, read: Iterable[str] = EVERYTHING, write: Iterable[str] |
     return grant
 
 
+def role_of(grant: Grant) -> str:
+    """The invitation that grants these roles; all of them, where none does."""
+    granted = tuple(grant.roles)
+    return next((role for role, roles in ROLES.items() if roles == granted), ", ".join(granted))
+
+
 class Certificate(msgspec.Struct, array_like=True, frozen=True):
     """One link of a chain.
 

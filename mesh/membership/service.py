@@ -27,6 +27,7 @@ from mesh.core.certificates import (
     grant_of,
     issue,
     revoke,
+    role_of,
 )
 from mesh.core.enrolment import (
     MAX_TTL_SECONDS,
@@ -179,6 +180,19 @@ class MembershipService:
             raise InvalidInvitation(f"{node_id!r} is not the whole id of a node ({error})") from error
         await self._learn([fact], None)
 
+    def standings(self) -> dict[str, str]:
+        """What nodes are to this mesh, as far as it is known here: this node, those there are links with, and
+        those that were revoked."""
+        known = {link.node_id: link.member for link in self._peers.links.values()}
+        grants = {node_id: member.grant for node_id, member in known.items() if member is not None}
+        grants[self._identity.node_id] = self._membership.chain[0].grant
+        roles = {node_id: role_of(grant) for node_id, grant in grants.items()}
+        return roles | {
+            node_id: REVOKED
+            for node_id, epoch in self._membership.revoked.items()
+            if node_id not in known  # else it has been invited again
+        }
+
     def _require_admin(self, what: str) -> None:
         if ADMIN not in self._credentials.roles:
             raise PermissionDenied(f"only an admin of the mesh can {what}; this node is none")
@@ -266,21 +280,22 @@ class MembershipService:
         self._close_links(self._unfit())
         self._renew_by_root()
         if self._membership.renewal_due(now):
-            for link in self._peers.links.values():
-                self._ask(link)
+            asked = [self._ask(link) for link in self._peers.links.values()]
+            if not any(asked) and (self._renewing is None or self._renewing.done()):
+                self._renewing = asyncio.get_running_loop().create_task(self._renew_at_targets())
         expired = self._membership.expired(now)
-        if expired and (self._renewing is None or self._renewing.done()):
-            log.warning(
-                "this node's certificate has expired: nobody links with it until an admin has renewed it"
-            )
-            self._renewing = asyncio.get_running_loop().create_task(self._renew_at_targets())
+        if expired:
+            log.warning("this node's certificate has expired: nobody links with it until an admin renews it")
         self._timer = asyncio.get_running_loop().call_later(
             EXPIRED_CHECK_SECONDS if expired else CHECK_SECONDS, self._check
         )
 
-    def _ask(self, link: Link) -> None:
-        if link.member is not None and link.member.has(ADMIN):
-            link.send(Renew())
+    def _ask(self, link: Link) -> bool:
+        """Ask the peer for this node's next certificate; whether it can make one."""
+        if link.member is None or not link.member.has(ADMIN):
+            return False
+        link.send(Renew())
+        return True
 
     async def _renew_at_targets(self) -> None:
         for target in self._peers.dialer.targets:

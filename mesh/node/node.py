@@ -557,6 +557,12 @@ class Node:
         """
         await self._closed_mesh().revoke(node_id)
 
+    def standings(self) -> dict[str, str]:
+        """By node id: ``"admin"``, ``"member"`` and the like for this node and its peers, else ``"revoked"``.
+        Empty in an open mesh."""
+        membership = self._started.membership
+        return {} if membership is None else membership.standings()
+
     def _closed_mesh(self) -> MembershipService:
         membership = self._started.membership
         if membership is None:

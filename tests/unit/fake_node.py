@@ -284,6 +284,9 @@ class FakeNode:
         self.invited.append(options)
         return TOKEN
 
+    def standings(self) -> dict[str, str]:
+        return {VAN_ID: "revoked"}
+
     async def revoke(self, node_id: str) -> None:
         self.revoked.append(node_id)
 

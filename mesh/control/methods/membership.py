@@ -44,3 +44,9 @@ async def revoke(served: Served, *, node_id: Text) -> str:
         )
     await served.node.revoke(whole)
     return whole
+
+
+@METHODS.add("node.standings")
+async def standings(served: Served) -> dict[str, str]:
+    """``Node.standings()``."""
+    return served.node.standings()

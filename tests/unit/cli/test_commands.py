@@ -282,9 +282,9 @@ def test_a_missing_file_is_an_error_of_input(served: ServedNode, tmp_path: Path)
 
 def test_members_are_a_table(served: ServedNode) -> None:
     header, desk, van = served.mesh("members").stdout.splitlines()
-    assert header.split() == ["id", "name", "formations", "listens", "on", "hub", "capabilities"]
+    assert header.split() == ["id", "name", "formations", "listens", "on", "hub", "standing", "capabilities"]
     assert desk.startswith(SELF_ID[:8] + "  desk")
-    assert van.split() == [VAN_ID[:8], "van7", "north", "4", "GB", "GPU"]
+    assert van.split() == [VAN_ID[:8], "van7", "north", "revoked", "4", "GB", "GPU"]
 
 
 def test_formations_are_shown_and_set(served: ServedNode) -> None:
