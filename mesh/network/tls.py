@@ -11,22 +11,24 @@ import ssl
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
-
-_NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "docmesh")])
 _FOREVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 _ALWAYS = datetime(2000, 1, 1, tzinfo=UTC)
+_BEGIN = "-----BEGIN CERTIFICATE-----"
 
 
 def make_certificate() -> bytes:
     """A new key and a self-signed certificate for it, as PEM. The names and times in it mean nothing."""
+    # Importing it takes a tenth of a second, and a node does this once in its life.
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+    from cryptography.x509.oid import NameOID
+
     key = Ed25519PrivateKey.generate()
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "docmesh")])
     builder = x509.CertificateBuilder(
-        issuer_name=_NAME,
-        subject_name=_NAME,
+        issuer_name=name,
+        subject_name=name,
         public_key=key.public_key(),
         serial_number=x509.random_serial_number(),
         not_valid_before=_ALWAYS,
@@ -67,8 +69,8 @@ class Tls:
         self.server: ssl.SSLContext | None = None
         self.fingerprint = b""
         if certificate is not None:
-            encoded = x509.load_pem_x509_certificate(certificate.read_bytes()).public_bytes(Encoding.DER)
-            self.fingerprint = fingerprint_of(encoded)
+            _, begin, rest = certificate.read_text("ascii").partition(_BEGIN)
+            self.fingerprint = fingerprint_of(ssl.PEM_cert_to_DER_cert(begin + rest))
             self.server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self.server.minimum_version = ssl.TLSVersion.TLSv1_3
             self.server.load_cert_chain(certificate)
