@@ -100,26 +100,27 @@ class Credentials:
     @classmethod
     async def join(cls, home: str | os.PathLike[str], token: str) -> Self:
         """Become a member of the mesh that ``token`` invites to: makes a key if there is none, and has it
-        certified by the admin's node, which has to be up.
+        certified by the admin's node, which has to be up. A member of that mesh becomes one anew, as it must
+        after it was revoked.
 
         Raises:
             InvitationRefused: the token is malformed, spent or over, or somebody else answers there.
             PeerUnreachable: nobody answers at any address of the token.
-            CredentialsUnusable: there are credentials already, or the directory cannot be used.
+            CredentialsUnusable: there are credentials of another mesh, or the directory cannot be used.
             DataDirUnusable: there is no key, and none can be made.
         """
         invitation = read_token(token)
-        path, identity = cls._prepare(home)
+        path, identity = cls._prepare(home, again=invitation.mesh_id)
         chain = await enrol_by(WebSocketTransport(Tls()), identity, invitation)
         credentials = cls(identity, chain, path)
         credentials.keep()
         return credentials
 
     @classmethod
-    def _prepare(cls, home: str | os.PathLike[str]) -> tuple[Path, Identity]:
+    def _prepare(cls, home: str | os.PathLike[str], again: str = "") -> tuple[Path, Identity]:
         path = Path(home).expanduser().absolute()
         private_directory(path)
-        if (path / CERTIFICATES).exists():
+        if (path / CERTIFICATES).exists() and cls.load(path).mesh_id != again:
             raise CredentialsUnusable(
                 str(path), "this node is a member of a mesh already; use another directory for another mesh"
             )

@@ -187,11 +187,8 @@ class MembershipService:
         grants = {node_id: member.grant for node_id, member in known.items() if member is not None}
         grants[self._identity.node_id] = self._membership.chain[0].grant
         roles = {node_id: role_of(grant) for node_id, grant in grants.items()}
-        return roles | {
-            node_id: REVOKED
-            for node_id, epoch in self._membership.revoked.items()
-            if node_id not in known  # else it has been invited again
-        }
+        # Who is linked and was revoked, has been invited again.
+        return roles | dict.fromkeys(self._membership.revoked.keys() - known.keys(), REVOKED)
 
     def _require_admin(self, what: str) -> None:
         if ADMIN not in self._credentials.roles:
@@ -219,9 +216,10 @@ class MembershipService:
     async def _admit(self, request: Enrol) -> list[Certificate]:
         node_id, now = node_id_of(request.public_key), self._clock()
         hashed = secret_hash(request.secret)
+        # Taken first: a node that is revoked meanwhile gets what is void already.
+        epoch = self._membership.next_epoch(node_id)
         invited = await self._store.write(lambda rows: jobs.redeem(rows, hashed, node_id, now))
         log.info("%s is admitted by an invitation: %s", short_id(node_id), ", ".join(invited.grant.roles))
-        epoch = self._membership.next_epoch(node_id)
         return issue(
             self._identity, self._membership.chain, request.public_key, invited.grant, now, epoch=epoch
         )
@@ -332,10 +330,12 @@ class MembershipService:
             except MembershipRefused as error:
                 failure = error
         if new:
-            gone = self._unfit() | {fact.node_id: f"{REVOKED}: this node was revoked" for fact in new}
-            self._close_links(gone)
+            gone = self._unfit()
             for fact in new:
-                log.warning("%s is no member of this mesh any more", short_id(fact.node_id))
+                log.warning("%s was revoked, by %s", short_id(fact.node_id), short_id(fact.chain[0].node_id))
+                if fact.node_id not in self._peers.links:  # else it is unfit, or was invited again
+                    gone[fact.node_id] = f"{REVOKED}: {short_id(fact.node_id)} was revoked"
+            self._close_links(gone)
             try:
                 await self._store.write(lambda rows: jobs.remember_revocations(rows, new))
                 for link in list(self._peers.links.values()):

@@ -549,7 +549,8 @@ class Node:
 
     async def revoke(self, node_id: str) -> None:
         """End the membership of a node: its links are cut, here at once, and elsewhere as soon as the news
-        arrives. Whom it had admitted, as an admin, is out as well. Only a new invitation lets it in again.
+        arrives. Whom it had admitted, as an admin, is out as well, and the invitation by which it came is
+        over. Only a new one lets it in again.
 
         Raises:
             PermissionDenied: this node is no admin.

@@ -11,7 +11,12 @@ from mesh.storage.rows import Rows
 
 
 def remember_revocations(rows: Rows, facts: list[Revocation]) -> None:
-    """Keep them, each in place of an earlier one of the same node."""
+    """Keep them, each in place of an earlier one of the same node. The invitations by which these nodes came
+    are over: they may be known to who should not know them."""
+    rows.connection.executemany(
+        "DELETE FROM invitations WHERE secret_hash IN (SELECT secret_hash FROM admissions WHERE node_id = ?)",
+        [(fact.node_id,) for fact in facts],
+    )
     rows.connection.executemany(
         "INSERT OR REPLACE INTO revocations(node_id, fact) VALUES (?, ?)",
         [(fact.node_id, msgspec.msgpack.encode(fact)) for fact in facts],
@@ -44,7 +49,8 @@ def redeem(rows: Rows, secret_hash: bytes, node_id: str, now: float) -> Invited:
     """Admit a node by an invitation. Once more for the same node costs no use: its answer may have been lost.
 
     Raises:
-        InvitationRefused: there is no such invitation, its time is over, or others have used it up.
+        InvitationRefused: there is no such invitation, its time is over, others have used it up, or a node
+            that came by it has been revoked since.
     """
     execute = rows.connection.execute
     row = execute("SELECT body FROM invitations WHERE secret_hash = ?", (secret_hash,)).fetchone()

@@ -149,6 +149,28 @@ def test_fifty_at_once_with_one_use_admit_one(tmp_path: Path) -> None:
 
 
 @virtual
+async def test_an_invitation_is_no_way_back_for_who_was_revoked() -> None:
+    world = World(11)
+    hq_credentials = admin()
+    hq = await world.start("hq", credentials=hq_credentials)
+    token = await hq.invite(uses=50)
+    other = await hq.invite()
+    await join(world, "van", token)
+    attempts = [asyncio.create_task(join(world, "van", token)) for _ in range(5)]
+    await hq.revoke(key("van").node_id)
+    for outcome in await asyncio.gather(*attempts, return_exceptions=True):
+        if isinstance(outcome, list):
+            assert outcome[0].epoch == 1
+    with pytest.raises(InvitationRefused, match="not known there"):
+        await join(world, "van", token)
+    with pytest.raises(InvitationRefused, match="not known there"):
+        await join(world, "accomplice", token)
+    (again, *_) = await join(world, "van", other)
+    assert again.epoch == 2
+    await world.close()
+
+
+@virtual
 async def test_an_invitation_ends() -> None:
     world = World(6)
     hq = await world.start("hq", credentials=admin())
@@ -294,8 +316,16 @@ async def test_with_an_admin_go_those_it_admitted_and_a_new_invitation_lets_in_a
         await world.stop(name)
         node = await world.restart(name, credentials=Credentials(key(name), chain))
         await linked(hq, node)
+    # Who hears of the old revocations only now, does not take them for the new memberships.
+    late = await world.start("late", ["depot"], credentials=member("late", hq_credentials))
+    await linked(late, world.nodes["depot"])
+    link = world.link("late", "depot")
+    await late.connect("ws://hq:7700")
+    await late.settled(20)
+    assert world.link("late", "depot") is link
     await hq.revoke(depot.node_id)
     await apart(hq, world.nodes["depot"])
+    await apart(late, world.nodes["depot"])
     assert world.link("hq", "van")
     await world.close()
 

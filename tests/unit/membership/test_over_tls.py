@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh import Credentials, HandshakeFailed, InvitationRefused, Node, PeerUnreachable
+from mesh import Credentials, CredentialsUnusable, HandshakeFailed, InvitationRefused, Node, PeerUnreachable
 from mesh.core.enrolment import Invitation, read_token
 from mesh.errors import LinkClosed, MeshError
 from mesh.network.tls import Tls, make_certificate
@@ -129,6 +129,22 @@ async def test_a_failed_join_leaves_no_member_behind_and_can_be_repeated(tmp_pat
         assert (await Credentials.join(tmp_path / "van", token)).mesh_id == Credentials.load(
             tmp_path / "hq"
         ).mesh_id
+
+
+async def test_who_was_revoked_joins_again_from_the_same_directory(tmp_path: Path) -> None:
+    async with headquarters(tmp_path) as hq:
+        assert hq.address is not None
+        first = await joined(hq, tmp_path / "van")
+        await hq.revoke(first.node_id)
+        again = await joined(hq, tmp_path / "van")
+        assert again.node_id == first.node_id
+        async with Node(tmp_path / "van", credentials=again) as van:
+            assert await van.connect(hq.address) == hq.node_id
+            await van.settled(10)
+            assert hq.standings() == {hq.node_id: "admin", van.node_id: "member"}
+        Credentials.create(tmp_path / "other")
+        with pytest.raises(CredentialsUnusable, match="a member of a mesh already"):
+            await joined(hq, tmp_path / "other")
 
 
 async def test_older_tls_is_refused(tmp_path: Path) -> None:
