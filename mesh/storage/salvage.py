@@ -246,7 +246,7 @@ def _subscriptions(damaged: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
 
 
 def _others(damaged: sqlite3.Connection) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """Graves and refused changes: statements, and rows for them."""
+    """Graves, refused changes and revocations: statements, and rows for them."""
     for table, types in _OTHERS.items():
         columns = ", ".join(types)
         insert = f"INSERT OR IGNORE INTO {table}({columns}) VALUES ({', '.join('?' * len(types))})"

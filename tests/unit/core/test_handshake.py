@@ -379,3 +379,24 @@ def test_a_man_in_the_middle_can_only_pass_on_what_is_said() -> None:
     assert a.peer is not None
     assert b.peer is not None
     assert a.peer.node_id == b.peer.node_id == MALLORY.node_id
+
+
+@given(st.data())
+def test_whoever_sits_between_members_and_passes_on_what_he_likes_authenticates_nobody(
+    data: st.DataObject,
+) -> None:
+    """He ends the TLS of every connection himself, so that no two of them are bound to the same channel."""
+    sides = [
+        make(identity, membership=Membership(CHAINS["red"][identity]), now=NOW, nonce=n, binding=bytes([n]))
+        for n, (make, identity) in enumerate(
+            [(dialler, ALICE), (dialler, BOB), (acceptor, BOB), (acceptor, BOB), (acceptor, ALICE)]
+        )
+    ]
+    said = [frame for side in sides for frame in side.start()]
+    for _ in range(data.draw(st.integers(1, 12))):
+        side = data.draw(st.sampled_from(sides))
+        try:
+            said += side.receive(data.draw(st.sampled_from(said)))
+        except HandshakeFailed:
+            continue
+    assert [side.peer for side in sides] == [None] * 5

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from mesh.core.certificates import grant_of, issue, revoke
 from mesh.core.identity import Identity
 from mesh.core.values import plan_merge
 from mesh.core.wire import Change, InterestEntry
 from mesh.errors import StoreCorrupt
-from mesh.storage import documents, finding, graves, indexes, salvage, writes
+from mesh.storage import documents, finding, graves, indexes, membership, salvage, writes
 from mesh.storage.data_dir import DataDir
 from mesh.storage.documents import DocumentStore
 from mesh.storage.identity import load_or_create_identity
@@ -286,11 +287,15 @@ async def test_what_else_there_was_is_carried_over(path: Path) -> None:
     store = a_store(path)
     await store.open()
     gone = Change("c", "bad", (0, 0), {}, {b"12345678": 1}, b"junk")
+    root = Identity(b"root".ljust(32))
+    admin = issue(root, [], root.public_key, grant_of("admin"), NOW)
+    fact = revoke(root, admin, Identity(b"van".ljust(32)).node_id, 1, NOW)
 
     def job(rows: Rows) -> None:
         indexes.create(rows, "c", ["n", "a.b"])
         graves.bury(rows, NOW + graves.TOMBSTONE_SECONDS)
         rows.quarantine(gone, "peer", "no update")
+        membership.remember_revocations(rows, [fact])
 
     await store.write(job)
     await store.close()
@@ -305,9 +310,10 @@ async def test_what_else_there_was_is_carried_over(path: Path) -> None:
     def found(rows: Rows) -> Any:
         row = rows.get("c", "doc0")
         refused = rows.connection.execute("SELECT id, peer FROM quarantine").fetchall()
-        return list(indexes.declared(rows, "c").values()), row and row.buried, refused
+        declared = list(indexes.declared(rows, "c").values())
+        return declared, row and row.buried, refused, membership.revocations(rows)
 
-    assert await store.write(found) == ([("n", "a.b")], True, [("bad", "peer")])
+    assert await store.write(found) == ([("n", "a.b")], True, [("bad", "peer")], [fact])
     [(floor, last)] = await store.read(
         lambda rows: rows.connection.execute(
             "SELECT (SELECT seq FROM store), (SELECT max(seq) FROM graves)"
