@@ -78,8 +78,9 @@ class SyncSession:
         self._progress = progress
         self._asked = asked
         self._store = store
-        self._resumes: deque[Resume | Summaries] = deque()
+        self._resumes: deque[tuple[int, Resume | Summaries]] = deque()  # and the frames to be applied before
         self._applying = 0
+        self._applied = 0
         self._room: asyncio.Future[None] | None = None
         self._positions: Positions = {}
         self._saving: asyncio.TimerHandle | None = None
@@ -136,16 +137,21 @@ class SyncSession:
     def on_resume(self, message: Resume | Summaries) -> list[Effect]:
         """The peer wants to be brought up to date, or compares what it has just resumed. It is answered once
         it has been told what is asked of it, so that one of the two sees both, and one comparison serves
-        them."""
+        them; and once everything is applied that came before: it may have evicted that, and want it back."""
+        arrived = 0
         if isinstance(message, Resume):
             self._asked({entry.collection for entry in message.entries})
-        self._resumes.append(message)
+            arrived = self._applied + self._applying
+        self._resumes.append((arrived, message))
         self._answer_resumes()
         return []
 
     def _answer_resumes(self) -> None:
         while self._resumes and not self.following.reading_positions:
-            message = self._resumes.popleft()
+            arrived, message = self._resumes[0]
+            if self._applied < arrived:
+                return
+            self._resumes.popleft()
             if isinstance(message, Resume):
                 self.run(self.serving.on_resume(message))
             else:
@@ -251,7 +257,9 @@ class SyncSession:
         try:
             wants = await self._store.write(job, bulk=True)
             self._applying -= 1
+            self._applied += 1
             self.run(self.following.applied(frame, wants))
+            self._answer_resumes()
         except Exception as error:  # noqa: BLE001 - whatever it is, it ends the link
             self._applying -= 1
             self._failed(error)

@@ -198,6 +198,25 @@ def test_a_position_on_its_way_to_the_store_does_not_outlive_an_eviction() -> No
     run_virtual(main())
 
 
+@pytest.mark.parametrize("delay", [0.0, 0.2])
+def test_what_is_evicted_while_it_is_on_its_way_to_a_peer_comes_back(delay: float) -> None:
+    async def main() -> None:
+        async with mesh_of_stores() as world:
+            a, b = await world.line(2)
+            world.network.set_path("n0", "n1", NetworkPath(delay))
+            for node in (a, b):
+                await node.collection().subscribe()
+            await world.settle()
+            await b.collection().insert({"_id": "x"})
+            await (await b.collection().subscribe()).cancel()
+            assert await b.collection().evict({}) == 1
+            await b.collection().subscribe()
+            await world.settle()
+            assert await a.contents() == await b.contents() == {"x": {}}
+
+    run_virtual(main())
+
+
 @pytest.mark.parametrize("lives", [1, 2, 4])
 def test_what_was_evicted_and_is_written_again_merges_with_what_peers_hold(lives: int) -> None:
     async def main() -> None:
