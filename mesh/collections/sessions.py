@@ -73,7 +73,7 @@ class SyncSession:
         self.following = Following()
         # Two strangers compare once: the one that was dialled does it.
         share = self.following.share if link.url is None else None
-        self.serving = Serving(link.node_id, store.log_id, store.head, share, store.numbering)
+        self.serving = Serving(link.node_id, store.log_id, store.head, share, store.numbering, store.logs)
         self._spawn = spawn
         self._progress = progress
         self._asked = asked
@@ -195,8 +195,8 @@ class SyncSession:
                     self._save_soon(log_id, entries, upto)
                 case Push(number, positions):
                     self.run(self.serving.compared(number, positions))
-                case Renew(position):
-                    self._spawn(self._renew(position))
+                case Renew(position, theirs):
+                    self._spawn(self._renew(position, theirs))
                 case ApplyFrame(frame):
                     self._applying += 1
                     self._spawn(self._apply(frame))
@@ -231,13 +231,13 @@ class SyncSession:
         except Exception as error:  # noqa: BLE001 - whatever it is, it ends the link
             self._failed(error)
 
-    async def _renew(self, position: int) -> None:
+    async def _renew(self, position: int | None, theirs: bytes) -> None:
         """Every link is closed when that is done, this one among them (see :meth:`committed`)."""
         log_id = self._log_id
 
         def job(rows: Any) -> None:
             if rows.lineage.log_id == log_id:  # several peers may find out
-                restored.renew(rows, position)
+                restored.renew(rows, position, theirs)
 
         try:
             await self._store.write(job)

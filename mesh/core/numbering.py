@@ -40,12 +40,15 @@ class Numbering(NamedTuple):
         earlier = bisect_right(self.runs, number, key=lambda run: run[0])
         return earlier > 0 and number <= self.runs[earlier - 1][1]
 
-    def parted(self, number: int) -> int:
-        """After which number this store and another life of it, which gave ``number``, have probably parted.
+    def parted(self, number: int | None) -> int:
+        """After which number this store and another life of it, which gave ``number`` or some number that is
+        not known, have probably parted.
 
         The other life has gone on where a run of this one ends, or one gap further. If it was started more
         often, nothing is known, and all but the present run is taken for older.
         """
+        if number is None:
+            return self.start
         ends = [last for _, last in self.runs if last < number]
         if ends and number - ends[-1] <= CONTINUED:
             return ends[-1]

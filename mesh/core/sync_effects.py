@@ -94,10 +94,11 @@ class SavePosition:
 
 @dataclass(frozen=True, slots=True)
 class Renew:
-    """The peer has read ``position`` of our log, which was never there: this store is a backup that was put
-    back. Give it a new identity, and start over with everybody."""
+    """The peer has read ``position`` of our log, which was never there, or our log ``log_id``, which we never
+    had: this store is a backup that was put back. Give it a new identity, and start over with everybody."""
 
-    position: int
+    position: int | None = None
+    log_id: bytes = b""
 
 
 Effect = Send | ReadLog | ReadWanted | ReadPositions | ReadKeys | Push | ApplyFrame | SavePosition | Renew

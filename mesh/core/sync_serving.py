@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 
 from mesh.core import reconcile
@@ -119,6 +119,7 @@ class Serving:
         head: int,
         share: Callable[[int, InterestSet], list[Effect]] | None = None,
         numbering: Numbering = ONE_RUN,
+        logs: Container[bytes] | None = None,
     ) -> None:
         """
         Args:
@@ -127,12 +128,14 @@ class Serving:
             head: the last position of our log.
             share: see :meth:`~mesh.core.sync_following.Following.share`; one end of a link has it.
             numbering: which positions of our log there are.
+            logs: all logs that we have ever had; ``None``: they are not known.
         """
         self._peer = peer
         self._log_id = log_id
         self._head = head
         self._share = share
         self._numbering = numbering
+        self._logs = logs
         self._wanted = InterestSet()
         self._live: _Scan | None = None
         self._scans: deque[_Scan] = deque()
@@ -196,6 +199,8 @@ class Serving:
             raise ProtocolViolation(f"a catch-up {message.number} too many")
         if message.log_id == self._log_id and not self._numbering.issued(message.after, self._head):
             return [Renew(message.after)]
+        if message.log_id and self._logs is not None and message.log_id not in self._logs:
+            return [Renew(log_id=message.log_id)]
         if self._live is None:
             self._live = _Scan(0, self._head, 0, self._wanted)
             self._told = self._head

@@ -72,6 +72,7 @@ class DocumentStore:
         self.positions_era = 0
         self.head = 0
         self.numbering = Numbering()
+        self.logs: frozenset[bytes] | None = None
         self.documents = 0
         """How many documents are held, removed ones not counted."""
         self.rebuilt: Rebuilt | None = None
@@ -99,11 +100,13 @@ class DocumentStore:
             raise
         if self._lost and self.path is not None and self.rebuilt is None:
             self.rebuilt = salvage.begin_again(self.path, self._clock)
+            await self._database.write(lambda rows: rows.lineage.forget_former())
         (
             self.log_id,
             self.positions_era,
             self.head,
             self.numbering,
+            self.logs,
             self.documents,
         ) = await self._database.write(
             lambda rows: (
@@ -111,6 +114,7 @@ class DocumentStore:
                 rows.lineage.positions_era,
                 rows.lineage.seq,
                 rows.lineage.numbering,
+                rows.lineage.logs,
                 sum(finding.collections(rows).values()),
             )
         )
@@ -169,6 +173,7 @@ class DocumentStore:
         self.log_id = rows.lineage.log_id
         self.positions_era = rows.lineage.positions_era
         self.numbering = rows.lineage.numbering
+        self.logs = rows.lineage.logs
         if commits or renewed:
             self.head = rows.lineage.seq
             self.documents += sum((c.after is not None) - (c.before is not None) for c in commits)

@@ -27,7 +27,13 @@ ERA_BYTES = 2
 """The end of a clock identity counts how often documents were evicted that had been written under it: if they
 are written again, it is not as if what was written first were still here."""
 
-_State = tuple[bytes, bytes, int, int, Numbering]
+LOG_BYTES = 16
+"""Length of the name of a log."""
+
+MAX_FORMER = 100
+"""Former logs that are remembered. A peer that has slept longer makes the store renew itself once more."""
+
+_State = tuple[bytes, bytes, int, int, Numbering, bytes | None]
 
 
 class Lineage:
@@ -49,6 +55,8 @@ class Lineage:
             :meth:`tick`.
         seq: the last position of the log.
         numbering: which positions and counters have been given under this identity.
+        former: the names of the logs that it has had before, in a row; ``None``: not all are known, as the
+            store has begun anew, or is older than this record, or is in memory.
         positions_era: grows whenever the positions reached in peers' logs have become void.
     """
 
@@ -62,12 +70,14 @@ class Lineage:
     def _load(self, host: str, boot: str) -> None:
         last: int
         (last,) = self._connection.execute("SELECT coalesce(max(seq), 0) FROM documents").fetchone()
-        row = self._connection.execute("SELECT log_id, clock, seq, host, boot, runs FROM store").fetchone()
+        columns = "log_id, clock, seq, host, boot, runs, former"
+        row = self._connection.execute(f"SELECT {columns} FROM store").fetchone()
         if row is None:
             self.seq = last
+            self.log_id, self.former = b"", b"" if host else None
             self._renew()
         else:
-            self.log_id, self.clock, floor, known_host, open_since, runs = row
+            self.log_id, self.clock, floor, known_host, open_since, runs, self.former = row
             self.numbering = msgspec.json.decode(runs, type=Numbering)
             last = max(last, floor)
             self.numbering = self.numbering.reopened(last, self._rng.randint(MIN_GAP, MAX_GAP))
@@ -83,22 +93,23 @@ class Lineage:
                 self._renew()
         self._floor = self.seq  # nothing stands there
         self._connection.execute(
-            "INSERT OR REPLACE INTO store(id, log_id, clock, seq, runs, host, boot) "
-            "VALUES (1, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO store(id, log_id, clock, seq, runs, former, host, boot) "
+            "VALUES (1, ?, ?, ?, ?, ?, ?, ?)",
             (*self._row(), host, boot),
         )
 
     @property
     def _state(self) -> _State:
-        return (self.log_id, self.clock, self.seq, self._floor, self.numbering)
+        return (self.log_id, self.clock, self.seq, self._floor, self.numbering, self.former)
 
     @_state.setter
     def _state(self, state: _State) -> None:
-        self.log_id, self.clock, self.seq, self._floor, self.numbering = state
+        self.log_id, self.clock, self.seq, self._floor, self.numbering, self.former = state
 
-    def _row(self) -> tuple[bytes, bytes, int, str]:
+    def _row(self) -> tuple[bytes, bytes, int, str, bytes | None]:
         """What the table holds of it: only what the documents do not say."""
-        return (self.log_id, self.clock, self._floor, msgspec.json.encode(self.numbering).decode())
+        runs = msgspec.json.encode(self.numbering).decode()
+        return (self.log_id, self.clock, self._floor, runs, self.former)
 
     # --- numbers ----------------------------------------------------------------------------------
 
@@ -149,13 +160,30 @@ class Lineage:
         issued, seq = self.numbering.issued, self.seq
         return next((counter for counter, _ in self._own(vector) if not issued(counter, seq)), None)
 
-    def renew(self) -> None:
-        """Go on under a new identity, with a log of its own."""
+    @property
+    def logs(self) -> frozenset[bytes] | None:
+        """The logs that the store has had, the present one included; ``None``: not all are known."""
+        if self.former is None:
+            return None
+        starts = range(0, len(self.former), LOG_BYTES)
+        return frozenset([self.log_id, *(self.former[start : start + LOG_BYTES] for start in starts)])
+
+    def forget_former(self) -> None:
+        """There were logs before of which nothing is known."""
+        self.former = None
+        self._connection.execute("UPDATE store SET former = NULL")
+
+    def renew(self, found: bytes = b"") -> None:
+        """Go on under a new identity, with a log of its own; ``found`` is the log of another life."""
+        if self.former is not None:
+            self.former += found
         _log.warning("this store has been restored from a backup: it goes on under a new identity")
         self._renew()
 
     def _renew(self) -> None:
-        self.log_id = self._rng.randbytes(16)
+        if self.former is not None:
+            self.former = (self.former + self.log_id)[-MAX_FORMER * LOG_BYTES :]
+        self.log_id = self._rng.randbytes(LOG_BYTES)
         self.clock = self._rng.randbytes(CLOCK_BYTES - ERA_BYTES) + bytes(ERA_BYTES)
         self.numbering = ONE_RUN
         # The client ids still belong to the store that this one was copied from.
@@ -181,7 +209,9 @@ class Lineage:
     def finish(self) -> None:
         """The commit is next: write what is still to be written."""
         if (self.log_id, self._floor) != (self._stored[0], self._stored[3]):
-            self._connection.execute("UPDATE store SET log_id = ?, clock = ?, seq = ?, runs = ?", self._row())
+            self._connection.execute(
+                "UPDATE store SET log_id = ?, clock = ?, seq = ?, runs = ?, former = ?", self._row()
+            )
 
     def committed(self) -> None:
         """The transaction stands."""

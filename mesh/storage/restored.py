@@ -1,7 +1,8 @@
 """What a store does when it finds out that it is a backup that was put back, and has written since.
 
-Not found out: a backup that is older than another one that has been put back and found out before, where
-peers know the store from after that only.
+A peer tells it, by a version with a number that it never gave, by a position of its log that was never there,
+or by a log that it never had. Not found out: a backup from before the store has begun to keep a record of its
+logs, or of one that has begun anew, where peers know it from after another one was found out only.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ def meet(rows: Rows, vector: Mapping[bytes, int]) -> None:
         renew(rows, number)
 
 
-def renew(rows: Rows, number: int) -> None:
-    """Go on under a new identity: a peer knows the ``number`` of this store, which it never gave.
+def renew(rows: Rows, number: int | None, log_id: bytes = b"") -> None:
+    """Go on under a new identity: a peer knows the ``number`` of this store, which it never gave, or its log
+    ``log_id``, which it never had.
 
     What it has written stands under counters and Yjs client ids that its other life may have used as well. It
     is written anew, as if by another: the fields as they are now, over nothing. Where a peer holds the
@@ -39,7 +41,7 @@ def renew(rows: Rows, number: int) -> None:
         assert row is not None
         since = rows.lineage.last_tick(row.state.vector) > parted
         client_ids[collection, document_id] = row.client_id if since else None
-    rows.lineage.renew()
+    rows.lineage.renew(log_id)
     for (collection, document_id), former in client_ids.items():
         if collection in OWNED_COLLECTIONS:
             continue  # its next record is in the next epoch, above what the other life has signed

@@ -142,6 +142,7 @@ def _carry_over(path: Path, draft: Path, rng: random.Random, clock: Callable[[],
         make_shrinkable(fresh)
         migrate(sqlite_utils.Database(fresh, execute_plugins=False))
         rows = Rows(fresh, rng, clock, host_of(draft), boot_id())
+        rows.lineage.forget_former()
         rows.close()
         damaged = _opened(path, draft)
         # What has become of text is for the checks to say.

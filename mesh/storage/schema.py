@@ -119,6 +119,12 @@ def m007_membership(db: Database) -> None:
     db.table("admissions").create({"secret_hash": bytes, "node_id": str}, pk=("secret_hash", "node_id"))
 
 
+@migrations()
+def m008_former_logs(db: Database) -> None:
+    """Which logs the store has had before; NULL: that is not known of all."""
+    db.table("store").add_column("former", bytes)
+
+
 def refuse_newer(db: Database, path: str) -> None:
     """Make sure that no newer version has written the store.
 

@@ -12,7 +12,7 @@ from sqlite_utils import Database
 
 from mesh.core.values import plan_merge
 from mesh.storage import writes
-from mesh.storage.lineage import ERA_BYTES
+from mesh.storage.lineage import ERA_BYTES, MAX_FORMER
 from mesh.storage.rows import Rows
 from mesh.storage.schema import migrate
 
@@ -122,6 +122,30 @@ def test_a_copy_is_another(store: Store) -> None:
     store.stop()
     store.open(host="there")
     assert store.identity != before
+
+
+def test_the_logs_that_a_store_has_had_are_remembered(store: Store) -> None:
+    known = {store.lineage.log_id}
+    assert store.lineage.logs == known
+    store.stop()
+    store.open(host="there")
+    known.add(store.lineage.log_id)
+    store.lineage.renew(b"of another life.")
+    known |= {store.lineage.log_id, b"of another life."}
+    store.rows.finish()
+    store.crash()
+    store.open(host="there")
+    assert store.lineage.logs == known
+    for _ in range(2 * MAX_FORMER):
+        store.lineage.renew()
+    assert store.lineage.logs is not None
+    assert len(store.lineage.logs) == MAX_FORMER + 1
+    assert store.lineage.logs.isdisjoint(known)
+    store.lineage.forget_former()
+    store.stop()
+    store.open(host="there")
+    store.lineage.renew(b"of another life.")
+    assert store.lineage.logs is None, "nobody knows what was before"
 
 
 def test_no_number_is_given_twice_whatever_becomes_of_the_rows(store: Store) -> None:
