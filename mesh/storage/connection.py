@@ -217,9 +217,7 @@ class Connection(Generic[T]):
             return None, error
         return result, None
 
-    def _run_jobs(
-        self, connection: sqlite3.Connection, session: T, jobs: list[Job[T, Any]]
-    ) -> list[Outcome]:
+    def _run_jobs(self, connection: sqlite3.Connection, session: T, jobs: list[Job[T, Any]]) -> list[Outcome]:
         """Run jobs of one kind inside of the open transaction.
 
         Raises:

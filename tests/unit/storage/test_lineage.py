@@ -125,13 +125,13 @@ def test_a_copy_is_another(store: Store) -> None:
 
 
 def test_the_logs_that_a_store_has_had_are_remembered(store: Store) -> None:
-    known = {store.lineage.log_id}
+    known = frozenset([store.lineage.log_id])
     assert store.lineage.logs == known
     store.stop()
     store.open(host="there")
-    known.add(store.lineage.log_id)
+    second = store.lineage.log_id
     store.lineage.renew(b"of another life.")
-    known |= {store.lineage.log_id, b"of another life."}
+    known |= {second, store.lineage.log_id, b"of another life."}
     store.rows.finish()
     store.crash()
     store.open(host="there")
