@@ -5,20 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
+from mesh.core.plans import Writes, merge_registers, plan_increment, plan_unset, replace_registers
 from mesh.core.records import OWNED_COLLECTIONS
+from mesh.core.registers import Registers, flatten
 from mesh.core.selector import Selector, Sort, check_window
-from mesh.core.values import (
-    Registers,
-    Writes,
-    check_collection,
-    check_id,
-    flatten,
-    merge_registers,
-    plan_increment,
-    plan_unset,
-    pointer_of,
-    replace_registers,
-)
+from mesh.core.values import check_collection, check_id, pointer_of
 from mesh.errors import InvalidDocument, InvalidSelector, PermissionDenied
 from mesh.storage import finding, indexes, writes
 from mesh.storage.queries import compile_query
@@ -65,8 +56,9 @@ class Documents:
             DocumentExists: the ``_id`` is taken.
             InvalidDocument: it cannot be stored; nothing was written.
         """
-        registers = flatten(document)  # as they are now, whatever the caller does to them later
-        return await self._write(document, lambda held: merge_registers(held, registers), exists=False)
+        edit = self._edit(document, merge_registers, exists=False)
+        await self._store.write(edit)
+        return edit.document_id
 
     async def upsert(self, document: Fields) -> str:
         """Merge fields into the document with its ``_id``, or add it; the ``_id``.
@@ -76,8 +68,9 @@ class Documents:
         Raises:
             InvalidDocument: it cannot be stored; nothing was written.
         """
-        registers = flatten(document)  # as they are now, whatever the caller does to them later
-        return await self._write(document, lambda held: merge_registers(held, registers))
+        edit = self._edit(document, merge_registers)
+        await self._store.write(edit)
+        return edit.document_id
 
     async def replace(self, document: Fields) -> str:
         """Make the document with its ``_id`` read exactly so, or add it; fields that are absent are removed.
@@ -85,8 +78,9 @@ class Documents:
         Raises:
             InvalidDocument: it cannot be stored; nothing was written.
         """
-        registers = flatten(document)  # as they are now, whatever the caller does to them later
-        return await self._write(document, lambda held: replace_registers(held, registers))
+        edit = self._edit(document, replace_registers)
+        await self._store.write(edit)
+        return edit.document_id
 
     async def update(self, _id: str, fields: Fields) -> None:
         """Merge ``fields`` into a document that is here.
@@ -98,7 +92,9 @@ class Documents:
         registers = flatten(fields)
         if fields.get("_id", _id) != _id:
             raise InvalidDocument("the _id of a document never changes", "/_id")
-        await self._write({"_id": _id}, lambda held: merge_registers(held, registers), exists=True)
+        await self._store.write(
+            writes.Edit(self.name, self._writable(_id), merge_registers, registers, exists=True)
+        )
 
     async def unset(self, _id: str, *fields: str) -> None:
         """Remove fields; what is not there stays not there.
@@ -108,7 +104,9 @@ class Documents:
             InvalidDocument: no field can be called so, or it is the ``_id``.
         """
         pointers = [pointer_of(field) for field in fields]
-        await self._write({"_id": _id}, lambda held: plan_unset(held, pointers), exists=True)
+        await self._store.write(
+            writes.Edit(self.name, self._writable(_id), plan_unset, pointers, exists=True)
+        )
 
     async def increment(self, _id: str, field: str, by: float = 1) -> None:
         """Add ``by`` to a counter; concurrent increments on other nodes add up.
@@ -142,12 +140,16 @@ class Documents:
         ids = self._matching(selector_or_id)
         return await self._store.write(lambda rows: writes.remove(rows, self.name, ids(rows)))
 
-    async def _write(
-        self, document: Fields, plan: Callable[[Registers], Writes], *, exists: bool | None = None
-    ) -> str:
+    def _edit(
+        self,
+        document: Fields,
+        plan: Callable[[Registers, Registers], Writes],
+        *,
+        exists: bool | None = None,
+    ) -> writes.Edit:
+        registers = flatten(document)  # as they are now, whatever the caller does to them later
         document_id = self._writable(document["_id"] if "_id" in document else self._new_id())
-        await self._store.write(writes.Edit(self.name, document_id, plan, exists))
-        return document_id
+        return writes.Edit(self.name, document_id, plan, registers, exists)
 
     def _writable(self, document_id: object) -> str:
         self._check_owner()
@@ -177,7 +179,7 @@ class Documents:
             InvalidDocument: nothing can have this ``_id``.
         """
         check_id(_id)
-        return await self._store.read(lambda rows: finding.get(rows, self.name, _id))
+        return await self._store.read(finding.Get(self.name, _id))
 
     async def find(
         self,

@@ -17,7 +17,7 @@ SMALL_DOCUMENT_BYTES = 4096
 difference."""
 
 
-class Commit(msgspec.Struct, frozen=True):
+class Commit(msgspec.Struct, frozen=True, gc=False):
     """A change that is durable now.
 
     ``before`` and ``after`` are the document with its ``_id``, ``None`` where it did not or does not exist.

@@ -1,7 +1,7 @@
 """A document as a CRDT: Yjs state, rank and version vector, and how two of them become one.
 
-Only this module and :mod:`mesh.core.live` know pycrdt. State travels as bytes. But for the documents that are
-kept loaded, a ``Doc`` lives for the length of one call: an empty one costs 4 µs, a live one 5 kB.
+State travels as bytes. But for the documents that are kept loaded, a ``Doc`` of the CRDT library lives for
+the length of one call: an empty one costs 4 µs, a live one 5 kB.
 
 Of two states the one with the higher rank wins whole; equal ranks merge; version vectors always join. A
 removed document has rank (incarnation, 1) and empty state, so that a removal wins over concurrent updates
@@ -14,26 +14,29 @@ key: then only values that two stores overwrite in turn take space, 13 bytes eac
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any, Literal
 
 import msgspec
-import pycrdt
 
 from mesh.core.items import client_for, written_once
-from mesh.core.live import EMPTY_UPDATE as EMPTY_UPDATE
-from mesh.core.live import ROOT as ROOT
-from mesh.core.live import ROOT_NAME, Live, LiveDocuments, apply_update, live_of
-from mesh.core.roots import check_roots
-from mesh.core.updates import Brought, clocks_of, fields_of, read_update
-from mesh.core.values import MAX_SAFE_INTEGER, Registers, Writes, unflatten
+from mesh.core.library import (
+    EMPTY_UPDATE,
+    ROOT_NAME,
+    apply_update,
+    joined,
+    load,
+    refusing_panics,
+    registers_of,
+    written_by_library,
+)
+from mesh.core.live import Live, LiveDocuments, live_of
+from mesh.core.plans import Writes
+from mesh.core.registers import Registers, unflatten
+from mesh.core.updates import fields_of, read_update
 from mesh.core.versions import Rank, VersionVector, covers, join
 from mesh.core.wire import Change
 from mesh.errors import DocumentTooLarge, InvalidDocument
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 MAX_DOCUMENT_BYTES = 1 << 20
 """Largest content of one document, encoded; a larger one stalls the process that opens it."""
@@ -50,14 +53,16 @@ MAX_WRITTEN_BYTES = MAX_STATE_BYTES // 2
 MAX_YIELDING_ID = 1 << 32
 """Below the Yjs client ids of nearly all writers, which are random below 2^53."""
 
+Name = tuple[str, str]
+"""The collection of a document, and its id."""
+
+NAMELESS: Name = ("", "")
+
 NEVER: Rank = (-1, 0)
 """Below the rank of every document that exists."""
 
-_KEYS_APART = 8
-"""More keys than that, written at once into a state that is left to the library, share a client id."""
 
-
-class DocumentState(msgspec.Struct, frozen=True):
+class DocumentState(msgspec.Struct, frozen=True, gc=False):
     """Everything a replica holds of one document."""
 
     rank: Rank
@@ -73,7 +78,7 @@ class DocumentState(msgspec.Struct, frozen=True):
 ABSENT = DocumentState(NEVER, EMPTY_UPDATE, {})
 
 
-class Merged(msgspec.Struct, frozen=True):
+class Merged(msgspec.Struct, frozen=True, gc=False):
     """What a replica holds after a change has arrived, and the fields it now reads as (None: removed)."""
 
     state: DocumentState
@@ -85,32 +90,6 @@ def buried(incarnation: int) -> DocumentState:
     return DocumentState((incarnation, 1), EMPTY_UPDATE, {})
 
 
-def _refusing_panics(function: Callable[P, R]) -> Callable[P, R]:
-    """A Rust panic surfaces as a BaseException of its own; the Doc it happened in is thrown away."""
-
-    @functools.wraps(function)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return function(*args, **kwargs)
-        except BaseException as error:
-            if type(error).__name__ != "PanicException":
-                raise
-            raise InvalidDocument(f"the CRDT library cannot take it: {error}") from None
-
-    return guarded
-
-
-@_refusing_panics
-def registers_of(update: bytes) -> Registers:
-    """The root map of the state ``update``.
-
-    Raises:
-        InvalidDocument: it is not a Yjs update, or holds what JSON cannot.
-    """
-    return _registers(_load(update)[1])
-
-
-@_refusing_panics
 def edit(
     held: DocumentState,
     plan: Callable[[Registers], Writes],
@@ -118,6 +97,7 @@ def edit(
     tick: Callable[[], tuple[bytes, int]],
     client_id: int,
     kept: LiveDocuments | None = None,
+    name: Name = NAMELESS,
 ) -> tuple[Change, Merged] | None:
     """Carry out a local write on a merged document.
 
@@ -127,31 +107,56 @@ def edit(
         tick: gives this store's clock identity and its next counter; called only if there is a change.
         client_id: the Yjs client id for this copy of the document.
         kept: documents that are loaded.
+        name: the collection and the id that the change is to name.
 
     Returns:
-        The change to send (its collection and id are empty) and the new state; ``None`` if nothing changes.
+        The change to send and the new state; ``None`` if nothing changes.
 
     Raises:
         DocumentTooLarge: the document or its history would be over a limit. Nothing has changed.
     """
-    fresh = held.dead or held.rank == NEVER
-    live = None if fresh else _taken(kept, held.update)
-    if fresh:
-        registers: Registers = {}
-    else:
-        registers = registers_of(held.update) if live is None else live.registers
+    if held.dead or held.rank == NEVER:
+        return _begun(held, plan({}).sets, tick, client_id, name)
+    return _changed(held, plan, tick, client_id, kept, name)
+
+
+def _begun(
+    held: DocumentState,
+    registers: Registers,
+    tick: Callable[[], tuple[bytes, int]],
+    client_id: int,
+    name: Name,
+) -> tuple[Change, Merged]:
+    update = written_once(ROOT_NAME, registers, client_id)
+    _check_limits(update, registers)
+    clock, counter = tick()
+    rank = (held.rank[0] + 1, 0)
+    vector = join(held.vector, {clock: counter}) if held.vector else {clock: counter}
+    change = Change(*name, rank, {}, vector, update)
+    return change, Merged(DocumentState(rank, update, vector), unflatten(registers))
+
+
+@refusing_panics
+def _changed(
+    held: DocumentState,
+    plan: Callable[[Registers], Writes],
+    tick: Callable[[], tuple[bytes, int]],
+    client_id: int,
+    kept: LiveDocuments | None,
+    name: Name,
+) -> tuple[Change, Merged] | None:
+    live = _taken(kept, held.update)
+    registers = registers_of(held.update) if live is None else live.registers
     writes = plan(registers)
-    if not writes and not fresh:
+    if not writes:
         _keep(kept, live)
         return None
     delta = None
-    if fresh:
-        update = delta = written_once(ROOT_NAME, writes.sets, client_id)
-    elif live is not None and (delta := live.write(writes, client_id)) is not None:
+    if live is not None and (delta := live.write(writes, client_id)) is not None:
         update = live.update
     else:
         live = None
-        update, delta = _written_by_library(held.update, writes, client_id)
+        update, delta = written_by_library(held.update, writes, client_id)
     if live is None:
         for key in writes.removes:
             registers.pop(key, None)
@@ -161,11 +166,10 @@ def edit(
     fields = unflatten(registers) if live is None else live.fields()
     _keep(kept, live)
     clock, counter = tick()
-    rank = (held.rank[0] + 1, 0) if fresh else held.rank
     vector = join(held.vector, {clock: counter})
-    whole = fresh or not held.vector
-    change = Change("", "", rank, {} if whole else held.vector, vector, update if whole else delta)
-    return change, Merged(DocumentState(rank, update, vector), fields)
+    whole = not held.vector
+    change = Change(*name, held.rank, {} if whole else held.vector, vector, update if whole else delta)
+    return change, Merged(DocumentState(held.rank, update, vector), fields)
 
 
 def _taken(kept: LiveDocuments | None, update: bytes) -> Live | None:
@@ -177,36 +181,15 @@ def _keep(kept: LiveDocuments | None, live: Live | None) -> None:
         kept.keep(live)
 
 
-def _written_by_library(held: bytes, writes: Writes, client_id: int) -> tuple[bytes, bytes]:
-    """The same for a state with a long history, with collaborative roots, or with a past that matters."""
-    parts = [(client_id, writes)]
-    if len(writes.sets) <= _KEYS_APART:
-        parts = [(client_id, Writes({}, writes.removes))]
-        parts += [(client_for(client_id, key), Writes({key: value})) for key, value in writes.sets.items()]
-    doc, before, update = None, None, held
-    for client, part in parts:
-        if part:
-            doc, root = _load(update, client)
-            before = doc.get_state() if before is None else before
-            with doc.transaction():
-                for key in part.removes:
-                    root.pop(key, None)
-                for key, value in part.sets.items():
-                    root[key] = value
-            update = doc.get_update()
-    assert doc is not None
-    return update, doc.get_update(before)
-
-
-def remove(held: DocumentState, clock: bytes, counter: int) -> tuple[Change, Merged]:
+def remove(held: DocumentState, clock: bytes, counter: int, name: Name = NAMELESS) -> tuple[Change, Merged]:
     """Remove a merged document: its tombstone, and the change that says so."""
     rank = (held.rank[0], 1)
     vector = join(held.vector, {clock: counter})
     state = DocumentState(rank, EMPTY_UPDATE, vector)
-    return Change("", "", rank, {}, vector, EMPTY_UPDATE), Merged(state, None)
+    return Change(*name, rank, {}, vector, EMPTY_UPDATE), Merged(state, None)
 
 
-@_refusing_panics
+@refusing_panics
 def anew(
     held: DocumentState, clock: bytes, counter: int, *, former: int | None, client_id: int, yielding_id: int
 ) -> tuple[Change, Merged]:
@@ -237,14 +220,14 @@ def anew(
             mine = former is not None and writer in (former, client_for(former, key))
             # A counter yields: what others hold of this store's share includes what they have confirmed.
             (competing if mine and key.startswith("/") else yielding)[key] = value
-        doc, _ = _load(written_once(ROOT_NAME, competing, client_id))
+        doc, _ = load(written_once(ROOT_NAME, competing, client_id))
         apply_update(doc, written_once(ROOT_NAME, yielding, yielding_id))
         state = DocumentState(held.rank, doc.get_update(), {clock: counter})
     change = Change("", "", state.rank, {}, state.vector, state.update)
     return change, Merged(state, unflatten(registers))
 
 
-@_refusing_panics
+@refusing_panics
 def arrive(
     held: DocumentState, change: Change, kept: LiveDocuments | None = None
 ) -> Merged | Literal["held", "lacking"]:
@@ -283,33 +266,13 @@ def arrive(
             update, fields = live.update, live.fields()
             _keep(kept, live)
         else:
-            update, registers = _joined(base, change.update, brought)
+            update, registers = joined(base, change.update, brought)
             fields = unflatten(registers)
     if len(update) > MAX_STATE_BYTES:
         raise DocumentTooLarge(
             f"{len(update)} bytes encoded are over the limit of {MAX_STATE_BYTES}", MAX_STATE_BYTES
         )
     return Merged(DocumentState(change.rank, update, vector), fields)
-
-
-def _joined(held: bytes, update: bytes, brought: Brought) -> tuple[bytes, Registers]:
-    """The state after ``update`` has arrived, which has been read, and its registers."""
-    doc, root = _load(held)
-    clocks = clocks_of(doc.get_state())
-    for client, (start, end) in brought.ranges.items():
-        if start > clocks.get(client, 0):
-            raise InvalidDocument("an update that builds on what is not in it")
-        clocks[client] = max(clocks.get(client, 0), end)
-    if any(end > clocks.get(client, 0) for client, _, end in brought.deletions):
-        raise InvalidDocument("an update that deletes what is not in it")
-    if brought.rich or len(list(doc.keys())) > 1:
-        check_roots(held, update, ROOT_NAME)
-    apply_update(doc, update)
-    reached = clocks_of(doc.get_state())
-    if any(reached.get(client, 0) < end for client, (_, end) in brought.ranges.items()):
-        # The library would keep it apart until the rest comes, and all that the client writes later.
-        raise InvalidDocument("an update that builds on what is not in it")
-    return doc.get_update(), _registers(root)
 
 
 def check_update(update: bytes) -> None:
@@ -320,25 +283,6 @@ def check_update(update: bytes) -> None:
     """
     if read_update(update, ROOT_NAME).rich:
         raise InvalidDocument("an item outside of the document's root map")
-
-
-def state_vector(update: bytes) -> bytes:
-    """The Yjs state vector of the state ``update``: what to send when asking for a difference."""
-    return pycrdt.get_state(update)
-
-
-@_refusing_panics
-def difference(update: bytes, their_state_vector: bytes) -> bytes:
-    """The part of the state ``update`` that a holder of ``their_state_vector`` may lack.
-
-    Raises:
-        InvalidDocument: ``their_state_vector`` is malformed.
-    """
-    clocks_of(their_state_vector)
-    try:
-        return pycrdt.get_update(update, their_state_vector)
-    except ValueError as error:
-        raise InvalidDocument(f"a malformed state vector: {error}") from error
 
 
 def single_value_state(key: str, value: str, client_id: int) -> bytes:
@@ -369,33 +313,3 @@ def _check_limits(update: bytes, registers: Registers) -> None:
             "each writer a document of its own",
             MAX_WRITTEN_BYTES,
         )
-
-
-def _load(update: bytes, client_id: int | None = None) -> tuple[pycrdt.Doc[Any], pycrdt.Map[Any]]:
-    doc: pycrdt.Doc[Any] = pycrdt.Doc(client_id=client_id)
-    root = doc.get(ROOT, type=pycrdt.Map)
-    if update != EMPTY_UPDATE:
-        apply_update(doc, update)
-    return doc, root
-
-
-def _registers(root: pycrdt.Map[Any]) -> Registers:
-    try:
-        registers: Registers = msgspec.json.decode(str(root), type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise InvalidDocument(f"holds what JSON cannot: {error}") from error
-    return {key: value if type(value) in _EXACT else _number(value) for key, value in registers.items()}
-
-
-_EXACT = (str, bool, type(None), float)
-
-
-def _number(value: Any) -> Any:
-    """Whole floats beyond the safe integers print without a point; they are floats all the same."""
-    if type(value) is int and abs(value) > MAX_SAFE_INTEGER:
-        return float(value)
-    if type(value) is list:
-        return [_number(item) for item in value]
-    if type(value) is dict:
-        return {key: _number(value[key]) for key in sorted(value)}  # the library has no order
-    return value

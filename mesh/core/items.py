@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from blake3 import blake3
@@ -26,7 +26,7 @@ class Delta:
     """
 
     def __init__(self, root: bytes, clocks: Mapping[int, int]) -> None:
-        self._first = bytes((_KEY | ANY, 1, len(root))) + root
+        self._root = root
         self._clocks = clocks
         self._items: dict[int, list[bytes]] = {}
         self._deletions: dict[int, list[bytes]] = {}
@@ -34,12 +34,11 @@ class Delta:
     def set(self, client: int, key: str, value: Any, over: Id | None) -> None:
         """Write a register on behalf of ``client``; ``over`` is the item that holds it now."""
         if over is None:
-            name = key.encode()
-            head = self._first + number(len(name)) + name
+            head = _first_item(self._root, key)
         else:
-            head = bytes((_LEFT | _KEY | ANY,)) + number(over[0]) + number(over[1])
+            head = bytes((_LEFT | _KEY | ANY,)) + number(over[0]) + number(over[1]) + b"\1"
             self.delete(over)
-        self._items.setdefault(client, []).append(head + b"\1" + any_value(value))
+        self._items.setdefault(client, []).append(head + any_value(value))
 
     def delete(self, element: Id) -> None:
         """Remove the register that ``element`` holds."""
@@ -61,13 +60,18 @@ def written_once(root: bytes, registers: Mapping[str, Any], client: int) -> byte
     """The state of a document in which ``client`` has written ``registers``, and nobody anything else."""
     if not registers:
         return b"\0\0"
-    first = bytes((_KEY | ANY, 1, len(root))) + root
     parts = [b"\1" + number(len(registers)) + number(client) + b"\0"]
     for key, value in registers.items():
-        name = key.encode()
-        parts += (first, number(len(name)), name, b"\1", any_value(value))
+        parts += (_first_item(root, key), any_value(value))
     parts.append(b"\0")
     return b"".join(parts)
+
+
+@functools.lru_cache(1024)
+def _first_item(root: bytes, key: str) -> bytes:
+    """An item of one value, up to that, which is the first in its key."""
+    name = key.encode()
+    return bytes((_KEY | ANY, 1, len(root))) + root + number(len(name)) + name + b"\1"
 
 
 def client_for(base: int, key: str) -> int:
@@ -97,18 +101,11 @@ def any_value(value: Any) -> bytes:
     if kind is bool:
         return b"x" if value else b"y"
     if kind is list:
-        return b"u" + number(len(value)) + _joined(any_value(item) for item in value)
-    return (
-        b"v"
-        + number(len(value))
-        + _joined(
-            number(len(name)) + name + any_value(item)
-            for name, item in ((key.encode(), item) for key, item in value.items())
-        )
-    )
-
-
-def _joined(parts: Iterable[bytes]) -> bytes:
+        return b"".join([b"u", number(len(value)), *[any_value(item) for item in value]])
+    parts = [b"v", number(len(value))]
+    for key, item in value.items():
+        name = key.encode()
+        parts += (number(len(name)), name, any_value(item))
     return b"".join(parts)
 
 

@@ -13,18 +13,11 @@ from typing import Any
 import pycrdt
 
 from mesh.core.items import Delta, client_for
+from mesh.core.library import ROOT_NAME, apply_update
+from mesh.core.plans import Writes
+from mesh.core.registers import Registers, each_shows, set_field, unflatten
 from mesh.core.update_reader import Id
 from mesh.core.updates import Brought, Fields, fields_of
-from mesh.core.values import Registers, Writes, each_shows, set_field, unflatten
-from mesh.errors import InvalidDocument
-
-ROOT = "doc"
-"""The root map that holds the fields; Yjs clients find it under this name."""
-
-ROOT_NAME = ROOT.encode()
-
-EMPTY_UPDATE = b"\x00\x00"
-"""A Yjs update that says nothing."""
 
 MAX_DOCUMENTS = 1024
 """Documents that are kept loaded: about 10 kB each."""
@@ -253,18 +246,6 @@ def live_of(update: bytes) -> Live | None:
     """
     fields = fields_of(update, ROOT_NAME) if len(update) <= _SMALL_BYTES else None
     return None if fields is None else Live(update, fields)
-
-
-def apply_update(doc: pycrdt.Doc[Any], update: bytes) -> None:
-    """Apply ``update`` to ``doc``.
-
-    Raises:
-        InvalidDocument: it is malformed.
-    """
-    try:
-        doc.apply_update(update)
-    except ValueError as error:
-        raise InvalidDocument(f"a malformed update: {error}") from error
 
 
 _SCALARS = (str, int, bool, type(None), float)

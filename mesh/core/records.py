@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
-from mesh.core.document import DocumentState, Merged, check_update, registers_of, single_value_state
+from mesh.core.document import DocumentState, Merged, check_update, single_value_state
 from mesh.core.identity import Identity, node_id_of, verify
+from mesh.core.library import registers_of
 from mesh.core.receipts import check_owned, distribution_id_of
 from mesh.core.versions import MAX_COUNTER, Rank, VersionVector, covers, join
 from mesh.core.wire import Change

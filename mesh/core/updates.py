@@ -11,8 +11,8 @@ import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+from mesh.core.registers import Registers
 from mesh.core.update_reader import EASILY_READ, Id, Item, Reader
-from mesh.core.values import Registers
 from mesh.errors import InvalidDocument
 
 R = TypeVar("R")

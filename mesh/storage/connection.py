@@ -60,9 +60,9 @@ R = TypeVar("R")
 T = TypeVar("T", bound=Session)
 
 Job = Callable[[T], R]
-"""One may have an attribute ``together``, a function that does a list of such jobs for less than they take one
-by one, and gives the outcome of each. Of one that fails it has written nothing; where it raises, the
-transaction is lost. One that is ``brief`` reads or writes one document at most."""
+"""One may have an attribute ``together``: a function that does a list of such jobs for less than they take
+alone. It gives the outcome of each, and has written nothing of those that failed; if it raises, each is done
+by itself. One that is ``brief`` reads or writes one document at most."""
 
 Outcome = tuple[Any, BaseException | None]
 """What a job returned, or what it raised."""
@@ -218,17 +218,13 @@ class Connection(Generic[T]):
         return result, None
 
     def _run_jobs(self, connection: sqlite3.Connection, session: T, jobs: list[Job[T, Any]]) -> list[Outcome]:
-        """Run jobs of one kind inside of the open transaction.
-
-        Raises:
-            Exception: the whole transaction is gone.
-        """
+        """Run jobs of one kind inside of the open transaction, each as by itself."""
         together: Callable[[T, list[Job[T, Any]]], list[Outcome]] | None = getattr(jobs[0], "together", None)
-        if together is None:
-            return [self._run_job(connection, session, job) for job in jobs]
-        outcomes = together(session, jobs)
-        session.keep()
-        return outcomes
+        if together is not None and len(jobs) > 1:
+            outcomes, problem = self._run_job(connection, session, lambda session: together(session, jobs))
+            if problem is None:
+                return list(outcomes)
+        return [self._run_job(connection, session, job) for job in jobs]
 
     def _run_job(self, connection: sqlite3.Connection, session: T, job: Job[T, Any]) -> Outcome:
         """Run a job inside of the open transaction.
@@ -286,7 +282,7 @@ class Connection(Generic[T]):
                 connection.execute("BEGIN IMMEDIATE")
                 self._pending = True
             try:
-                [(result, problem)] = self._run_jobs(connection, session, [job])
+                result, problem = self._run_job(connection, session, job)
             except BaseException:
                 self.lost = True
                 raise

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from heapq import nsmallest
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -33,6 +33,18 @@ _BUT_UNSEEN = f" AND NOT {UNSEEN}"
 
 _decode_json = msgspec.json.Decoder(Document).decode
 _decode_parts = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class Get(msgspec.Struct, frozen=True, gc=False):
+    """:func:`get` as a job."""
+
+    collection: str
+    document_id: str
+
+    brief: ClassVar[bool] = True
+
+    def __call__(self, rows: Rows) -> dict[str, Any] | None:
+        return get(rows, self.collection, self.document_id)
 
 
 def get(rows: Rows, collection: str, document_id: str) -> Document | None:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from mesh.core import document, records
+from mesh.core import document, library, records
 from mesh.core.commits import PAGE_BYTES, SMALL_DOCUMENT_BYTES, Found, LogEntry, change_size
 from mesh.core.interest import InterestSet, entry_digest
 from mesh.core.reconcile import KeySet
@@ -127,7 +127,7 @@ def _want(row: Row | None, collection: str, document_id: str) -> Want:
     if row is None or collection in OWNED_COLLECTIONS:
         return Want(collection, document_id, document.NEVER, {}, b"\0")
     state = row.state
-    return Want(collection, document_id, state.rank, state.vector, document.state_vector(state.update))
+    return Want(collection, document_id, state.rank, state.vector, library.state_vector(state.update))
 
 
 # --- serving ----------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ def read_wanted(rows: Rows, wants: Sequence[Want], positions: Sequence[int]) -> 
         state = row.state
         since, update = {}, state.update
         if want.rank == state.rank and want.vector and want.collection not in OWNED_COLLECTIONS:
-            since, update = want.vector, document.difference(state.update, want.state_vector)
+            since, update = want.vector, library.difference(state.update, want.state_vector)
         changes.append(Change(want.collection, want.id, state.rank, since, state.vector, update))
         size += change_size(changes[-1])
     for done, position in enumerate(positions):

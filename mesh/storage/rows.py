@@ -166,6 +166,9 @@ class Rows:
 
     def get_all(self, collection: str, document_ids: Sequence[str]) -> dict[str, Row]:
         """The rows of those of the documents that have one, as :meth:`get`."""
+        if len(document_ids) == 1:
+            row = self.get(collection, document_ids[0])
+            return {} if row is None else {document_ids[0]: row}
         found: dict[str, Row] = {}
         for start in range(0, len(document_ids), _ROWS_AT_ONCE):
             some = document_ids[start : start + _ROWS_AT_ONCE]

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from mesh.errors import NestedTransaction, TransactionEnded
 from mesh.storage.connection import Connection, Job, Session
-from mesh.storage.worker import Worker
+from mesh.storage.worker import Worker, settle
 
 R = TypeVar("R")
 T = TypeVar("T", bound=Session)
 
 MAX_TRANSACTION_SECONDS = 30.0
 """A transaction that stays open longer is rolled back: others wait for it."""
+
+
+LOOP_SECONDS = 0.005
+"""What a transaction does on the event loop in one go, about."""
 
 
 class _Over(Protocol):
@@ -37,9 +42,12 @@ class OpenTransaction(Generic[T]):
         self._worker = worker
         self._connection = connection
         self._over = over
+        self._asked = 0
+        self._debt = 0.0
         self._ended: str | None = None
         self._ending: asyncio.Task[None] | None = None
-        self._expiry = asyncio.get_running_loop().call_later(
+        self._loop = asyncio.get_running_loop()
+        self._expiry = self._loop.call_later(
             MAX_TRANSACTION_SECONDS, self.end, f"it was open for more than {MAX_TRANSACTION_SECONDS:g} s"
         )
         _inside.set((*_inside.get(), self))
@@ -53,7 +61,9 @@ class OpenTransaction(Generic[T]):
         """
         self._check()
         try:
-            return await self._worker.run(self._connection.attempt, job)
+            if self._can_do_here(job):
+                return self._do_here(self._connection.attempt, job)
+            return await self._ask(self._connection.attempt, job)
         except asyncio.CancelledError:
             self.end("an operation in it was cancelled, so that it is not known whether that took place")
             raise
@@ -69,7 +79,43 @@ class OpenTransaction(Generic[T]):
             TransactionEnded: it is over.
         """
         self._check()
-        return await self._worker.run(self._connection.read, job)
+        if self._can_do_here(job):
+            return self._do_here(self._connection.read, job)
+        return await self._ask(self._connection.read, job)
+
+    # --- here or there ----------------------------------------------------------------------------
+
+    def _can_do_here(self, job: Job[T, Any]) -> bool:
+        """Whether to do ``job`` right here, as the worker has nothing to do: to tell it, and to be
+        told, takes several times as long as a brief job.
+
+        For every ``LOOP_SECONDS`` that such jobs have held up the event loop, one goes to the worker, and
+        others have their turn meanwhile: so do most of them where the disk is slow.
+        """
+        return (
+            self._debt < LOOP_SECONDS
+            and not self._asked
+            and self._connection.attempting
+            and getattr(job, "brief", False)
+        )
+
+    def _do_here(self, how: Callable[[Job[T, R]], R], job: Job[T, R]) -> R:
+        began = self._loop.time()
+        try:
+            return how(job)
+        finally:
+            self._debt += self._loop.time() - began
+
+    async def _ask(self, how: Callable[[Job[T, R]], R], job: Job[T, R]) -> R:
+        future: asyncio.Future[R] = self._loop.create_future()
+        self._debt = max(0.0, self._debt - LOOP_SECONDS)
+        self._asked += 1
+        self._worker.call(partial(self._answered, future), how, job)
+        return await future
+
+    def _answered(self, future: asyncio.Future[Any], result: Any, problem: BaseException | None) -> None:
+        self._asked -= 1
+        settle(future, result, problem)
 
     def _check(self) -> None:
         if self._ended is not None:
@@ -102,7 +148,7 @@ class OpenTransaction(Generic[T]):
         self._ended = reason
         self._expiry.cancel()
         _inside.set(tuple(other for other in _inside.get() if other is not self))
-        self._ending = asyncio.get_running_loop().create_task(how)
+        self._ending = self._loop.create_task(how)
 
     async def _over_with(self) -> None:
         assert self._ending is not None

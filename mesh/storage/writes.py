@@ -10,7 +10,9 @@ import msgspec
 from mesh.core import document, records
 from mesh.core.document import Merged
 from mesh.core.identity import Identity
-from mesh.core.values import Registers, Writes, identical
+from mesh.core.plans import Writes
+from mesh.core.registers import Registers
+from mesh.core.values import identical
 from mesh.core.wire import Change
 from mesh.errors import DocumentExists, DocumentNotFound
 from mesh.storage import graves
@@ -19,9 +21,8 @@ from mesh.storage.rows import Row, Rows
 
 Plan = Callable[[Registers], Writes]
 
-
-def _addressed(change: Change, collection: str, document_id: str) -> Change:
-    return Change(collection, document_id, change.rank, change.since, change.until, change.update)
+_CHANGED: Outcome = (True, None)
+_UNCHANGED: Outcome = (False, None)
 
 
 def edit(rows: Rows, collection: str, document_id: str, plan: Plan, *, exists: bool | None = None) -> bool:
@@ -46,7 +47,7 @@ def edit(rows: Rows, collection: str, document_id: str, plan: Plan, *, exists: b
 def _edited(
     rows: Rows, row: Row | None, collection: str, document_id: str, plan: Plan, exists: bool | None
 ) -> tuple[Change, Merged, int] | None:
-    """What :func:`edit` is to store, and under which client id it was written; ``None`` if nothing changes."""
+    """What :func:`edit` is to store, and the client id it was written under; ``None`` if nothing changes."""
     here = row is not None and row.json is not None
     if exists is True and not here:
         raise DocumentNotFound(collection, document_id)
@@ -54,26 +55,33 @@ def _edited(
         raise DocumentExists(collection, document_id)
     client_id = (row.client_id if row is not None and here else None) or rows.new_client_id()
     outcome = document.edit(
-        rows.state_of(row), plan, tick=lambda: rows.tick(row), client_id=client_id, kept=rows.live
+        rows.state_of(row),
+        plan,
+        tick=lambda: rows.tick(row),
+        client_id=client_id,
+        kept=rows.live,
+        name=(collection, document_id),
     )
-    if outcome is None:
-        return None
-    change, merged = outcome
-    return _addressed(change, collection, document_id), merged, client_id
+    return None if outcome is None else (*outcome, client_id)
 
 
 class Edit(msgspec.Struct, frozen=True, gc=False):
-    """:func:`edit` as a job. Many of them read and write their rows together."""
+    """:func:`edit` as a job, whose plan is given ``wanted`` beside the registers. Many of them read and write
+    their rows together."""
 
     collection: str
     document_id: str
-    plan: Plan
+    plan: Callable[[Registers, Any], Writes]
+    wanted: Any
     exists: bool | None = None
 
     brief: ClassVar[bool] = True
 
     def __call__(self, rows: Rows) -> bool:
-        return edit(rows, self.collection, self.document_id, self.plan, exists=self.exists)
+        return edit(rows, self.collection, self.document_id, self._plan, exists=self.exists)
+
+    def _plan(self, held: Registers) -> Writes:
+        return self.plan(held, self.wanted)
 
     @staticmethod
     def together(rows: Rows, edits: list[Edit]) -> list[Outcome]:
@@ -90,16 +98,18 @@ class Edit(msgspec.Struct, frozen=True, gc=False):
             key = collection, document_id = one.collection, one.document_id
             row = held.get(key)
             try:
-                edited = _edited(rows, row, collection, document_id, one.plan, one.exists)
+                edited = _edited(rows, row, collection, document_id, one._plan, one.exists)
             except Exception as error:  # noqa: BLE001 - it is raised where the edit was asked for
                 outcomes.append((None, error))
                 continue
-            if edited is not None:
-                change, merged, client_id = edited
-                held[key], prepared[key] = rows.prepare(
-                    collection, document_id, row, change, merged, client_id=client_id
-                )
-            outcomes.append((edited is not None, None))
+            if edited is None:
+                outcomes.append(_UNCHANGED)
+                continue
+            change, merged, client_id = edited
+            held[key], prepared[key] = rows.prepare(
+                collection, document_id, row, change, merged, client_id=client_id
+            )
+            outcomes.append(_CHANGED)
         rows.put_all(prepared.values())
         return outcomes
 
@@ -111,15 +121,8 @@ def remove(rows: Rows, collection: str, document_ids: Iterable[str]) -> int:
         row = rows.get(collection, document_id)
         if row is None or row.json is None:
             continue
-        change, merged = document.remove(row.state, *rows.tick(row))
-        rows.put(
-            collection,
-            document_id,
-            row,
-            _addressed(change, collection, document_id),
-            merged,
-            client_id=row.client_id,
-        )
+        change, merged = document.remove(row.state, *rows.tick(row), name=(collection, document_id))
+        rows.put(collection, document_id, row, change, merged, client_id=row.client_id)
         removed += 1
     return removed
 

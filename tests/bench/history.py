@@ -27,10 +27,12 @@ from typing import Any
 
 import pycrdt
 
-from mesh.core import document
-from mesh.core.document import ABSENT, ROOT, DocumentState, Merged
+from mesh.core import document, library
+from mesh.core.document import ABSENT, DocumentState, Merged
+from mesh.core.library import ROOT
+from mesh.core.plans import merge_registers
+from mesh.core.registers import flatten
 from mesh.core.update_reader import MAX_CLIENT
-from mesh.core.values import flatten, merge_registers
 from mesh.core.wire import Change, Changes
 from mesh.storage.documents import DocumentStore
 from mesh.storage.replicas import apply_frame
@@ -111,7 +113,7 @@ def load_seconds(update: bytes) -> float:
     best = 9.0
     for _ in range(5):
         started = time.perf_counter()
-        document.registers_of(update)
+        library.registers_of(update)
         best = min(best, time.perf_counter() - started)
     return best
 

@@ -144,7 +144,7 @@ async def test_after_a_cancelled_operation_nothing_is_committed(file_node: Node)
         async with file_node.transaction() as tx:
             cars = tx.collection("cars")
             await cars.insert({"_id": "1"})
-            task = asyncio.create_task(cars.insert({"_id": "2"}))
+            task = asyncio.create_task(cars.remove({"n": 2}))
             await asyncio.sleep(0)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):

@@ -15,19 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.core import document
-from mesh.core.document import (
-    ABSENT,
-    EMPTY_UPDATE,
-    MAX_DOCUMENT_BYTES,
-    MAX_FIELDS,
-    MAX_STATE_BYTES,
-    Merged,
-    arrive,
-)
+from mesh.core import document, library
+from mesh.core.document import ABSENT, MAX_DOCUMENT_BYTES, MAX_FIELDS, MAX_STATE_BYTES, Merged, arrive
+from mesh.core.library import EMPTY_UPDATE
+from mesh.core.plans import plan_increment, plan_merge, plan_replace, plan_unset
+from mesh.core.registers import unflatten
 from mesh.core.update_reader import MAX_STRUCTS
 from mesh.core.updates import clocks_of, read_update
-from mesh.core.values import identical, plan_increment, plan_merge, plan_replace, plan_unset, unflatten
+from mesh.core.values import identical
 from mesh.core.versions import covers
 from mesh.core.wire import Change
 from mesh.errors import DocumentTooLarge, InvalidDocument
@@ -79,7 +74,7 @@ class Replica:
         """Get what the other one has, as a reply to a Want does."""
         held, theirs = self.state, other.state
         if held.rank == theirs.rank and held.vector:
-            update = document.difference(theirs.update, document.state_vector(held.update))
+            update = library.difference(theirs.update, library.state_vector(held.update))
             change = Change("", "", theirs.rank, held.vector, theirs.vector, update)
         else:
             change = Change("", "", theirs.rank, {}, theirs.vector, theirs.update)
@@ -97,7 +92,7 @@ def assert_same(replicas: list[Replica]) -> None:
         assert first.fields is None
         assert first.state.update == EMPTY_UPDATE
     else:
-        assert identical(first.fields, unflatten(document.registers_of(first.state.update)))
+        assert identical(first.fields, unflatten(library.registers_of(first.state.update)))
 
 
 edits = st.one_of(
@@ -171,7 +166,7 @@ def test_what_is_written_is_what_is_read(fields: dict[str, Any]) -> None:
     assert change is not None
     assert change.since == {}
     assert identical(replica.fields, as_json(dict(sorted(fields.items()))))
-    assert identical(unflatten(document.registers_of(replica.state.update)), replica.fields)
+    assert identical(unflatten(library.registers_of(replica.state.update)), replica.fields)
     other = Replica(2)
     assert other.receive(change)
     assert identical(other.fields, replica.fields)
@@ -426,13 +421,13 @@ def test_state_vectors_from_outside_are_read_or_refused(junk: bytes) -> None:
     replica = Replica(1)
     replica.edit(lambda held: plan_merge(held, {"a": 1}))
     with contextlib.suppress(InvalidDocument):
-        document.difference(replica.state.update, junk)
+        library.difference(replica.state.update, junk)
 
 
 @pytest.mark.parametrize("junk", [number(2**62), number(2**31) + b"\1\1", b"", b"\1\1", b"\0\0"])
 def test_malformed_state_vectors_are_refused(junk: bytes) -> None:
     with pytest.raises(InvalidDocument, match="state vector"):
-        document.difference(EMPTY_UPDATE, junk)
+        library.difference(EMPTY_UPDATE, junk)
 
 
 @pytest.mark.parametrize("rank", [(0, 2), (5, 7)])
@@ -449,8 +444,8 @@ def test_the_structure_that_is_read_is_the_one_that_the_library_has(
     replica.edit(lambda held: plan_replace(held, one))
     replica.client_id = 77
     replica.edit(lambda held: plan_replace(held, two))
-    ranges = read_update(replica.state.update, document.ROOT.encode()).ranges
-    clocks = clocks_of(document.state_vector(replica.state.update))
+    ranges = read_update(replica.state.update, library.ROOT.encode()).ranges
+    clocks = clocks_of(library.state_vector(replica.state.update))
     assert {client: end for client, (_, end) in ranges.items()} == clocks
     assert all(start == 0 for start, _ in ranges.values())
 
@@ -464,15 +459,15 @@ def test_a_document_that_was_written_once_is_read_as_the_library_reads_it(
     if more:
         replica.client_id = 2
         replica.edit(lambda held: plan_merge(held, {"another client's": [{"z": 1, "a": 2.5}]}))
-    registers = read_update(replica.state.update, document.ROOT.encode()).registers
+    registers = read_update(replica.state.update, library.ROOT.encode()).registers
     assert registers is not None
-    by_library = document.registers_of(replica.state.update)
+    by_library = library.registers_of(replica.state.update)
     assert identical(registers, by_library)
     assert json.dumps(unflatten(registers)) == json.dumps(unflatten(by_library))
     # Once something was overwritten, only the library knows what became of it.
     replica.edit(lambda held: plan_merge(held, {"n": 1}))
     replica.edit(lambda held: plan_merge(held, {"n": 2}))
-    assert read_update(replica.state.update, document.ROOT.encode()).registers is None
+    assert read_update(replica.state.update, library.ROOT.encode()).registers is None
 
 
 @pytest.mark.parametrize(
@@ -488,7 +483,7 @@ def test_a_document_that_was_written_once_is_read_as_the_library_reads_it(
 def test_values_of_other_clients_are_read_by_the_library(value: bytes) -> None:
     arrived = arrive(ABSENT, offered(of_value(value)))
     assert isinstance(arrived, Merged)
-    assert arrived.fields == unflatten(document.registers_of(of_value(value)))
+    assert arrived.fields == unflatten(library.registers_of(of_value(value)))
 
 
 def test_reading_an_update_takes_microseconds() -> None:

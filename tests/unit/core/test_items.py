@@ -9,12 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.core import document
-from mesh.core.document import ABSENT, ROOT, DocumentState, Merged, arrive
+from mesh.core import document, library
+from mesh.core.document import ABSENT, DocumentState, Merged, arrive
 from mesh.core.items import written_once
+from mesh.core.library import ROOT
+from mesh.core.plans import Writes, plan_merge
+from mesh.core.registers import flatten, unflatten
 from mesh.core.update_reader import MAX_CLIENT
 from mesh.core.updates import fields_of
-from mesh.core.values import Writes, flatten, identical, plan_merge, unflatten
+from mesh.core.values import identical
 from mesh.core.versions import VersionVector
 from mesh.core.wire import Change
 from mesh.errors import DocumentTooLarge
@@ -54,7 +57,7 @@ class Store:
 
 
 def by_library(writes: list[tuple[int, Writes]]) -> bytes:
-    update = document.EMPTY_UPDATE
+    update = library.EMPTY_UPDATE
     for client, write in writes:
         doc: pycrdt.Doc[Any] = pycrdt.Doc(client_id=client)
         root = doc.get(ROOT, type=pycrdt.Map)
@@ -102,9 +105,9 @@ def test_edits_do_what_the_library_does(steps: list[tuple[int, Writes]]) -> None
     for client, write in steps:
         store.client_id = client
         peer.receive(store.write(write))
-    expected = document.registers_of(by_library(steps))
+    expected = library.registers_of(by_library(steps))
     for held in (store, peer):
-        registers = document.registers_of(held.state.update)
+        registers = library.registers_of(held.state.update)
         assert identical(registers, expected)
         fields = fields_of(held.state.update, NAME)
         assert fields is not None
@@ -124,7 +127,7 @@ def test_concurrent_edits_of_long_histories_merge(data: st.DataObject) -> None:
         if data.draw(st.booleans()):
             a.write(data.draw(writes))
         else:
-            since = document.difference(b.state.update, document.state_vector(a.state.update))
+            since = library.difference(b.state.update, library.state_vector(a.state.update))
             a.receive(Change("", "", b.state.rank, a.state.vector, b.state.vector, since)) if not all(
                 a.state.vector.get(clock, 0) >= n for clock, n in b.state.vector.items()
             ) else None
@@ -133,7 +136,7 @@ def test_concurrent_edits_of_long_histories_merge(data: st.DataObject) -> None:
     a.receive(Change("", "", b.state.rank, {}, {**b.state.vector, b"x" * 8: 1}, b.state.update))
     b.receive(Change("", "", a.state.rank, {}, {**a.state.vector, b"y" * 8: 1}, a.state.update))
     assert identical(a.fields, b.fields)
-    assert identical(document.registers_of(a.state.update), document.registers_of(b.state.update))
+    assert identical(library.registers_of(a.state.update), library.registers_of(b.state.update))
 
 
 # --- histories ----------------------------------------------------------------------------------
@@ -191,7 +194,7 @@ def test_at_the_end_of_its_history_a_document_says_what_to_do(
         store.set({"n": 0})
     assert store.counter == 0
     change, removed = document.remove(store.state, *store.tick())
-    assert change.update == document.EMPTY_UPDATE
+    assert change.update == library.EMPTY_UPDATE
     store.state = removed.state
     store.set({"n": 0})
     assert len(store.state.update) < 50

@@ -10,11 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.core import document, live
+from mesh.core import document, library, live
 from mesh.core.document import Merged
-from mesh.core.live import EMPTY_UPDATE, LiveDocuments, live_of
+from mesh.core.library import EMPTY_UPDATE
+from mesh.core.live import LiveDocuments, live_of
+from mesh.core.plans import plan_merge, plan_unset
+from mesh.core.registers import unflatten
 from mesh.core.updates import fields_of
-from mesh.core.values import identical, plan_merge, plan_unset, unflatten
+from mesh.core.values import identical
 from mesh.core.wire import Change
 from mesh.errors import DocumentTooLarge, InvalidDocument
 from tests.unit.core.test_document import Replica, assert_same, edits, operate
@@ -59,11 +62,11 @@ class KeptReplica(Replica):
         self.take(merged)
         if merged.fields is None:
             return
-        registers = document.registers_of(self.state.update)
+        registers = library.registers_of(self.state.update)
         assert identical(merged.fields, unflatten(registers))
         loaded = self.kept.take(self.state.update)
         if loaded is not None:
-            read = fields_of(self.state.update, live.ROOT_NAME)
+            read = fields_of(self.state.update, library.ROOT_NAME)
             assert identical(dict(sorted(loaded.registers.items())), dict(sorted(registers.items())))
             if read is not None:
                 assert loaded._elements == read.elements
@@ -165,7 +168,7 @@ def test_a_failed_change_leaves_nothing_half_done() -> None:
     )
     assert outcome is not None
     assert outcome[1].fields == {"n": 3}
-    assert document.registers_of(outcome[1].state.update) == {"/n": 3}
+    assert library.registers_of(outcome[1].state.update) == {"/n": 3}
 
 
 def test_no_more_is_kept_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.core import records
-from mesh.core.document import ABSENT, EMPTY_UPDATE, ROOT, DocumentState, Merged, registers_of
+from mesh.core.document import ABSENT, DocumentState, Merged
 from mesh.core.identity import Identity
+from mesh.core.library import EMPTY_UPDATE, ROOT, registers_of
 from mesh.core.receipts import distribution_id_of, receipt_id_of
 from mesh.core.wire import Change
 from mesh.errors import InvalidDocument, PermissionDenied

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.core import document
-from mesh.core.document import ABSENT, EMPTY_UPDATE, ROOT, DocumentState, Merged, arrive
-from mesh.core.values import plan_merge, plan_unset
+from mesh.core import document, library
+from mesh.core.document import ABSENT, DocumentState, Merged, arrive
+from mesh.core.library import EMPTY_UPDATE, ROOT
+from mesh.core.plans import plan_merge, plan_unset
 from mesh.core.wire import Change
 from mesh.errors import InvalidDocument
 
@@ -100,7 +101,7 @@ def test_roots_survive_edits_and_merges_both_ways() -> None:
     assert Client(8, unset[1].state.update).read() == client.read()
 
     # Who lacks some asks for the difference.
-    lacking = document.difference(both.state.update, document.state_vector(held.state.update))
+    lacking = library.difference(both.state.update, library.state_vector(held.state.update))
     caught_up = arrive(held.state, Change("", "", (0, 0), held.state.vector, both.state.vector, lacking))
     assert isinstance(caught_up, Merged)
     assert Client(8, caught_up.state.update).read() == client.read()

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from mesh.core import reconcile, sync_serving
 from mesh.core.interest import EVERYTHING, InterestSet, entry_digest
+from mesh.core.plans import plan_merge
 from mesh.core.sync_effects import (
     ApplyFrame,
     Effect,
@@ -35,7 +36,6 @@ from mesh.core.sync_effects import (
 )
 from mesh.core.sync_following import Following
 from mesh.core.sync_serving import Serving
-from mesh.core.values import plan_merge
 from mesh.core.versions import covers
 from mesh.core.wire import (
     Ack,

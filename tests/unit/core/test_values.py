@@ -11,24 +11,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from mesh.core.plans import Writes, plan_increment, plan_merge, plan_replace, plan_unset
+from mesh.core.registers import Registers, flatten, unflatten
 from mesh.core.values import (
     MAX_DEPTH,
     MAX_SAFE_INTEGER,
-    Registers,
-    Writes,
     check_collection,
     check_id,
     escape,
-    flatten,
     identical,
     path_of,
-    plan_increment,
-    plan_merge,
-    plan_replace,
-    plan_unset,
     pointer_of,
     split_path,
-    unflatten,
 )
 from mesh.errors import InvalidCollectionName, InvalidDocument
 

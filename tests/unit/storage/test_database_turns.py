@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mesh.core.commits import Commit
-from mesh.core.values import plan_merge
+from mesh.core.plans import plan_merge
 from mesh.storage import finding, writes
 from mesh.storage.documents import DocumentStore
 from mesh.storage.rows import Rows

@@ -24,7 +24,7 @@ import pytest
 from mesh.core.commits import Commit
 from mesh.core.identity import Identity
 from mesh.core.interest import entry_digest
-from mesh.core.values import plan_increment, plan_merge
+from mesh.core.plans import plan_increment, plan_merge
 from mesh.core.wire import Change, Changes, InterestEntry, Want
 from mesh.errors import (
     DataDirInUse,
@@ -341,7 +341,7 @@ async def test_a_restart_goes_on_where_it_stopped(path: Path) -> None:
 CRASH = """
     import asyncio, random, sys
     from pathlib import Path
-    from mesh.core.values import plan_merge
+    from mesh.core.plans import plan_merge
     from mesh.storage import writes
     from mesh.storage.data_dir import DataDir
     from mesh.storage.documents import DocumentStore

@@ -8,16 +8,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mesh.core.plans import plan_increment, plan_merge, plan_unset
 from mesh.core.selector import compile_selector, lookup, projected, sort_key
-from mesh.core.values import (
-    escape,
-    path_of,
-    plan_increment,
-    plan_merge,
-    plan_unset,
-    pointer_of,
-    split_path,
-)
+from mesh.core.values import escape, path_of, pointer_of, split_path
 from mesh.errors import InvalidIndex
 from mesh.storage import finding, indexes, writes
 from mesh.storage.queries import compile_query

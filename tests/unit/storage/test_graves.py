@@ -15,8 +15,8 @@ import sqlite_utils
 
 from mesh.core.identity import Identity
 from mesh.core.interest import InterestSet
+from mesh.core.plans import plan_merge
 from mesh.core.sync_following import Following
-from mesh.core.values import plan_merge
 from mesh.core.versions import key_hash
 from mesh.core.wire import Change, Changes, Grave, InterestEntry, Version, Want
 from mesh.errors import ProtocolViolation

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlite_utils import Database
 
-from mesh.core.values import plan_merge
+from mesh.core.plans import plan_merge
 from mesh.storage import writes
 from mesh.storage.lineage import ERA_BYTES, MAX_FORMER
 from mesh.storage.rows import Rows

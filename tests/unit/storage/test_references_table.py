@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.core.commits import Commit
+from mesh.core.plans import plan_merge, plan_replace
 from mesh.core.references import referred_blobs
-from mesh.core.values import plan_merge, plan_replace
 from mesh.storage import finding, references, salvage, writes
 from mesh.storage.documents import DocumentStore
 from mesh.storage.rows import Rows

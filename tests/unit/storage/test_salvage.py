@@ -12,7 +12,7 @@ import pytest
 
 from mesh.core.certificates import grant_of, issue, revoke
 from mesh.core.identity import Identity
-from mesh.core.values import plan_merge
+from mesh.core.plans import plan_merge
 from mesh.core.wire import Change, InterestEntry
 from mesh.errors import StoreCorrupt
 from mesh.storage import documents, finding, graves, indexes, membership, salvage, writes

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mesh.core.values import plan_merge
+from mesh.core.plans import plan_merge
 from mesh.core.wire import Change, Changes
 from mesh.errors import DataDirUnusable, MeshError
 from mesh.storage import connection, file_watch, finding, replicas, writes

@@ -1,0 +1,172 @@
+"""What takes the CRDT library: states are loaded, written and merged by it. Only this module and
+:mod:`mesh.core.live` know pycrdt.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import msgspec
+import pycrdt
+
+from mesh.core.items import client_for
+from mesh.core.plans import Writes
+from mesh.core.registers import Registers
+from mesh.core.roots import check_roots
+from mesh.core.updates import Brought, clocks_of
+from mesh.core.values import MAX_SAFE_INTEGER
+from mesh.errors import InvalidDocument
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+ROOT = "doc"
+"""The root map that holds the fields; Yjs clients find it under this name."""
+
+ROOT_NAME = ROOT.encode()
+
+EMPTY_UPDATE = b"\x00\x00"
+"""A Yjs update that says nothing."""
+
+_KEYS_APART = 8
+"""More keys than that, written at once into a state that is left to the library, share a client id."""
+
+
+def refusing_panics(function: Callable[P, R]) -> Callable[P, R]:
+    """A Rust panic surfaces as a BaseException of its own; the Doc it happened in is thrown away."""
+
+    @functools.wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":
+                raise
+            raise InvalidDocument(f"the CRDT library cannot take it: {error}") from None
+
+    return guarded
+
+
+@refusing_panics
+def registers_of(update: bytes) -> Registers:
+    """The root map of the state ``update``.
+
+    Raises:
+        InvalidDocument: it is not a Yjs update, or holds what JSON cannot.
+    """
+    return registers_in(load(update)[1])
+
+
+def load(update: bytes, client_id: int | None = None) -> tuple[pycrdt.Doc[Any], pycrdt.Map[Any]]:
+    """The document whose state is ``update``, to be written as ``client_id``, and its root map.
+
+    Raises:
+        InvalidDocument: it is malformed.
+    """
+    doc: pycrdt.Doc[Any] = pycrdt.Doc(client_id=client_id)
+    root = doc.get(ROOT, type=pycrdt.Map)
+    if update != EMPTY_UPDATE:
+        apply_update(doc, update)
+    return doc, root
+
+
+def registers_in(root: pycrdt.Map[Any]) -> Registers:
+    """What a root map holds.
+
+    Raises:
+        InvalidDocument: it is what JSON cannot hold.
+    """
+    try:
+        registers: Registers = msgspec.json.decode(str(root), type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidDocument(f"holds what JSON cannot: {error}") from error
+    return {key: value if type(value) in _EXACT else _number(value) for key, value in registers.items()}
+
+
+_EXACT = (str, bool, type(None), float)
+
+
+def _number(value: Any) -> Any:
+    """Whole floats beyond the safe integers print without a point; they are floats all the same."""
+    if type(value) is int and abs(value) > MAX_SAFE_INTEGER:
+        return float(value)
+    if type(value) is list:
+        return [_number(item) for item in value]
+    if type(value) is dict:
+        return {key: _number(value[key]) for key in sorted(value)}  # the library has no order
+    return value
+
+
+def apply_update(doc: pycrdt.Doc[Any], update: bytes) -> None:
+    """Apply ``update`` to ``doc``.
+
+    Raises:
+        InvalidDocument: it is malformed.
+    """
+    try:
+        doc.apply_update(update)
+    except ValueError as error:
+        raise InvalidDocument(f"a malformed update: {error}") from error
+
+
+def written_by_library(held: bytes, writes: Writes, client_id: int) -> tuple[bytes, bytes]:
+    """The state ``held`` after a local write, and what is new in it: for one with a long history, with
+    collaborative roots, or with a past that matters."""
+    parts = [(client_id, writes)]
+    if len(writes.sets) <= _KEYS_APART:
+        parts = [(client_id, Writes({}, writes.removes))]
+        parts += [(client_for(client_id, key), Writes({key: value})) for key, value in writes.sets.items()]
+    doc, before, update = None, None, held
+    for client, part in parts:
+        if part:
+            doc, root = load(update, client)
+            before = doc.get_state() if before is None else before
+            with doc.transaction():
+                for key in part.removes:
+                    root.pop(key, None)
+                for key, value in part.sets.items():
+                    root[key] = value
+            update = doc.get_update()
+    assert doc is not None
+    return update, doc.get_update(before)
+
+
+def joined(held: bytes, update: bytes, brought: Brought) -> tuple[bytes, Registers]:
+    """The state after ``update`` has arrived, which has been read, and its registers."""
+    doc, root = load(held)
+    clocks = clocks_of(doc.get_state())
+    for client, (start, end) in brought.ranges.items():
+        if start > clocks.get(client, 0):
+            raise InvalidDocument("an update that builds on what is not in it")
+        clocks[client] = max(clocks.get(client, 0), end)
+    if any(end > clocks.get(client, 0) for client, _, end in brought.deletions):
+        raise InvalidDocument("an update that deletes what is not in it")
+    if brought.rich or len(list(doc.keys())) > 1:
+        check_roots(held, update, ROOT_NAME)
+    apply_update(doc, update)
+    reached = clocks_of(doc.get_state())
+    if any(reached.get(client, 0) < end for client, (_, end) in brought.ranges.items()):
+        # The library would keep it apart until the rest comes, and all that the client writes later.
+        raise InvalidDocument("an update that builds on what is not in it")
+    return doc.get_update(), registers_in(root)
+
+
+def state_vector(update: bytes) -> bytes:
+    """The Yjs state vector of the state ``update``: what to send when asking for a difference."""
+    return pycrdt.get_state(update)
+
+
+@refusing_panics
+def difference(update: bytes, their_state_vector: bytes) -> bytes:
+    """The part of the state ``update`` that a holder of ``their_state_vector`` may lack.
+
+    Raises:
+        InvalidDocument: ``their_state_vector`` is malformed.
+    """
+    clocks_of(their_state_vector)
+    try:
+        return pycrdt.get_update(update, their_state_vector)
+    except ValueError as error:
+        raise InvalidDocument(f"a malformed state vector: {error}") from error
