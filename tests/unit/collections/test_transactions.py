@@ -26,8 +26,10 @@ from mesh import (
     TransactionEnded,
 )
 from mesh.core.commits import Commit
+from mesh.storage import transactions
 from mesh.storage.rows import Rows
 from mesh.storage.transactions import MAX_TRANSACTION_SECONDS
+from mesh.storage.worker import ThreadWorker
 from tests.simulation.virtual_clock import run_virtual
 from tests.simulation.world import World
 
@@ -537,3 +539,43 @@ async def test_who_waits_for_a_turn_can_give_up(node: Node) -> None:
             await waiting
     await another(node)
     assert await ids(node.collection("cars")) == ["1", "other"]
+
+
+# --- where its operations run -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loop_seconds", [60.0, 0.0])
+async def test_brief_operations_are_done_on_the_loop_while_they_do_not_hold_it_up(
+    file_node: Node, monkeypatch: pytest.MonkeyPatch, loop_seconds: float
+) -> None:
+    monkeypatch.setattr(transactions, "LOOP_SECONDS", loop_seconds)
+    asked = 0
+    call = ThreadWorker.call
+
+    def counted(self: ThreadWorker, then: Any, function: Any, *args: Any) -> None:
+        nonlocal asked
+        asked += 1
+        call(self, then, function, *args)
+
+    async with file_node.transaction() as tx:
+        monkeypatch.setattr(ThreadWorker, "call", counted)
+        cars = tx.collection("cars")
+        for n in range(10):
+            await cars.upsert({"_id": str(n % 5), "n": n})
+            assert await cars.get(str(n % 5)) == {"_id": str(n % 5), "n": n}
+        with pytest.raises(DocumentExists):
+            await cars.insert({"_id": "1"})
+        assert asked == (1 if loop_seconds else 21), "the first one begins the transaction"
+        assert await cars.count() == 5
+        monkeypatch.undo()
+    assert [document["n"] for document in await file_node.collection("cars").find()] == [5, 6, 7, 8, 9]
+
+
+async def test_operations_at_the_same_time_do_not_share_the_connection(file_node: Node) -> None:
+    async with file_node.transaction() as tx:
+        cars = tx.collection("cars")
+        await cars.insert({"_id": "0", "n": 0})
+        found, _, got = await asyncio.gather(
+            cars.remove({"n": 0}), cars.upsert({"_id": "0", "n": 1}), cars.get("0")
+        )
+        assert (found, got) == (1, {"_id": "0", "n": 1}), "in the order in which they were asked for"
