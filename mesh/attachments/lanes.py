@@ -213,7 +213,7 @@ class Lane:
                 frame = await connection.receive()
                 self._on_bytes(len(frame))
                 if frame[:1] == bytes((CHUNK_KIND,)):
-                    await self._take(frame)
+                    await self._take(frame, connection)
                 else:
                     message = frames.feed(frame)
                     if isinstance(message, ChunkPiece):
@@ -245,7 +245,7 @@ class Lane:
 
     # --- what comes ------------------------------------------------------------------------------------
 
-    async def _take(self, frame: bytes) -> None:
+    async def _take(self, frame: Buffer, connection: Connection) -> None:
         number, index, offset = unpack_head(frame)
         receiver = self._by_number.get(number)
         if receiver is None or not receiver.wants(index):
@@ -254,9 +254,8 @@ class Lane:
         data: Buffer = memoryview(frame)[CHUNK_HEAD_BYTES:]
         length = chunk_length(receiver.token.size_bytes, index)
         if len(data) < length:
-            if self._pending.get(key) is None:
-                return
-            whole = self._join(receiver, key, offset, data)
+            whole = self._join(receiver, key, offset, data) if self._pending.get(key) is not None else None
+            connection.reuse(frame)
             if whole is None:
                 return
             data = whole
@@ -265,7 +264,7 @@ class Lane:
         self._filled.set()  # which makes room for others
         if self._pieces.whole_came(self._loop.time(), last=not self._pending):
             self._ask_in_pieces()
-        await self._verify(receiver, index, data)
+        await self._verify(receiver, index, data, (connection, frame))
 
     def _join(
         self, receiver: Receiver, key: tuple[bytes, int], offset: int, data: Buffer
@@ -284,10 +283,19 @@ class Lane:
         receiver.alive(self._peer, key[1], len(data))
         return None
 
-    async def _verify(self, receiver: Receiver, index: int, data: Buffer) -> None:
+    async def _verify(
+        self, receiver: Receiver, index: int, data: Buffer, came: tuple[Connection, Buffer] | None = None
+    ) -> None:
         """Have a chunk verified and written; waits while ``QUEUED_CHUNKS`` are."""
         await self._slots.acquire()
-        job = self._loop.create_task(receiver.take_chunk(self._peer, index, data))
+
+        async def verify() -> None:
+            await receiver.take_chunk(self._peer, index, data)
+            # Not after a cancellation: the chunk may be being written still.
+            if came is not None:
+                came[0].reuse(came[1])
+
+        job = self._loop.create_task(verify())
         self._jobs.add(job)
         job.add_done_callback(self._verified)
 

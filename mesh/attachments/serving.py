@@ -75,7 +75,7 @@ class Server:
         self._on_links: dict[Link, tuple[_Downloader, asyncio.Task[None]]] = {}
         self._piece_of: tuple[bytes, int, bytearray] | None = None
 
-    async def serve(self, peer: str, connection: Connection, first: bytes | None = None) -> None:
+    async def serve(self, peer: str, connection: Connection, first: Buffer | None = None) -> None:
         """Serve ``peer`` on a bulk connection until it ends. ``first`` was read from it already."""
 
         async def send(job: Job, answer: bytearray | Message, size: int) -> None:

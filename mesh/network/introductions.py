@@ -253,7 +253,7 @@ async def _shake_hands(
         received += len(answer)
         if received > MAX_HANDSHAKE_BYTES:
             raise HandshakeFailed("the other side sent too much before it proved its key")
-        frames = handshake.receive(answer)
+        frames = handshake.receive(bytes(answer))
         # Before this side proves itself, so that the other one does not take the connection for a link.
         claimed = handshake.claimed if handshake.peer is None else None
         if cloned is not None and claimed is not None and await cloned(claimed):

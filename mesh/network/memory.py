@@ -305,6 +305,9 @@ class MemoryConnection:
         """See :class:`mesh.network.transport.Connection`."""
         return await self.incoming.receive()
 
+    def reuse(self, message: Buffer) -> None:
+        """See :class:`mesh.network.transport.Connection`."""
+
     async def close(self, reason: str = "") -> None:
         """See :class:`mesh.network.transport.Connection`."""
         self._outgoing.close(reason)

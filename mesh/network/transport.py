@@ -61,11 +61,17 @@ class Connection(Protocol):
             LinkClosed: the connection has ended.
         """
 
-    async def receive(self) -> bytes:
+    async def receive(self) -> Buffer:
         """The next message.
 
         Raises:
             LinkClosed: the connection has ended; ``reason`` says how.
+        """
+
+    def reuse(self, message: Buffer) -> None:
+        """Nobody looks at a received message, or at a part of it, any more: its memory may carry another.
+
+        Messages need not be given back, and not twice.
         """
 
     async def close(self, reason: str = "") -> None:

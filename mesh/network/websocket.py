@@ -18,8 +18,17 @@ from websockets.protocol import State
 
 from mesh.errors import AddressInUse, InvalidAddress, LinkClosed, PeerUnreachable, PlaintextRefused
 from mesh.network.addresses import Endpoint, is_loopback, is_wildcard, parse_listen, parse_url
+from mesh.network.bulk_stream import BulkConnection, OpeningConnection
 from mesh.network.tls import Tls, fingerprint_of
-from mesh.network.transport import MAX_STRANGER_BYTES, PATHS, Accept, Buffer, max_message_bytes
+from mesh.network.transport import (
+    BULK_PATH,
+    MAX_STRANGER_BYTES,
+    PATHS,
+    Accept,
+    Buffer,
+    Connection,
+    max_message_bytes,
+)
 
 OPEN_SECONDS = 10.0
 CLOSE_SECONDS = 2.0
@@ -63,6 +72,9 @@ class WebSocketConnection:
             return await self._socket.recv(decode=False)
         except ConnectionClosed as error:
             raise LinkClosed(_why_closed(error)) from error
+
+    def reuse(self, message: Buffer) -> None:
+        """See :class:`mesh.network.transport.Connection`."""
 
     async def close(self, reason: str = "") -> None:
         """See :class:`mesh.network.transport.Connection`."""
@@ -205,7 +217,7 @@ class WebSocketTransport:
         if _is_ip_address(host) and self._tls is None and not is_loopback(host):
             raise PlaintextRefused(url)
 
-    async def dial(self, url: str) -> WebSocketConnection:
+    async def dial(self, url: str) -> Connection:
         """See :class:`mesh.network.transport.Transport`.
 
         Raises:
@@ -225,7 +237,7 @@ class WebSocketTransport:
         except (OSError, InvalidHandshake) as error:
             raise PeerUnreachable(url, _why_unreachable(error, secure=endpoint.secure)) from error
 
-    async def _connect(self, endpoint: Endpoint, host: str) -> WebSocketConnection:
+    async def _connect(self, endpoint: Endpoint, host: str) -> Connection:
         client = await _Dial(
             endpoint.url + ("/" if endpoint.path == "/" else ""),
             host=host,
@@ -241,9 +253,12 @@ class WebSocketTransport:
             write_limit=_WRITE_BUFFER_BYTES,
             logger=_quiet,
             ssl=self._tls.client if self._tls else None,
+            create_connection=OpeningConnection if endpoint.path == BULK_PATH else None,
         )
         presented = client.transport.get_extra_info("ssl_object")
         binding = fingerprint_of(presented.getpeercert(binary_form=True)) if presented else b""
+        if isinstance(client, OpeningConnection):
+            return BulkConnection(client, _remote(client), binding)
         return WebSocketConnection(client, _remote(client), endpoint.path, binding)
 
     async def _resolve(self, address: str, endpoint: Endpoint, flags: int = 0) -> list[str]:

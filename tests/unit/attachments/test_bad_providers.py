@@ -9,7 +9,7 @@ import pytest
 from mesh.core.chunks import CHUNK_HEAD_BYTES, pack_head
 from mesh.core.tokens import BlobToken
 from mesh.errors import LinkClosed
-from mesh.network.transport import Connection
+from mesh.network.transport import Buffer, Connection
 from tests.simulation.virtual_clock import run_virtual
 from tests.unit.attachments.test_attachments import MIB, Node, World, content
 
@@ -27,7 +27,7 @@ def spoil(node: Node, kind: str) -> None:
         data = await read_chunk(hash, index, headroom)
         return data + b"x" if index % 2 else data[: headroom + (len(data) - headroom) // 2]
 
-    async def trickle(peer: str, connection: Connection, first: bytes | None = None) -> None:
+    async def trickle(peer: str, connection: Connection, first: Buffer | None = None) -> None:
         """Byte after byte of the first chunk, as parts of it, whatever is asked for."""
         try:
             for offset in range(MIB):
@@ -38,7 +38,7 @@ def spoil(node: Node, kind: str) -> None:
         except LinkClosed:
             pass
 
-    async def hang_up(peer: str, connection: Connection, first: bytes | None = None) -> None:
+    async def hang_up(peer: str, connection: Connection, first: Buffer | None = None) -> None:
         """Serve for a moment."""
         try:
             async with asyncio.timeout(0.1):

@@ -217,7 +217,7 @@ async def test_bulk_connections_go_both_ways_round() -> None:
 
     async def serve(node_id: str, connection: Connection) -> None:
         peers.append(node_id)
-        await connection.send(await connection.receive() * 1000)
+        await connection.send(bytes(await connection.receive()) * 1000)
 
     a.on_bulk(serve)
     b.on_bulk(serve)

@@ -31,6 +31,13 @@ def make_memory() -> Transport:
     return MemoryNetwork(random.Random(1)).transport("here")
 
 
+class BulkTransport(WebSocketTransport):
+    """Dials nothing but bulk connections."""
+
+    async def dial(self, url: str) -> Connection:
+        return await super().dial(url.removesuffix(BULK_PATH) + BULK_PATH)
+
+
 def make_secure() -> Transport:
     with tempfile.NamedTemporaryFile() as certificate:
         certificate.write(make_certificate())
@@ -38,7 +45,10 @@ def make_secure() -> Transport:
         return WebSocketTransport(Tls(Path(certificate.name)))
 
 
-@pytest.fixture(params=[WebSocketTransport, make_secure, make_memory], ids=["websocket", "tls", "memory"])
+@pytest.fixture(
+    params=[WebSocketTransport, make_secure, make_memory, BulkTransport],
+    ids=["websocket", "tls", "memory", "bulk"],
+)
 def transport(request: pytest.FixtureRequest) -> Transport:
     return cast(Callable[[], Transport], request.param)()
 
@@ -324,4 +334,4 @@ async def test_nobody_there(transport: Transport) -> None:
     await listener.close()
     with pytest.raises(PeerUnreachable, match="nothing listens there") as raised:
         await transport.dial(listener.address)
-    assert raised.value.url == listener.address
+    assert raised.value.url.removesuffix(BULK_PATH) == listener.address

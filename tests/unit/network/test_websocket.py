@@ -15,7 +15,7 @@ from mesh.errors import InvalidAddress, LinkClosed, PeerUnreachable, PlaintextRe
 from mesh.network.addresses import is_loopback, parse_listen
 from mesh.network.tls import Tls, make_certificate
 from mesh.network.transport import Connection
-from mesh.network.websocket import WebSocketListener, WebSocketTransport
+from mesh.network.websocket import WebSocketConnection, WebSocketListener, WebSocketTransport
 
 
 async def echo(connection: Connection) -> None:
@@ -190,6 +190,7 @@ async def test_a_broken_connection_says_so() -> None:
     listener = await transport.listen("127.0.0.1:0", accept)
     dialled = await transport.dial(listener.address)
     other = await accepted
+    assert isinstance(dialled, WebSocketConnection)
     dialled._socket.transport.abort()
     with pytest.raises(LinkClosed, match="broke"):
         await other.receive()
