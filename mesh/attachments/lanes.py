@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any
 
+from mesh.attachments.parts import Parts
 from mesh.attachments.pending import Pending, Receiver
 from mesh.attachments.pieces import Pieces
 from mesh.core.chunks import (
@@ -77,7 +79,7 @@ class Lane:
         self._done_with: dict[Connection, asyncio.Event] = {}
         self._idle: asyncio.TimerHandle | None = None
         self._closed = False
-        self._chunks: dict[tuple[bytes, int], tuple[bytearray, int]] = {}  # in parts: bytes, the next offset
+        self._parts = Parts()
         self._over_link = False
         self._pieces = Pieces()
 
@@ -111,7 +113,7 @@ class Lane:
         hash = bytes.fromhex(receiver.token.hash)
         for index in indices:
             self._pending.take((hash, index))
-            self._chunks.pop((hash, index), None)
+            self._parts.drop((hash, index))
             self._pieces.drop((hash, index))
         if LIST in indices:
             self._lists.pop(hash, None)
@@ -172,7 +174,7 @@ class Lane:
             self._numbers.clear()
             self._by_number.clear()
             self._lists.clear()
-            self._chunks.clear()
+            self._parts.clear()
             self._pieces = Pieces()
             if connection is not None:
                 await connection.close()
@@ -254,9 +256,12 @@ class Lane:
         data: Buffer = memoryview(frame)[CHUNK_HEAD_BYTES:]
         length = chunk_length(receiver.token.size_bytes, index)
         if len(data) < length:
-            whole = self._join(receiver, key, offset, data) if self._pending.get(key) is not None else None
-            connection.reuse(frame)
+            if self._pending.get(key) is None:
+                return
+            fits, whole = self._parts.join(key, offset, data, length)
             if whole is None:
+                if fits:
+                    receiver.alive(self._peer, index, len(data))
                 return
             data = whole
         self._pending.take(key)
@@ -264,36 +269,18 @@ class Lane:
         self._filled.set()  # which makes room for others
         if self._pieces.whole_came(self._loop.time(), last=not self._pending):
             self._ask_in_pieces()
-        await self._verify(receiver, index, data, (connection, frame))
-
-    def _join(
-        self, receiver: Receiver, key: tuple[bytes, int], offset: int, data: Buffer
-    ) -> bytearray | None:
-        """Put a part of a chunk to those before it; the whole once it is there."""
-        length = chunk_length(receiver.token.size_bytes, key[1])
-        buffer, so_far = self._chunks.get(key, (None, 0)) if offset else (None, 0)
-        if offset != so_far or offset + len(data) > length:
-            return None  # of a request that was cancelled before the chunk was asked for again
-        buffer = buffer or bytearray(length)
-        buffer[offset : offset + len(data)] = data
-        if offset + len(data) == length:
-            self._chunks.pop(key, None)
-            return buffer
-        self._chunks[key] = (buffer, offset + len(data))
-        receiver.alive(self._peer, key[1], len(data))
-        return None
+        await self._verify(receiver, index, data, partial(connection.reuse, frame))
 
     async def _verify(
-        self, receiver: Receiver, index: int, data: Buffer, came: tuple[Connection, Buffer] | None = None
+        self, receiver: Receiver, index: int, data: Buffer, done: Callable[[], None] = lambda: None
     ) -> None:
-        """Have a chunk verified and written; waits while ``QUEUED_CHUNKS`` are."""
+        """Have a chunk verified and written; waits while ``QUEUED_CHUNKS`` are. ``done``: nobody looks at
+        ``data`` any more."""
         await self._slots.acquire()
 
         async def verify() -> None:
             await receiver.take_chunk(self._peer, index, data)
-            # Not after a cancellation: the chunk may be being written still.
-            if came is not None:
-                came[0].reuse(came[1])
+            done()  # not after a cancellation: it may be being written still
 
         job = self._loop.create_task(verify())
         self._jobs.add(job)
@@ -315,7 +302,7 @@ class Lane:
     def refused(self, message: ChunkRefused) -> None:
         """The holder does not serve a chunk."""
         receiver = self._pending.take((message.hash, message.index))
-        self._chunks.pop((message.hash, message.index), None)
+        self._parts.drop((message.hash, message.index))
         self._pieces.drop((message.hash, message.index))
         if receiver is not None:
             receiver.refused(self._peer, message.index)

@@ -21,6 +21,7 @@ from mesh.storage.blob_links import Link
 from mesh.storage.blob_partial import PartialFile
 from mesh.storage.blob_small import SMALL_BYTES, SmallBlobs, SmallPartial
 from mesh.storage.blob_sources import (
+    WRITE_BACK_BYTES,
     Intake,
     SourceFile,
     check_room,
@@ -61,6 +62,7 @@ class FolderBlobs:
 
     async def open(self) -> None:
         """See the port."""
+        await self._worker.give_way()  # hashing takes a whole processor, and documents go first
         await self._worker.run(self._folder.load)
 
     async def close(self) -> None:
@@ -255,6 +257,7 @@ class _Copy:
         self._folder = folder
         self._source = source
         self._intake = Intake()
+        self._unwritten = 0
         self._file: tuple[int, Path] | None = None
 
     def append(self, data: Buffer) -> None:
@@ -264,6 +267,10 @@ class _Copy:
             with writing(self._folder.temp, len(data)):
                 check_room(self._folder.temp, len(data))
                 write_all(fd, data, self._intake.size)
+                self._unwritten += len(data)
+                if self._unwritten >= WRITE_BACK_BYTES:
+                    os.fdatasync(fd)
+                    self._unwritten = 0
         self._intake.update(data)
 
     def take(self, metadata: BlobMetadata) -> BlobToken:

@@ -11,7 +11,7 @@ from blake3 import blake3
 from mesh.core.chunks import Buffer, ChunkMap, chunk_length, chunk_matches, list_matches
 from mesh.core.tokens import CHUNK_BYTES, BlobToken
 from mesh.errors import InvalidToken, StorageFull
-from mesh.storage.blob_sources import check_room, write_all, writing
+from mesh.storage.blob_sources import WRITE_BACK_BYTES, check_room, write_all, writing
 from mesh.storage.blobs import CorruptChunk
 from mesh.storage.worker import Worker
 
@@ -29,6 +29,8 @@ class PartialFile:
     has bytes in the file is verified against the chunk list again (9 GB/s, holes are skipped): so nothing is
     synced per chunk, nothing that a power cut left half written is ever trusted, and after a kill only
     the chunks that were being written are fetched again.
+
+    What is written is synced a little at a time nevertheless, for the sake of what else is on the disk.
     """
 
     def __init__(self, folder: BlobFolder, worker: Worker, token: BlobToken) -> None:
@@ -39,6 +41,7 @@ class PartialFile:
         self._folder = folder
         self._worker = worker
         self._fd: int | None = None
+        self._unwritten = 0
         self._whole = blake3()  # the first _followed chunks
         self._followed = 0
 
@@ -126,6 +129,22 @@ class PartialFile:
             self._followed += 1
         elif self._followed in self.held:
             self._follow()
+        self._unwritten += len(data)
+        if self._unwritten >= WRITE_BACK_BYTES:
+            self._sync()
+
+    def _sync(self) -> None:
+        assert self._fd is not None
+        self._unwritten = 0
+        try:
+            with writing(self._folder.partials, self.token.size_bytes):
+                os.fdatasync(self._fd)
+        except StorageFull:  # which bytes are on the disk, nobody can tell any more
+            os.ftruncate(self._fd, 0)
+            os.ftruncate(self._fd, self.token.size_bytes)
+            self.held = ChunkMap(self.token.chunk_count)
+            self._whole, self._followed = blake3(), 0
+            raise
 
     def _each_chunk(self, index: int, limit: int, see: Callable[[int, memoryview], bool]) -> int:
         """Show up to ``limit`` chunks from ``index`` on to ``see`` until it says no; the next index."""
@@ -174,15 +193,7 @@ class PartialFile:
         assert self._fd is not None
         assert self.hashes is not None
         hashes = self.hashes
-        try:
-            with writing(self._folder.partials, self.token.size_bytes):
-                os.fdatasync(self._fd)
-        except StorageFull:  # which bytes are on the disk, nobody can tell any more
-            os.ftruncate(self._fd, 0)
-            os.ftruncate(self._fd, self.token.size_bytes)
-            self.held = ChunkMap(self.token.chunk_count)
-            self._whole, self._followed = blake3(), 0
-            raise
+        self._sync()
         if self._whole.hexdigest() == self.token.hash:
             self._folder.publish(
                 self._folder.partial_path(self.token.hash), self.token, hashes, cached=self.cached

@@ -26,6 +26,10 @@ from mesh.storage.worker import Worker
 
 _MAX_RESERVE = 1 << 30
 
+WRITE_BACK_BYTES = 4 << 20
+"""A growing file is synced whenever so many bytes were written to it: whoever syncs another file of the same
+disk, as every commit of a document does, waits for what is unwritten of this one."""
+
 
 class Intake:
     """Hashes bytes as they pass: the whole and every chunk, in constant memory but for the chunk list."""

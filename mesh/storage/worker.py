@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +14,9 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_NICE = 10
+"""By so much a thread that gives way is nicer than the process."""
 
 
 Then = Callable[[Any, BaseException | None], object]
@@ -27,6 +32,9 @@ class Worker(Protocol):
     async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """The result of ``function``, which has run when this returns. Cancelled before it has begun, it is
         not run."""
+
+    async def give_way(self) -> None:
+        """Let the other threads of the process go first from now on, where the system can do that."""
 
     async def close(self) -> None:
         """Finish what was asked for, then leave nothing behind. May be repeated."""
@@ -59,6 +67,11 @@ class ThreadWorker:
         self.call(partial(settle, future), _unless_cancelled, future, function, args, kwargs)
         return await future
 
+    async def give_way(self) -> None:
+        """See :class:`Worker`."""
+        if sys.platform == "linux":
+            await self.run(_give_way)
+
     async def close(self) -> None:
         """See :class:`Worker`."""
         if self._thread is not None and not self._closed:
@@ -82,6 +95,11 @@ class ThreadWorker:
                 problem = error
             with contextlib.suppress(RuntimeError):  # the loop is gone, and so is who asked
                 loop.call_soon_threadsafe(then, result, problem)
+
+
+def _give_way() -> None:
+    nice = os.getpriority(os.PRIO_PROCESS, os.getpid()) + _NICE
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)  # of this thread, on Linux
 
 
 _Call = tuple[asyncio.AbstractEventLoop, Then, Callable[..., Any], tuple[Any, ...]]
@@ -118,6 +136,9 @@ class InlineWorker:
     async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """See :class:`Worker`."""
         return function(*args, **kwargs)
+
+    async def give_way(self) -> None:
+        """See :class:`Worker`."""
 
     async def close(self) -> None:
         """See :class:`Worker`."""

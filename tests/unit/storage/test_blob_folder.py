@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -17,7 +18,8 @@ import pytest
 from mesh.core.tokens import CHUNK_BYTES, BlobMetadata
 from mesh.errors import BlobCorrupt, BlobNotFound, DataDirUnusable, StorageFull
 from mesh.storage.blob_folder import FolderBlobs
-from mesh.storage.worker import InlineWorker
+from mesh.storage.blob_sources import WRITE_BACK_BYTES
+from mesh.storage.worker import InlineWorker, ThreadWorker
 from tests.unit.storage.test_blob_store_contract import content, describe
 
 
@@ -213,6 +215,74 @@ async def test_a_disk_that_breaks_its_promise_at_the_end_costs_the_fetch(
     for index in (0, 1):
         await partial.write(index, chunks[index])
     assert await partial.finish() == []
+
+
+async def test_a_disk_that_breaks_its_promise_on_the_way_costs_what_had_come(
+    opened: Callable[[], FolderBlobs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened()
+    await store.open()
+    token, hashes, chunks = describe(content(6 * CHUNK_BYTES))
+    partial = await store.begin(token, cached=False)
+    await partial.set_hashes(hashes)
+    synced: list[int] = []
+
+    def full(fd: int) -> None:
+        synced.append(len(partial.held))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", full)
+        for index in range(3):
+            await partial.write(index, chunks[index])
+        with pytest.raises(StorageFull):
+            await partial.write(3, chunks[3])
+    assert synced == [4]
+    assert not partial.held
+    for index, chunk in enumerate(chunks):
+        await partial.write(index, chunk)
+    assert await partial.finish() == []
+
+
+@pytest.mark.parametrize("coming", ["added", "fetched"])
+async def test_no_more_than_a_little_is_ever_unwritten(
+    opened: Callable[[], FolderBlobs], monkeypatch: pytest.MonkeyPatch, coming: str
+) -> None:
+    store = opened()
+    await store.open()
+    data = content(20 * CHUNK_BYTES + 1)
+    written = [0]
+
+    def pwrite(fd: int, piece: bytes, offset: int) -> int:
+        written[-1] += len(piece)
+        return real_pwrite(fd, piece, offset)
+
+    def fdatasync(fd: int) -> None:
+        written.append(0)
+        real_fdatasync(fd)
+
+    real_pwrite, real_fdatasync = os.pwrite, os.fdatasync
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    if coming == "added":
+        await store.add(data, BlobMetadata())
+    else:
+        token, hashes, chunks = describe(data)
+        partial = await store.begin(token, cached=False)
+        await partial.set_hashes(hashes)
+        for index, chunk in enumerate(chunks):
+            await partial.write(index, chunk)
+        assert await partial.finish() == []
+    assert max(written) <= WRITE_BACK_BYTES + 2 * CHUNK_BYTES
+
+
+async def test_the_worker_of_a_store_gives_way(tmp_path: Path) -> None:
+    worker = ThreadWorker("blobs")
+    store = FolderBlobs(tmp_path, worker)
+    await store.open()
+    nice = await worker.run(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+    assert nice > os.getpriority(os.PRIO_PROCESS, os.getpid()) or sys.platform != "linux"
+    await store.close()
 
 
 async def test_export_to_a_full_disk_leaves_nothing(
