@@ -55,13 +55,19 @@ class BlobWorker:
             found += await asyncio.gather(*(self._node.attachments.add(content) for content in contents))
         return [token.to_dict() for token in found[:count]]
 
-    async def fetch(self, tokens: list[Any]) -> None:
-        """Begin to fetch blobs, all at once; :meth:`fetched` waits for them."""
+    async def fetch(self, tokens: list[Any], at_once: bool = True) -> None:
+        """Begin to fetch blobs, all at once or one after another; :meth:`fetched` waits for them."""
 
         async def fetch() -> float:
             started = time.perf_counter()
             blobs = [BlobToken.from_dict(token) for token in tokens]
-            await asyncio.gather(*(self._node.attachments.fetch(token) for token in blobs))
+            together = asyncio.Semaphore(len(blobs) if at_once else 1)
+
+            async def one(token: BlobToken) -> None:
+                async with together:
+                    await self._node.attachments.fetch(token)
+
+            await asyncio.gather(*map(one, blobs))
             return time.perf_counter() - started
 
         self._fetching = asyncio.create_task(fetch())

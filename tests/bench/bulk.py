@@ -1,10 +1,12 @@
-"""Bulk: one blob from process to process over loopback, beside a raw verified WebSocket copy of the file.
+"""Bulk: one blob from process to process over loopback, beside a raw verified WebSocket copy of the file and
+beside other tools.
 
-    python -m tests.bench.bulk [--mib 1024] [--runs 3]
+    python -m tests.bench.bulk [--mib 1024] [--runs 3] [--fan-out 4] [--only copy documents]
 
 Real processes, real files. Prints medians of interleaved runs: MB/s, CPU seconds per GB of both ends
-together, the largest resident set of either, and ours as a ratio of the raw copy. Then how long a document
-takes to the other end while nothing else moves, and while a blob does.
+together, the largest resident set of either, and ours as a ratio of each. With ``--fan-out`` as many
+processes fetch it at once. Then how long a document takes to the other end while nothing else moves, while a
+blob does, and, to tell what the machine alone is to blame for, while two other processes copy a file.
 """
 
 from __future__ import annotations
@@ -21,8 +23,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from threading import Thread
 
 from blake3 import blake3
 from websockets.asyncio.client import connect
@@ -36,10 +41,12 @@ from mesh.network.peers import Peers
 from mesh.network.websocket import WebSocketTransport
 from mesh.storage.blob_folder import FolderBlobs
 from mesh.storage.worker import ThreadWorker
+from tests.bench.bulk_peers import PEERS, Figures, installed
 from tests.bench.processes import Processes
 
 WINDOW = 8
 BEATS = 300
+FETCHES = 3  # beside documents, one after another
 
 
 def cpu() -> float:
@@ -50,6 +57,11 @@ def cpu() -> float:
 def report(seconds: float, cpu_seconds: float) -> None:
     rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(json.dumps({"seconds": seconds, "cpu": cpu_seconds, "rss": rss / 1024}), flush=True)
+
+
+async def ready() -> None:
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
 
 
 # --- ours -----------------------------------------------------------------------------------------
@@ -66,7 +78,7 @@ async def mesh_node(folder: Path, name: str) -> tuple[Peers, Attachments]:
 
 
 async def mesh_holder(folder: Path, source: Path) -> None:
-    peers, attachments = await mesh_node(folder, "holder")
+    peers, attachments = await mesh_node(folder, folder.name)
     token = await attachments.add(source)
     print(json.dumps({"address": peers.address, "token": token.to_dict()}), flush=True)
     before = cpu()
@@ -78,9 +90,10 @@ async def mesh_holder(folder: Path, source: Path) -> None:
 
 async def mesh_fetcher(folder: Path, about: str) -> None:
     offer = json.loads(about)
-    peers, attachments = await mesh_node(folder, "fetcher")
+    peers, attachments = await mesh_node(folder, folder.name)
     await peers.connect(offer["address"])
     token = BlobToken.from_dict(offer["token"])
+    await ready()
     start, before = time.perf_counter(), cpu()
     await attachments.fetch(token)
     report(time.perf_counter() - start, cpu() - before)
@@ -137,6 +150,7 @@ async def raw_fetcher(target: Path, about: str) -> None:
         os.pwrite(fd, data, index * CHUNK_BYTES)
 
     async with connect(f"ws://127.0.0.1:{offer['port']}", proxy=None, **OPTIONS) as socket:  # type: ignore[arg-type]
+        await ready()
         start, before = time.perf_counter(), cpu()
         for index in range(min(WINDOW, count)):
             await socket.send(index.to_bytes(8, "big"))
@@ -157,37 +171,50 @@ async def raw_fetcher(target: Path, about: str) -> None:
 # --- driver ---------------------------------------------------------------------------------------
 
 
-def run(kind: str, folder: Path, source: Path) -> dict[str, float]:
-    """One transfer; its figures, both ends together where they add up."""
+def start(*arguments: str) -> subprocess.Popen[str]:
+    """A process that plays a role."""
+    command = [sys.executable, "-m", "tests.bench.bulk", "--role", *arguments]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def start(*arguments: str) -> subprocess.Popen[str]:
-        pipe = subprocess.PIPE
-        return subprocess.Popen(
-            [sys.executable, "-m", "tests.bench.bulk", "--role", *arguments],
-            stdin=pipe,
-            stdout=pipe,
-            text=True,
-        )
 
+def line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def go(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+
+
+def run(kind: str, folder: Path, source: Path, receivers: int = 1) -> Figures:
+    """One transfer, to so many processes at once; its figures, all ends together where they add up."""
     folder.mkdir()
-    warm(folder / "warm", 2 * source.stat().st_size)
-    with start(f"{kind}-holder", str(folder / "holder"), str(source)) as holder:
-        assert holder.stdin is not None
-        assert holder.stdout is not None
-        about = holder.stdout.readline().strip()
-        with start(f"{kind}-fetcher", str(folder / "fetcher"), about) as fetcher:
-            assert fetcher.stdout is not None
-            fetched = json.loads(fetcher.stdout.readline())
-        holder.stdin.write("done\n")
-        holder.stdin.flush()
-        held = json.loads(holder.stdout.readline())
-    for path in sorted(folder.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
+    warm(folder / "warm", (1 + receivers) * source.stat().st_size)
+    try:
+        if kind in PEERS:
+            return PEERS[kind][1](folder, source)
+        with start(f"{kind}-holder", str(folder / "holder"), str(source)) as holder, ExitStack() as stack:
+            about = line(holder)
+            fetchers = [
+                stack.enter_context(start(f"{kind}-fetcher", str(folder / f"fetcher-{number}"), about))
+                for number in range(receivers)
+            ]
+            for fetcher in fetchers:
+                assert line(fetcher) == "ready"
+            for fetcher in fetchers:
+                go(fetcher)
+            fetched = [json.loads(line(fetcher)) for fetcher in fetchers]
+            go(holder)
+            held = json.loads(line(holder))
+    finally:
+        shutil.rmtree(folder)
     return {
-        "seconds": fetched["seconds"],
-        "cpu": fetched["cpu"] + held["cpu"],
+        "seconds": max(one["seconds"] for one in fetched),
+        "cpu": sum(one["cpu"] for one in fetched) + held["cpu"],
         "holder rss": held["rss"],
-        "fetcher rss": fetched["rss"],
+        "fetcher rss": max(one["rss"] for one in fetched),
     }
 
 
@@ -199,63 +226,101 @@ def warm(path: Path, size: int) -> None:
     path.unlink()
 
 
-def measure(mib: int, runs: int) -> None:
+def make_source(folder: Path, mib: int) -> Path:
+    source = folder / "source"
+    with source.open("wb") as file:
+        for _ in range(mib):
+            file.write(os.urandom(1 << 20))
+    return source
+
+
+def measure(mib: int, runs: int, fan_out: int) -> None:
+    """Copies of a file, ours and the others', one after another."""
+    works = [("mesh", 1), ("raw", 1), *((peer, 1) for peer in installed())]
+    if fan_out > 1:
+        works += [("mesh", fan_out), ("raw", fan_out)]
+    results: dict[tuple[str, int], list[Figures]] = {work: [] for work in works}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        source = folder / "source"
-        with source.open("wb") as file:
-            for _ in range(mib):
-                file.write(os.urandom(1 << 20))
-        results: dict[str, list[dict[str, float]]] = {"mesh": [], "raw": []}
+        source = make_source(Path(name), mib)
         for number in range(runs):
-            for kind in sorted(results, reverse=bool(number % 2)):  # neither always comes first
-                results[kind].append(run(kind, folder / f"{kind}-{number}", source))
-    gigabytes = mib * (1 << 20) / 1e9
-    rates = {}
+            for kind, receivers in works[:: -1 if number % 2 else 1]:  # neither always comes first
+                figures = run(kind, Path(name) / "run", source, receivers)
+                results[kind, receivers].append(figures)
     print(f"{mib} MiB over loopback, process to process, medians of {runs}")
-    for kind, figures in results.items():
-        middle = {key: statistics.median(one[key] for one in figures) for key in figures[0]}
-        rates[kind] = gigabytes * 1000 / middle["seconds"]
+    middles = {
+        work: {key: statistics.median(one[key] for one in found) for key in found[0]}
+        for work, found in results.items()
+    }
+    cores = len(os.sched_getaffinity(0))
+    for (kind, receivers), middle in middles.items():
+        gigabytes = receivers * mib * (1 << 20) / 1e9
+        ours, single = middles["mesh", receivers if kind == "raw" else 1], middles[kind, 1]
         print(
-            f"  {kind:5} {rates[kind]:6.0f} MB/s  {middle['cpu'] / gigabytes:5.2f} CPU s/GB  "
-            f"RSS {middle['holder rss']:4.0f} MiB holder, {middle['fetcher rss']:4.0f} MiB fetcher"
+            f"  {kind:9} 1 -> {receivers} {gigabytes * 1000 / middle['seconds']:6.0f} MB/s  "
+            f"{middle['cpu'] / gigabytes:5.2f} CPU s/GB, {middle['cpu'] / middle['seconds']:4.2f} of {cores} "
+            f"CPUs{rss(middle)}"
+            + (f"  mesh / {kind} {middle['seconds'] / ours['seconds']:.2f}" if kind != "mesh" else "")
+            + (f"  {receivers * single['seconds'] / middle['seconds']:.2f} x one" if receivers > 1 else "")
         )
-    print(f"  ratio {rates['mesh'] / rates['raw']:.2f}")
+
+
+def rss(figures: Figures) -> str:
+    if "holder rss" not in figures:
+        return ""
+    return f", RSS {figures['holder rss']:.0f} MiB holder, {figures['fetcher rss']:.0f} MiB fetcher"
 
 
 def documents(mib: int) -> None:
     """Writes of a document, from one process to the other, while the same link's bulk is idle and busy."""
     print(f"documents beside a blob of {mib} MiB: milliseconds from a write until it is seen")
     with tempfile.TemporaryDirectory() as name, Processes() as processes:
+        source = make_source(Path(name), mib)
         writer, reader = processes.start("blob_worker"), processes.start("blob_worker")
         address = writer("start", folder=f"{name}/writer")
         reader("start", folder=f"{name}/reader")
         reader("connect", urls=[address])
         reader("watch")
         writer("beat", count=20, interval=0.02)
-        token = writer("add", size=mib << 20)
-        for when in ("idle", "busy"):
-            reader("latencies")
-            if when == "busy":
-                reader("fetch", tokens=[token])
-            count = 0
-            while count < (BEATS if when == "idle" else 1) or (when == "busy" and not reader("is_fetched")):
+        tokens = [writer("add", size=mib << 20) for _ in range(FETCHES)]
+
+        def beat(when: str, over: Callable[[], bool]) -> float:
+            found: list[float] = []
+            while not found or not over():
                 writer("beat", count=20, interval=0.01)
-                count += 20
-            found = sorted(reader("latencies"))
-            middle, late = found[len(found) // 2], found[len(found) * 99 // 100]
-            print(f"  {when}: median {middle * 1000:.1f}, p99 {late * 1000:.1f} ms ({len(found)} writes)")
+                found += reader("latencies")
+            found.sort()
+            middle, late = found[len(found) // 2] * 1000, found[len(found) * 99 // 100] * 1000
+            print(f"  {when}: median {middle:.1f}, p99 {late:.1f} ms ({len(found)} writes)")
+            return late
+
+        reader("latencies")
+        beats = iter(range(BEATS // 20))
+        idle = beat("idle", lambda: next(beats, None) is None)
+
+        def copies() -> bool:
+            return not copying.is_alive()
+
+        copying = Thread(target=run, args=("raw", Path(name) / "run", source))
+        copying.start()
+        beat("beside a copy by other processes", copies)
+        reader("fetch", tokens=tokens, at_once=False)
+        busy = beat("busy", lambda: bool(reader("is_fetched")))
+        print(f"  busy is {busy - idle:.1f} ms over idle at p99")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mib", type=int, default=1024)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--fan-out", type=int, default=1)
+    parser.add_argument("--only", nargs="+", choices=["copy", "documents"], default=["copy", "documents"])
     parser.add_argument("--role", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if not arguments.role:
-        measure(arguments.mib, arguments.runs)
-        documents(arguments.mib)
+        if "copy" in arguments.only:
+            measure(arguments.mib, arguments.runs, arguments.fan_out)
+        if "documents" in arguments.only:
+            documents(arguments.mib)
         return
     tune_allocator()
     role, folder, other = arguments.role

@@ -102,7 +102,7 @@ def test_nothing_is_taken_that_websockets_refuses(
         *(b"\x81\x01a", b"\x02\x01a", b"\x80\x01a", b"\xc2\x01a", b"\x82\x81aaaaa", b"\x83\x00"),
         *(b"\x89\x7e\x00\x7e" + bytes(126), b"\x09\x00"),
     ],
-    ids=["text", "fragment", "continuation", "reserved", "masked", "unknown", "long-ping", "ping-in-fragments"],
+    ids=["text", "fragment", "continuation", "reserved", "masked", "unknown", "long ping", "ping in parts"],
 )
 def test_what_is_refused(stream: bytes) -> None:
     assert ours(stream, [1])[1] is not None
