@@ -14,6 +14,7 @@ from mesh.attachments.bulk import Bulk
 from mesh.attachments.contests import Contests, Rival, identity_after, identity_of
 from mesh.attachments.downlink import Downlink
 from mesh.attachments.lanes import Lane
+from mesh.attachments.letters import Letters
 from mesh.attachments.serving import hash_bytes
 from mesh.attachments.slots import Slots
 from mesh.attachments.transfers import Transfer
@@ -25,6 +26,7 @@ from mesh.core.wire import (
     BlobAsk,
     BlobForget,
     BlobHave,
+    BlobNews,
     BlobServed,
 )
 from mesh.errors import BlobNotFound, InvalidToken, MeshError, NotStarted, ProtocolViolation, StorageFull
@@ -88,6 +90,7 @@ class Exchange:
         self._unwanted: set[Transfer] = set()  # those that nobody here may want
         self._contests = Contests(self._next_turn)
         self._stopping: dict[str, asyncio.Task[None]] = {}
+        self._letters = Letters(peers.links)
         self._announcer = Announcer(self._tell)
         self._no_relay_until: dict[tuple[str, Identity], float] = {}
         self._last_sequence = 0
@@ -99,6 +102,7 @@ class Exchange:
             (BlobForget, self._on_forget),
             (BlobServed, self._on_served),
             (BlobHave, self._on_have),
+            (BlobNews, self._on_news),
         ):
             peers.handle(message_type, handler)
         peers.on_up(self._on_up)
@@ -394,9 +398,7 @@ class Exchange:
         return BlobHave(hash, held.to_bytes() if held is not None else b"")
 
     def _tell(self, peer: str, hash: bytes) -> None:
-        link = self._peers.links.get(peer)
-        if link is not None:
-            link.send(self._have(hash))
+        self._letters.say(peer, self._have(hash))
 
     # --- what links bring -------------------------------------------------------------------------------
 
@@ -406,6 +408,7 @@ class Exchange:
             self._sync_all()
 
     def _on_down(self, link: Link, reason: str) -> None:
+        self._letters.forget(link.node_id)
         self._track(self.bulk.drop(link.node_id))
         for transfer in list(self._transfers.values()):
             transfer.gone(link.node_id)
@@ -413,6 +416,18 @@ class Exchange:
         before = self._demands.blobs
         self._send(self._demands.link_down(link.node_id))
         self._sync_all(before)
+
+    def _on_news(self, link: Link, news: BlobNews) -> None:
+        for item in news.items:
+            match item:
+                case BlobAsk():
+                    self._on_ask(link, item)
+                case BlobForget():
+                    self._on_forget(link, item)
+                case BlobHave():
+                    self._on_have(link, item)
+                case BlobServed():
+                    self._on_served(link, item)
 
     def _on_ask(self, link: Link, ask: BlobAsk) -> None:
         hash = hash_bytes(ask.hash)
@@ -505,9 +520,7 @@ class Exchange:
 
     def _send(self, sends: list[Send]) -> None:
         for send in sends:
-            link = self._peers.links.get(send.link)
-            if link is not None:
-                link.send(send.message)
+            self._letters.say(send.link, send.message)
 
     def _track(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

@@ -1,4 +1,4 @@
-"""What people type on the command line, as values: durations, scopes, JSON, sort orders."""
+"""What people type on the command line, as values: durations, sizes, rates, scopes, JSON, sort orders."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from mesh.cli.units import shorten
+from mesh.core.rates import MIN_LIMIT
 from mesh.core.scopes import DistributionScope, parse_scope_text
 from mesh.errors import InvalidDocument, InvalidScope, InvalidSelector
 
@@ -43,6 +44,37 @@ def parse_duration(text: str) -> float:
     if match is None or (seconds := float(match[1]) * _UNITS[match[2]]) <= 0:
         raise ValueError(f"{shorten(text)} is not a duration: use seconds, or 15m, 1h, 7d")
     return seconds
+
+
+_BYTES = {unit: 1000**power for power, unit in enumerate(("", "k", "m", "g", "t"))}
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kmgt]?)b?", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int:
+    """Bytes, from a number of them or one with a unit (powers of 1000): ``4096``, ``500kB``, ``2 GB``.
+
+    Raises:
+        ValueError: it is none.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{shorten(text)} is not a size: use bytes, or 500kB, 20MB, 2GB")
+    return round(float(match[1]) * _BYTES[match[2].lower()])
+
+
+def parse_rate(text: str) -> int:
+    """Bytes a second: a size, with ``/s`` or without: ``2MB/s``.
+
+    Raises:
+        ValueError: it is none, or too low to get anything through.
+    """
+    try:
+        rate = parse_size(text.strip().removesuffix("/s"))
+    except ValueError:
+        raise ValueError(f"{shorten(text)} is not a rate: use bytes a second, or 500kB/s, 2MB/s") from None
+    if rate < MIN_LIMIT:
+        raise ValueError(f"{shorten(text)} is too slow to get anything through: at least {MIN_LIMIT} bytes/s")
+    return rate
 
 
 _SCOPE_FORMS = {

@@ -15,7 +15,7 @@ from mesh import Credentials, InvalidNode, Node
 from mesh.attachments.memory import tune_allocator
 from mesh.cli.facts import capability_options, given_capabilities
 from mesh.cli.output import Output
-from mesh.cli.parsing import parse_duration, parsed
+from mesh.cli.parsing import parse_duration, parse_rate, parse_size, parsed
 from mesh.cli.settings import Settings, common_options
 from mesh.control.server import ControlServer
 from mesh.control.socket_path import make_private
@@ -66,6 +66,24 @@ log = logging.getLogger(__name__)
     help="How long distributions stay after they are over.",
 )
 @click.option("--hub", is_flag=True, help="Hold every collection, for nodes that are not always on.")
+@click.option(
+    "--upload-limit", metavar="RATE", callback=parsed(parse_rate), help="Send blobs no faster: 2MB/s."
+)
+@click.option(
+    "--download-limit", metavar="RATE", callback=parsed(parse_rate), help="Fetch blobs no faster: 2MB/s."
+)
+@click.option(
+    "--link-limit",
+    metavar="RATE",
+    callback=parsed(parse_rate),
+    help="Exchange blobs with each peer no faster, either way.",
+)
+@click.option(
+    "--cache",
+    metavar="SIZE",
+    callback=parsed(parse_size),
+    help="Room for blobs that are here for others only: 20GB. [default: a tenth of what is free, up to 10 GiB]",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
 @click.pass_context
 def up(
@@ -80,6 +98,10 @@ def up(
     inbox: Path | None,
     retention: float,
     hub: bool,
+    upload_limit: int | None,
+    download_limit: int | None,
+    link_limit: int | None,
+    cache: int | None,
     verbose: bool,
     **declared: Any,
 ) -> None:
@@ -106,6 +128,10 @@ def up(
         inbox=inbox or settings.home / "inbox",
         retention=retention,
         hub=hub,
+        upload_limit=upload_limit,
+        download_limit=download_limit,
+        link_limit=link_limit,
+        cache_bytes=cache,
     )
     asyncio.run(_serve(node, settings))
 

@@ -241,7 +241,8 @@ class FetchPlan:
             return "transferring", lively, None
         if asked:
             peers = [source.peer for source in asked]
-            return "stalled", peers, f"nothing came for {SILENCE:g} s from {', '.join(peers)}"
+            seconds = self.now - max(source.heard for source in asked)
+            return "stalled", peers, f"nothing came for {seconds:.0f} s from {', '.join(peers)}"
         if any(
             not source.silent and self._picker.pick(source) is not None for source in self._sources.values()
         ):

@@ -385,6 +385,12 @@ class PieceGet(_Message, tag=41, frozen=True):
     priority: int
 
 
+class BlobNews(_Message, tag=42, frozen=True):
+    """What is said of blobs, many at once."""
+
+    items: list[BlobAsk | BlobForget | BlobHave | BlobServed]
+
+
 # --- direct distributions (tags 50-59), between nodes with the feature "direct" ---------------
 
 
@@ -407,6 +413,6 @@ Message = (
     | Summaries | Differences | Pull | Pulled | Barrier | BarrierReached | Routes
     | BlobAsk | BlobForget | BlobHave | BulkDial
     | ChunkListGet | ChunkList | ChunkGet | ChunkCancel | ChunkRefused | ChunkPiece
-    | BlobServed | PieceGet
+    | BlobServed | PieceGet | BlobNews
     | DirectOffer | DirectReceipt
 )  # fmt: skip

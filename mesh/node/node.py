@@ -302,6 +302,7 @@ class Node:
             check_inbox(self._inbox, directory)
         inbox_worker = InlineWorker() if directory is None else environment.worker("mesh-inbox")
         stack.push_async_callback(inbox_worker.close)
+
         def facts_changed() -> None:
             distributions.facts_changed()
             direct.facts_changed()

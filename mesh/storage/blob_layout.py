@@ -3,7 +3,7 @@
     blobs/ab/<hash>           the content; visible here only when whole, verified and durable
     blobs/ab/<hash>.link      in its place: where the file is that has the content, as JSON
     blobs/ab/<hash>.chunks    its chunk list, where it has more than one chunk
-    blobs/ab/<hash>.token     its token, as JSON
+    blobs/ab/<hash>.token     its token, as JSON; of a small blob without metadata there is none
     blobs/ab/<hash>.cached    empty: it is here for others only, and was last served when this was modified
     pins/<hash>               empty: the blob is pinned, whole here or not
     partial/<hash>.data       a blob on its way in: full length, holes where chunks are missing
@@ -19,7 +19,7 @@ import itertools
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, NoReturn
 import msgspec
 from blake3 import blake3
 
-from mesh.core.chunks import chunk_length, chunk_matches, derived_hashes, list_matches
+from mesh.core.chunks import chunk_length, chunk_matches, chunks_hash, derived_hashes, list_matches
 from mesh.core.tokens import CHUNK_BYTES, BlobMetadata, BlobToken
 from mesh.errors import (
     BlobCorrupt,
@@ -35,12 +35,10 @@ from mesh.errors import (
     DataDirUnusable,
     InvalidToken,
     LinkedFileChanged,
-    MeshError,
 )
 from mesh.storage.blob_links import Link
 from mesh.storage.blob_marks import CachedMarks, Pins
-from mesh.storage.blob_small import Problem, Small, each_at_once
-from mesh.storage.blob_sources import Intake, check_room, sync_folder, write_all, writing
+from mesh.storage.blob_sources import Intake, sync_folder, write_all, writing
 
 if TYPE_CHECKING:
     from mesh.storage.blob_partial import PartialFile
@@ -59,6 +57,12 @@ log = logging.getLogger("mesh.storage")
 
 class _Side(msgspec.Struct, frozen=True):
     token: BlobToken
+
+
+def plain_token(hash: str, size_bytes: int) -> BlobToken:
+    """The token of a blob of at most one chunk, without metadata."""
+    hashes = bytes.fromhex(hash) if size_bytes else b""
+    return BlobToken(hash, size_bytes, chunks_hash(hashes))
 
 
 class BlobFolder:
@@ -160,46 +164,12 @@ class BlobFolder:
 
     def publish(self, content: Path | Link, token: BlobToken, hashes: bytes, *, cached: bool) -> None:
         """Make the durable, verified content visible under its hash."""
-        folder = self._put_in_place(content, token, hashes, cached=cached, durable=True)
+        folder = self.put_in_place(content, token, hashes, cached=cached, durable=True)
         with writing(folder, 0):
             sync_folder(folder)
-        self._show(content, token)
+        self.show(content, token)
 
-    def publish_together(self, blobs: Sequence[Small]) -> list[Problem]:
-        """Make small blobs visible, syncing all of them at once; what became of each."""
-        temps: list[tuple[int, Path]] = []
-        folders: set[Path] = set()
-        size, done = sum(small.token.size_bytes for small in blobs), False
-        try:
-            with writing(self.temp, size):
-                check_room(self.temp, size)
-                for small in blobs:
-                    temps.append(self.create_temp())
-                    write_all(temps[-1][0], small.data, 0)
-                each_at_once(os.fdatasync, [fd for fd, _ in temps])
-                for (_, path), small in zip(temps, blobs, strict=True):
-                    hashes = derived_hashes(small.token) or b""
-                    folders.add(
-                        self._put_in_place(path, small.token, hashes, cached=small.cached, durable=False)
-                    )
-                each_at_once(sync_folder, folders)
-                done = True
-        except MeshError as error:
-            if len(blobs) == 1:
-                return [error]
-            return [problem for small in blobs for problem in self.publish_together([small])]
-        finally:
-            for fd, path in temps:
-                os.close(fd)
-                if not done:
-                    path.unlink(missing_ok=True)
-        for (_, path), small in zip(temps, blobs, strict=True):
-            self._show(path, small.token)
-            if small.token.hash in self.partial:  # left here by a version that had files for small ones too
-                self.remove_partial(small.token.hash)
-        return [None] * len(blobs)
-
-    def _put_in_place(
+    def put_in_place(
         self, content: Path | Link, token: BlobToken, hashes: bytes, *, cached: bool, durable: bool
     ) -> Path:
         """Move the durable content to its place; the folder that has to be synced before it is shown.
@@ -211,7 +181,7 @@ class BlobFolder:
                 self.make_folders()
                 folder.mkdir(mode=0o700)
                 sync_folder(self.blobs)
-            self._write_sides(token, hashes, durable=durable)
+            self.write_sides(token, hashes, durable=durable)
             self.cached.set(hash, self._side_path(hash, ".cached"), cached=cached)
             if isinstance(content, Link):
                 self._write_side(self._side_path(hash, ".link"), msgspec.json.encode(content))
@@ -220,7 +190,8 @@ class BlobFolder:
                 self._side_path(hash, ".link").unlink(missing_ok=True)
         return folder
 
-    def _show(self, content: Path | Link, token: BlobToken) -> None:
+    def show(self, content: Path | Link | None, token: BlobToken) -> None:
+        """A blob is in its place, durably: its content, or a link."""
         self._links.pop(token.hash, None)
         if isinstance(content, Link):
             self._links[token.hash] = content
@@ -250,8 +221,11 @@ class BlobFolder:
             token = msgspec.json.decode(self._read_side(self._side_path(hash, ".token")), type=_Side).token
             if token.hash == hash and token.size_bytes == self.size(hash):
                 return token
+        except FileNotFoundError:
+            if self.sizes[hash] <= CHUNK_BYTES:
+                return plain_token(hash, self.sizes[hash])
         except (OSError, msgspec.MsgspecError):
-            pass  # lost or damaged: made again below
+            pass  # damaged: made again below
         return self._renew(hash, BlobMetadata())[0]
 
     def chunk_list(self, hash: str) -> bytes:
@@ -274,7 +248,7 @@ class BlobFolder:
         token, hashes = intake.finish(metadata)
         if token.hash != hash:
             self.drop_rotten(hash)
-        self._write_sides(token, hashes)
+        self.write_sides(token, hashes)
         return token, hashes
 
     def is_linked(self, hash: str) -> bool:
@@ -424,7 +398,8 @@ class BlobFolder:
 
     # --- side files ----------------------------------------------------------------------------------
 
-    def _write_sides(self, token: BlobToken, hashes: bytes, *, durable: bool = True) -> None:
+    def write_sides(self, token: BlobToken, hashes: bytes, *, durable: bool = True) -> None:
+        """Write what is kept beside the content. What is not ``durable`` may be lost in a power cut."""
         if token.chunk_count > 1:
             self._write_side(self._side_path(token.hash, ".chunks"), hashes, durable=durable)
         side = msgspec.json.encode(_Side(token))

@@ -6,14 +6,18 @@ What a file costs is the syncing, and a disk syncs a hundred files in hardly mor
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+import os
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mesh.core.chunks import Buffer, ChunkMap, chunk_matches, derived_hashes
-from mesh.core.tokens import BlobToken
+from mesh.core.tokens import BlobMetadata, BlobToken
 from mesh.errors import MeshError
+from mesh.storage.blob_sources import check_room, sync_folder, write_all, writing
 from mesh.storage.blobs import CorruptChunk
 from mesh.storage.worker import Worker
 
@@ -85,7 +89,7 @@ class SmallBlobs:
             while self._waiting:
                 batch, self._waiting = self._waiting, []
                 batch = [(small, done) for small, done in batch if not done.done()]
-                problems = await self._worker.run(self._folder.publish_together, [one for one, _ in batch])
+                problems = await self._worker.run(publish_together, self._folder, [one for one, _ in batch])
                 for (_, done), problem in zip(batch, problems, strict=True):
                     if done.done():
                         continue  # who waited for it was cancelled
@@ -140,12 +144,62 @@ class SmallPartial:
             del self._blobs.open[self.token.hash]
 
 
-def each_at_once(sync: Callable[[T], object], targets: Collection[T]) -> None:
+def publish_together(folder: BlobFolder, blobs: Sequence[Small]) -> list[Problem]:
+    """Make small blobs visible, syncing all of them at once; what became of each. A job of the worker."""
+    size = sum(small.token.size_bytes for small in blobs)
+    temps: list[tuple[int, Path]] = []
+    done = False
+    try:
+        with writing(folder.temp, size):
+            check_room(folder.temp, size)
+            for small in blobs:
+                temps.append(folder.create_temp())
+                write_all(temps[-1][0], small.data, 0)
+            _each_at_once(os.fdatasync, [fd for fd, _ in temps])
+            places = [_put(folder, path, small) for (_, path), small in zip(temps, blobs, strict=True)]
+            _each_at_once(sync_folder, set(places))
+            done = True
+    except MeshError as error:
+        if len(blobs) == 1:
+            return [error]
+        return [problem for small in blobs for problem in publish_together(folder, [small])]
+    finally:
+        for fd, path in temps:
+            os.close(fd)
+            if not done:
+                path.unlink(missing_ok=True)
+    for small in blobs:
+        folder.show(None, small.token)
+        if small.token.hash in folder.partial:  # left here by a version that had files for small ones too
+            folder.remove_partial(small.token.hash)
+    return [None] * len(blobs)
+
+
+def _put(folder: BlobFolder, temp: Path, small: Small) -> str:
+    """Move durable content to its place; the folder that has to be synced before it is shown."""
+    token = small.token
+    plain = token.metadata == BlobMetadata() and not small.cached and token.hash not in folder.sizes
+    place = f"{folder.blobs}/{token.hash[:2]}"
+    if plain:  # nothing is beside it: one call
+        with suppress(FileNotFoundError):
+            os.rename(temp, f"{place}/{token.hash}")
+            return place
+    folder.put_in_place(temp, token, derived_hashes(token) or b"", cached=small.cached, durable=False)
+    return place
+
+
+def _each_at_once(sync: Callable[[T], object], targets: Collection[T]) -> None:
     """Call ``sync`` with each; many on a few threads, which end with this."""
     if len(targets) < SYNCS_AT_ONCE:
         for target in targets:
             sync(target)
         return
+
+    def sync_some(some: Sequence[T]) -> None:
+        for target in some:
+            sync(target)
+
+    every = list(targets)
     with ThreadPoolExecutor(SYNCS_AT_ONCE, "mesh-sync") as pool:
-        for _ in pool.map(sync, targets):
+        for _ in pool.map(sync_some, [every[start::SYNCS_AT_ONCE] for start in range(SYNCS_AT_ONCE)]):
             pass

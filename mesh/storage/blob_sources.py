@@ -226,7 +226,7 @@ def write_all(fd: int, data: Buffer, offset: int) -> None:
         offset += written
 
 
-def sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path | str) -> None:
     """Make what was created, renamed or removed in ``folder`` durable."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import random
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import PurePath
 from typing import Any
@@ -193,6 +194,35 @@ async def test_a_fetch_waits_and_says_for_whom(world: World) -> None:
     assert await (await fetching).read() == content(3 * MIB)
 
 
+@simulated(bytes_per_second=MIB)
+async def test_a_fetch_says_who_sends_as_sources_come_and_go(world: World) -> None:
+    await world.link("ca", "cb")
+    data = content(60 * MIB)
+    token = await world["a"].add(data)
+    progress: list[BlobProgress] = []
+    fetching = asyncio.create_task(world["c"].fetch(token, on_progress=progress.append))
+    a, b = (world.nodes[name].node_id for name in "ab")
+    await asyncio.sleep(5)
+    assert (progress[-1].state, progress[-1].sources) == ("transferring", [a])
+    await world["b"].add(data)
+    await asyncio.sleep(10)
+    assert (progress[-1].state, sorted(progress[-1].sources)) == ("transferring", sorted([a, b]))
+    world.nodes["a"].store.silent = True
+    await asyncio.sleep(SILENCE + 10)
+    assert (progress[-1].state, progress[-1].sources) == ("transferring", [b])
+    await world.nodes["b"].attachments.close()
+    await world.nodes["b"].peers.close()
+    await asyncio.sleep(SILENCE + 10)
+    assert (progress[-1].state, progress[-1].sources) == ("stalled", [a])
+    world.nodes["a"].store.silent = False
+    await world.nodes["a"].attachments.close()
+    await world.nodes["a"].peers.close()
+    await asyncio.sleep(10)
+    assert (progress[-1].state, progress[-1].sources) == ("waiting", [])
+    assert progress[-1].reason == "no peers are connected"
+    fetching.cancel()
+
+
 @simulated()
 async def test_a_fetch_that_takes_too_long_says_how_far_it_is(world: World) -> None:
     await world.link("ba")
@@ -374,6 +404,10 @@ async def test_with_only_a_silent_holder_the_fetch_is_stalled(world: World) -> N
         await world["b"].fetch(token, on_progress=progress.append, timeout=3 * SILENCE)
     assert progress[-1].state == "stalled"
     assert progress[-1].sources == [world.nodes["a"].node_id]
+    since = re.fullmatch(r"nothing came for (\d+) s from (.*)", progress[-1].reason or "")
+    assert since is not None
+    assert since[2] == world.nodes["a"].node_id
+    assert SILENCE <= int(since[1]) <= 3 * SILENCE
 
 
 @simulated(bytes_per_second=2 * MIB)

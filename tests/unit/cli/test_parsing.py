@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.cli.parsing import parse_document, parse_duration, parse_fields, parse_selector, parse_sort
+from mesh.cli.parsing import (
+    parse_document,
+    parse_duration,
+    parse_fields,
+    parse_rate,
+    parse_selector,
+    parse_size,
+    parse_sort,
+)
 from mesh.errors import InvalidDocument, InvalidSelector
 
 
@@ -20,6 +28,33 @@ def test_durations(text: str, seconds: float) -> None:
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(ValueError, match="is not a duration"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("0", 0), ("4096", 4096), ("500kB", 500_000), ("1.5 MB", 1_500_000), ("2g", 2 * 10**9), ("1TB", 10**12)],
+)
+def test_sizes(text: str, count: int) -> None:
+    assert parse_size(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "MB", "-1", "1 XB", "1MB/s", "1e6", "1.MB"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a size: use bytes"):
+        parse_size(text)
+
+
+def test_rates() -> None:
+    assert [parse_rate(text) for text in ("2MB/s", "2 MB", " 5000 ", "4.096kB/s")] == [
+        2_000_000,
+        2_000_000,
+        5000,
+        4096,
+    ]
+    with pytest.raises(ValueError, match="is not a rate"):
+        parse_rate("2MB/m")
+    with pytest.raises(ValueError, match="too slow to get anything through: at least 4096"):
+        parse_rate("4kB/s")
 
 
 def test_sort_orders() -> None:

@@ -92,8 +92,8 @@ async def test_content_that_rotted_is_noticed_when_it_is_hashed_again(
 ) -> None:
     store = opened()
     await store.open()
-    token = await store.add(b"good", BlobMetadata())
-    store.path(token.hash).write_bytes(b"evil")
+    token = await store.add(bytes(CHUNK_BYTES + 1), BlobMetadata())
+    store.path(token.hash).write_bytes(b"x" * (CHUNK_BYTES + 1))
     store.path(token.hash).with_suffix(".token").unlink()
     assert await store.info(token.hash) is None
     assert not store.exists(token.hash)

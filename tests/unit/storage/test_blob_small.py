@@ -61,7 +61,7 @@ async def test_one_that_there_is_no_room_for_does_not_fail_the_others(
             raise StorageFull(str(folder), needed, 0, 0)
         check_room(folder, needed)
 
-    monkeypatch.setattr("mesh.storage.blob_layout.check_room", check)
+    monkeypatch.setattr("mesh.storage.blob_small.check_room", check)
     contents = [b"a", bytes(1000), b"b"]
     partials = [await arrive(store, data) for data in contents]
     results = await asyncio.gather(*(partial.finish() for partial in partials), return_exceptions=True)

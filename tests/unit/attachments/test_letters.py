@@ -1,0 +1,43 @@
+"""What is said of blobs travels together, in its order."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+from mesh.attachments.letters import MAX_ITEMS, Letters
+from mesh.core.wire import BlobForget, BlobHave, BlobNews
+from mesh.network.link import Link
+
+
+class Sent:
+    """Stands for a link."""
+
+    def __init__(self) -> None:
+        self.messages: list[Any] = []
+
+    def send(self, message: Any) -> None:
+        self.messages.append(message)
+
+
+async def test_what_is_said_in_one_turn_goes_together_and_large_maps_go_alone() -> None:
+    a, b = Sent(), Sent()
+    letters = Letters(cast("dict[str, Link]", {"a": a, "b": b}))
+    forgets = [BlobForget("o", bytes(32), number) for number in range(MAX_ITEMS + 1)]
+    large = BlobHave(bytes(32), bytes(2000))
+    for item in forgets:
+        letters.say("a", item)
+    letters.say("a", large)
+    letters.say("a", forgets[0])
+    letters.say("b", forgets[1])
+    letters.say("gone", forgets[1])
+    assert a.messages == []
+    await asyncio.sleep(0)
+    assert a.messages == [BlobNews(forgets[:MAX_ITEMS]), forgets[MAX_ITEMS], large, forgets[0]]
+    assert b.messages == [forgets[1]]
+    letters.say("a", forgets[2])
+    letters.forget("a")
+    letters.say("b", forgets[2])
+    await asyncio.sleep(0)
+    assert len(a.messages) == 4
+    assert b.messages == [forgets[1], forgets[2]]
