@@ -82,7 +82,7 @@ log = logging.getLogger(__name__)
     "--cache",
     metavar="SIZE",
     callback=parsed(parse_size),
-    help="Room for blobs that are here for others only: 20GB. [default: a tenth of what is free, up to 10 GiB]",
+    help="Room for blobs kept for others only: 20GB. [default: a tenth of what is free, up to 10 GiB]",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
 @click.pass_context

@@ -8,7 +8,7 @@ import random
 import time
 from typing import Any
 
-from mesh import BlobToken, Node
+from mesh import BlobProgress, BlobToken, Node
 from mesh.attachments.memory import tune_allocator
 from tests.bench.processes import run
 
@@ -71,6 +71,28 @@ class BlobWorker:
             return time.perf_counter() - started
 
         self._fetching = asyncio.create_task(fetch())
+
+    async def fetch_part(self, token: Any, fraction: float) -> float:
+        """Begin to fetch a blob; the seconds until so much of it was there. :meth:`fetched` waits for it."""
+        enough = asyncio.Event()
+        blob = BlobToken.from_dict(token)
+        started = time.perf_counter()
+
+        def watch(progress: BlobProgress) -> None:
+            if progress.downloaded_bytes >= fraction * progress.total_bytes:
+                enough.set()
+
+        async def fetch() -> float:
+            await self._node.attachments.fetch(blob, on_progress=watch)
+            return time.perf_counter() - started
+
+        self._fetching = asyncio.create_task(fetch())
+        await enough.wait()
+        return time.perf_counter() - started
+
+    async def received(self) -> int:
+        """Bytes of chunks received so far."""
+        return self._node.attachments.received_bytes
 
     async def fetched(self) -> float:
         """The seconds that it took."""

@@ -79,6 +79,11 @@ class Processes:
             process.close()
             self._started.remove(process)
 
+    def kill(self, process: Process) -> None:
+        """End one now, whatever it does."""
+        process.kill()
+        self._started.remove(process)
+
     def __enter__(self) -> Self:
         return self
 

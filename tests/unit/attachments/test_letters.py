@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-from mesh.attachments.letters import MAX_ITEMS, Letters
+from mesh.attachments.letters import MAX_ITEMS, Item, Letters
 from mesh.core.wire import BlobForget, BlobHave, BlobNews
 from mesh.network.link import Link
 
@@ -23,7 +23,7 @@ class Sent:
 async def test_what_is_said_in_one_turn_goes_together_and_large_maps_go_alone() -> None:
     a, b = Sent(), Sent()
     letters = Letters(cast("dict[str, Link]", {"a": a, "b": b}))
-    forgets = [BlobForget("o", bytes(32), number) for number in range(MAX_ITEMS + 1)]
+    forgets: list[Item] = [BlobForget("o", bytes(32), number) for number in range(MAX_ITEMS + 1)]
     large = BlobHave(bytes(32), bytes(2000))
     for item in forgets:
         letters.say("a", item)

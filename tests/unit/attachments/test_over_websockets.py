@@ -13,6 +13,7 @@ import pytest
 from mesh.attachments.memory import tune_allocator
 from mesh.attachments.service import Attachments
 from mesh.core.identity import Identity
+from mesh.core.picking import MAX_WINDOW
 from mesh.core.tokens import CHUNK_BYTES, BlobProgress
 from mesh.network.peers import Peers
 from mesh.network.websocket import WebSocketTransport
@@ -56,28 +57,36 @@ async def test_a_blob_through_a_relay_and_nothing_is_left_behind(tmp_path: Path)
     assert not list((tmp_path / "a" / "temp").iterdir())
 
 
-async def test_a_fetch_goes_on_after_a_restart(tmp_path: Path) -> None:
-    data = random.Random(4).randbytes(40 * CHUNK_BYTES)
+async def test_after_a_restart_at_half_only_the_rest_is_fetched(tmp_path: Path) -> None:
+    data = random.Random(4).randbytes(64 * CHUNK_BYTES)
     async with node(tmp_path / "a") as (a_peers, a):
         token = await a.add(data)
         async with node(tmp_path / "b") as (b_peers, b):
             await b_peers.connect(str(a_peers.address))
-            some = asyncio.Event()
+            half = asyncio.Event()
+            progress: list[BlobProgress] = []
 
-            def watch(progress: BlobProgress) -> None:
-                if progress.downloaded_bytes >= 5 * CHUNK_BYTES:
-                    some.set()
+            def watch(now: BlobProgress) -> None:
+                progress.append(now)
+                if now.downloaded_bytes >= len(data) // 2:
+                    half.set()
 
             fetching = asyncio.create_task(b.fetch(token, on_progress=watch))
-            await some.wait()
+            await half.wait()
             fetching.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await fetching
+            before = progress[-1].downloaded_bytes
+            lost = b.received_bytes - before
+        progress.clear()
         async with node(tmp_path / "b") as (b_peers, b):
             await b_peers.connect(str(a_peers.address))
-            handle = await b.fetch(token, timeout=30)
+            handle = await b.fetch(token, timeout=30, on_progress=progress.append)
             assert await handle.read() == data
-            assert b.received_bytes <= 36 * CHUNK_BYTES
+            assert lost <= MAX_WINDOW
+            transferring = [one.downloaded_bytes for one in progress if one.state == "transferring"]
+            assert transferring[0] >= before - CHUNK_BYTES  # nothing that was told to be here is gone
+            assert b.received_bytes <= len(data) - transferring[0] + 64 * 64  # and the heads of chunks
 
 
 def test_the_allocator_can_be_tuned_or_says_that_it_cannot() -> None:

@@ -450,3 +450,22 @@ def test_deliveries_are_decided(served: ServedNode, tmp_path: Path) -> None:
     assert result.exit_code == 4
     assert "no delivery eee waits" in result.stderr
     assert delivery.publisher == HUB_ID
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "says"),
+    [
+        ("--upload-limit", "1kB/s", "too slow to get anything through"),
+        ("--download-limit", "fast", "'fast' is not a rate"),
+        ("--link-limit", "2MB/m", "'2MB/m' is not a rate"),
+        ("--cache", "much", "'much' is not a size"),
+    ],
+)
+def test_caps_that_are_none_are_refused_before_anything_is_made(
+    tmp_path: Path, flag: str, value: str, says: str
+) -> None:
+    home = tmp_path / "home"
+    result = CliRunner().invoke(cli, ["up", flag, value, "--home", str(home)])
+    assert result.exit_code == 2
+    assert says in result.output
+    assert not home.exists()
