@@ -397,7 +397,7 @@ class Lane:
 
     def _ask_in_pieces(self) -> None:
         """The connection has become slow: what is pending is asked for again, in pieces."""
-        self._chunks.clear()
+        self._parts.clear()
         for key, receiver in self._pending.items():
             if key[1] != LIST:
                 self._outbox.append(ChunkCancel(key[0], [key[1]]))

@@ -46,7 +46,7 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
-_BYTES = {unit: 1000**power for power, unit in enumerate(("", "k", "m", "g", "t"))}
+_BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([kmgt]?)b?", re.IGNORECASE)
 
 

@@ -56,7 +56,7 @@ async def _ask(transport: Transport, url: str, request: Callable[[bytes], bytes]
     try:
         async with asyncio.timeout(HANDSHAKE_SECONDS):
             await connection.send(request(connection.binding))
-            return read_answer(await connection.receive())
+            return read_answer(bytes(await connection.receive()))
     except LinkClosed as error:
         raise _refusal(plain(error.reason)) from error
     except TimeoutError as error:

@@ -169,7 +169,7 @@ class Introductions:
         reason = ""
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
-                await connection.send(await request(await connection.receive(), connection.binding))
+                await connection.send(await request(bytes(await connection.receive()), connection.binding))
                 await connection.receive()  # who asked closes the connection once it has the answer
         except (InvitationRefused, MembershipRefused) as error:
             reason = error.reason

@@ -58,7 +58,7 @@ class ManInTheMiddle:
         try:
             while True:
                 message = await source.receive()
-                self.passed_on.append(message)
+                self.passed_on.append(bytes(message))
                 await target.send(message)
         except LinkClosed as error:
             await target.close(error.reason)
