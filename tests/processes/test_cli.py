@@ -116,6 +116,8 @@ def test_peers_members_and_connections(tmp_path: Path) -> None:
         assert itself["capabilities"]["gpu_gb"] == 4.0
         assert itself["capabilities"]["tags"] == ["camera"]
         assert itself["capabilities"]["cpu_arch"]  # detected: only what is declared is replaced
+        assert b.mesh("formations", "south") == {"formations": ["south"]}
+        assert b.mesh("capabilities", "--tag", "gps")["capabilities"]["tags"] == ["gps"]
         status = b.mesh("status")
         assert (status["node_id"], status["address"]) == (b.node_id, b.address)
         error_of("disconnect", "nosuch", "--home", str(b.home))

@@ -159,6 +159,25 @@ def test_given_a_clock_that_is_years_ahead_when_nothing_expires_then_it_is_serve
     in_a_world(run)
 
 
+def test_given_a_clock_that_is_years_off_then_the_arrival_of_its_receipt_is_known_here() -> None:
+    async def run(world: World) -> None:
+        hq, van = await world.start("hq"), world.add("van")
+        van.skew = 10 * 365 * 86_400.0
+        await van.up()
+        world.catch_up(van.documents)
+        began = hq.clock()
+        handle = await hq.service.distribute(hq.blobs.add(b"map"))
+        status = await hq.service.wait_for_completion(handle, 30)
+        completed_at = status.node_statuses["van"].completed_at
+        assert completed_at is not None
+        assert completed_at > began + van.skew
+        heard = await hq.service.heard_at(handle)
+        assert heard.keys() == {"van"}
+        assert began <= heard["van"] <= hq.clock()
+
+    in_a_world(run)
+
+
 def test_given_a_node_when_it_joins_the_formation_then_it_fetches() -> None:
     async def run(world: World) -> None:
         hq, van = await world.start("hq"), await world.start("van")
