@@ -14,7 +14,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from mesh.core.catalogue import Catalogue
-from mesh.core.receipts import DistributionRecord, receipt_id_of
+from mesh.core.receipts import DistributionRecord, RemovedDistribution, receipt_id_of
 from mesh.core.status import DistributionStatus
 from mesh.distributions.ports import DISTRIBUTIONS, RECEIPTS, OwnedDocuments
 from mesh.errors import InvalidScope, MeshError
@@ -80,10 +80,10 @@ class Retention:
             if record.publisher == self._node_id:
                 if await self._is_due(record):
                     await self._remove(record.distribution_id)
-            elif record.expires_at is not None and self._clock() - record.expires_at >= REMOVED_SECONDS:
+            elif record.expires_at is not None and self._is_forgettable(record, record.expires_at):
                 await self._forget(record.distribution_id)
         for removed in list(self._catalogue.removed):
-            if self._clock() - removed.removed_at >= REMOVED_SECONDS:
+            if self._is_forgettable(removed, removed.removed_at):
                 await self._forget(removed.distribution_id)
             else:  # a receipt may have come from who did not know it yet
                 await self.drop_receipts(removed.distribution_id)
@@ -106,6 +106,11 @@ class Retention:
             return (await self._status(record.distribution_id)).is_complete
         except InvalidScope:
             return False  # published by a newer version of this node
+
+    def _is_forgettable(self, record: DistributionRecord | RemovedDistribution, over_at: float) -> bool:
+        """Not while it supersedes what is held here: that would begin again."""
+        supersedes = record.supersedes is not None and self._catalogue.get(record.supersedes) is not None
+        return not supersedes and self._clock() - over_at >= REMOVED_SECONDS
 
     async def drop_receipts(self, distribution_id: str) -> None:
         """Drop the receipts of a distribution that was removed."""
