@@ -104,9 +104,10 @@ class Downlink:
 
     def got_on(self, fetcher: Fetcher) -> None:
         """A transfer asks for something, or something came."""
-        priority, now = self._priorities.get(fetcher, 0), self._now()
+        priority = self._priorities.get(fetcher, 0)
         if all(level >= priority for level in self._levels):
             return
+        now = self._now()
         until = self._urgent.get(priority, 0.0)
         self._urgent[priority] = now + YIELD_SECONDS
         if until <= now:

@@ -17,7 +17,7 @@ from mesh.network.transport import BULK_PATH, MAX_BULK_MESSAGE_BYTES, MAX_STRANG
 
 CLOSE_SECONDS = 2.0
 
-QUEUED_MESSAGES = 2
+QUEUED_MESSAGES = 4
 """Messages that nobody has asked for yet; while there are so many, nothing more is read."""
 
 _END_OF_HEAD = b"\r\n\r\n"
