@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
 
+from mesh.attachments.dialling import Dial, Dialling
 from mesh.attachments.parts import Parts
 from mesh.attachments.pending import Pending, Receiver
 from mesh.attachments.pieces import Pieces
@@ -26,7 +26,6 @@ from mesh.core.chunks import (
 from mesh.core.frames import FrameReader, frames_of
 from mesh.core.picking import LIST
 from mesh.core.wire import (
-    BulkDial,
     ChunkCancel,
     ChunkGet,
     ChunkList,
@@ -36,7 +35,7 @@ from mesh.core.wire import (
     Message,
     PieceGet,
 )
-from mesh.errors import LinkClosed, MeshError, ProtocolViolation
+from mesh.errors import LinkClosed, ProtocolViolation
 from mesh.network.link import Link
 from mesh.network.transport import Connection
 
@@ -45,9 +44,6 @@ QUEUED_CHUNKS = 4
 
 IDLE_SECONDS = 30.0
 """A bulk connection that nothing was asked over for so long is closed."""
-
-DIAL_BACK_SECONDS = 5.0
-"""How long the holder may take to dial back before the shared link is used."""
 
 log = logging.getLogger(__name__)
 
@@ -58,12 +54,12 @@ class Lane:
     def __init__(
         self,
         link: Link,
-        dial: Callable[[Link], Coroutine[Any, Any, Connection]],
+        dial: Dial,
         on_bytes: Callable[[int], None],
     ) -> None:
         self.link = link
         self._peer = link.node_id
-        self._dial = dial
+        self._dialling = Dialling(link, dial)
         self._on_bytes = on_bytes
         self._loop = asyncio.get_running_loop()
         self._pending = Pending()
@@ -75,8 +71,6 @@ class Lane:
         self._slots = asyncio.Semaphore(QUEUED_CHUNKS)
         self._jobs: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
-        self._dialled_back: asyncio.Future[Connection] | None = None
-        self._done_with: dict[Connection, asyncio.Event] = {}
         self._idle: asyncio.TimerHandle | None = None
         self._closed = False
         self._parts = Parts()
@@ -150,16 +144,12 @@ class Lane:
 
     async def adopt(self, connection: Connection) -> None:
         """The holder dialled back; returns when the connection is not needed any more."""
-        if self._dialled_back is None or self._dialled_back.done():
-            return
-        done = self._done_with[connection] = asyncio.Event()
-        self._dialled_back.set_result(connection)
-        await done.wait()
+        await self._dialling.adopt(connection)
 
     async def _run(self) -> None:
         connection: Connection | None = None
         try:
-            connection = await self._connect()
+            connection = await self._dialling.connect()
             if connection is None:
                 await self._use_link()
             else:
@@ -177,10 +167,7 @@ class Lane:
             self._parts.clear()
             self._pieces = Pieces()
             if connection is not None:
-                await connection.close()
-                done = self._done_with.pop(connection, None)
-                if done is not None:
-                    done.set()
+                await self._dialling.close(connection)
             if not self._closed:
                 self._report_lost()
 
@@ -190,22 +177,6 @@ class Lane:
         self._pieces = Pieces()
         for receiver in receivers:
             receiver.lost(self._peer)
-
-    async def _connect(self) -> Connection | None:
-        try:
-            return await self._dial(self.link)
-        except MeshError as error:
-            log.info("cannot dial a bulk connection to %s (%s): asking it to dial back", self.link, error)
-        self._dialled_back = self._loop.create_future()
-        try:
-            self.link.send(BulkDial())
-            async with asyncio.timeout(DIAL_BACK_SECONDS):
-                return await self._dialled_back
-        except TimeoutError:
-            log.info("%s did not dial back: its chunks come over the shared link", self.link)
-            return None
-        finally:
-            self._dialled_back = None
 
     async def _use(self, connection: Connection) -> None:
         writer = self._loop.create_task(self._write(connection), name=f"ask {self.link} for chunks")

@@ -15,7 +15,8 @@ import msgspec
 import pytest
 from blake3 import blake3
 
-from mesh.attachments.lanes import DIAL_BACK_SECONDS, IDLE_SECONDS
+from mesh.attachments.dialling import DIAL_BACK_SECONDS
+from mesh.attachments.lanes import IDLE_SECONDS
 from mesh.attachments.service import Attachments
 from mesh.attachments.transfers import STUCK_SECONDS
 from mesh.core.fetching import SILENCE
