@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from mesh.core import reconcile
-from mesh.core.commits import PAGE_BYTES, Commit, Found, LogEntry, change_size
+from mesh.core import reconcile, sync_window
+from mesh.core.commits import PAGE_BYTES, Commit, Found, LogEntry
 from mesh.core.document import MAX_STATE_BYTES
 from mesh.core.interest import InterestSet
 from mesh.core.numbering import ONE_RUN, Numbering
 from mesh.core.reconcile import KeySet, Summary
 from mesh.core.sync_effects import Effect, ReadKeys, ReadLog, ReadWanted, Renew, Send
+from mesh.core.sync_window import Batch, Window
 from mesh.core.wire import (
     Ack,
     Barrier,
     BarrierReached,
-    Change,
-    Changes,
     Differences,
     Grave,
     Pull,
@@ -30,20 +29,6 @@ from mesh.core.wire import (
     Want,
 )
 from mesh.errors import InvalidSelector, ProtocolViolation
-
-PAGE = 500
-"""Documents per frame and per page read from the log."""
-
-FRAME_BYTES = 192 * 1024
-"""A frame is closed once its changes have this many bytes."""
-
-BULK_BYTES = 32 * 1024
-"""Larger changes give way to the others, and so do larger frames of what happened long ago."""
-
-WINDOW_FRAMES = 16
-WINDOW_BYTES = MAX_STATE_BYTES + 4 * 1024 * 1024
-"""Frames and bytes that may be unacknowledged: what a slow peer costs at most. There is room for a page, and
-its last document, beside others that are on their way."""
 
 PAGE_FRAMES = 6
 """Frames that one read of the store fills at most."""
@@ -84,20 +69,6 @@ class _Pull:
     number: int
     positions: list[int]
     last: bool
-
-
-@dataclass(slots=True)
-class _Batch:
-    """The changes of one frame, and what they take."""
-
-    changes: list[Change] = field(default_factory=list)
-    size: int = 0
-    bulk: bool = False
-    """Whether it gives way to the others."""
-
-    def add(self, change: Change) -> None:
-        self.changes.append(change)
-        self.size += change_size(change)
 
 
 class Serving:
@@ -146,17 +117,13 @@ class Serving:
         self._reconciling: dict[int, InterestSet] = {}
         self._keys: dict[int, KeySet | None] = {}  # None: they are being read
         self._waiting_summaries: dict[int, list[Summaries]] = {}
-        self._next_frame = 1
-        self._in_flight: dict[int, tuple[int, int]] = {}  # frame -> bytes, documents
-        self._bulk: dict[int, set[tuple[str, str]]] = {}  # those of them that give way -> documents
-        self._giving_way: dict[tuple[str, str], int] = {}  # document -> the last such frame with it
-        self._bytes_in_flight = 0
+        self._window = Window()
         self._barriers: list[_Barrier] = []
 
     @property
     def idle(self) -> bool:
         """Whether the peer has acknowledged everything that it wants and we hold."""
-        return self._sent_up_to(self._head) and not self._in_flight
+        return self._sent_up_to(self._head) and self._window.empty
 
     def wanted(self, interest: InterestSet) -> list[Effect]:
         """What the peer wants is now ``interest``."""
@@ -177,10 +144,10 @@ class Serving:
             return self._evaluate()
         matching = [commit for commit in commits if self._matches(commit)]
         wanted = [commit.change for commit in matching if commit.source != self._peer]
-        *full, last = self._batches(wanted) or [_Batch()]
+        *full, last = self._window.batches(wanted) or [Batch()]
         if not (
             all(commit.whole or self._was_sent(commit) for commit in matching)
-            and self._room(len(full) + 1, last.size + sum(batch.size for batch in full))
+            and self._window.has_room(len(full) + 1, last.size + sum(batch.size for batch in full))
         ):
             return self._evaluate()  # the documents are read from the log, whole, when there is room
         live.cursor = self._head
@@ -225,13 +192,7 @@ class Serving:
 
     def on_ack(self, message: Ack) -> list[Effect]:
         """The peer holds a frame, but for what it now asks for."""
-        size, documents = self._in_flight.pop(message.number, (0, -1))
-        if len(message.wants) > documents:
-            raise ProtocolViolation(f"an acknowledgement that does not fit frame {message.number}")
-        self._bytes_in_flight -= size
-        for key in self._bulk.pop(message.number, ()):
-            if self._giving_way[key] == message.number:
-                del self._giving_way[key]
+        self._window.acknowledge(message)
         if message.wants:
             self._owed_wants.extend(message.wants)
             for barrier in self._barriers:
@@ -268,16 +229,16 @@ class Serving:
             elif scan.interest.partial(version.collection) and version.collection != "receipts":
                 notices.append(version)  # (what a receipt is selected by never changes)
         effects = self._notices(notices)
-        batch = _Batch()
+        batch = Batch()
         offers: list[Version] = []
         for entry in matching:
             if entry.change is None:
                 offers.append(entry.version)
                 continue
             batch.add(entry.change)
-            if batch.size >= FRAME_BYTES:
+            if batch.size >= sync_window.FRAME_BYTES:
                 effects.append(self._frame(scan.number, entry.seq, batch, offers, (), (), graves))
-                batch, offers, graves = _Batch(), [], ()
+                batch, offers, graves = Batch(), [], ()
         scan.cursor = upto
         if batch.changes or offers or notices or graves or scan is not self._live:
             effects.append(self._frame(scan.number, upto, batch, offers, (), (), graves))
@@ -288,20 +249,20 @@ class Serving:
     def _notices(self, notices: Sequence[Version]) -> list[Effect]:
         """Those of documents that give way go after them. The others must not be overtaken by what does not
         concern them: who does not hold such a document yet does not heed its notice."""
-        late = [version for version in notices if self._gives_way(version)]
-        at_once = [version for version in notices if not self._gives_way(version)]
-        return [self._frame(0, 0, _Batch(), (), some) for some in (at_once, late) if some]
+        late = [version for version in notices if self._window.gives_way(version)]
+        at_once = [version for version in notices if not self._window.gives_way(version)]
+        return [self._frame(0, 0, Batch(), (), some) for some in (at_once, late) if some]
 
     def wanted_read(self, found: Found) -> list[Effect]:
         """Result of :class:`ReadWanted`."""
         reading, self._reading = self._reading, None
         assert isinstance(reading, ReadWanted)
-        batches = self._batches(found.changes)
+        batches = self._window.batches(found.changes)
         for batch in batches:
-            batch.bulk = batch.bulk or batch.size > BULK_BYTES
+            batch.bulk = batch.bulk or batch.size > sync_window.BULK_BYTES
         effects: list[Effect] = [self._frame(0, 0, batch) for batch in batches]
         if found.offers or found.gone or found.graves:
-            effects.append(self._frame(0, 0, _Batch(), found.offers, (), found.gone, found.graves))
+            effects.append(self._frame(0, 0, Batch(), found.offers, (), found.gone, found.graves))
         self._owed_wants.extendleft(reversed(reading.wants[found.done :]))
         if reading.pull is not None:
             rest = reading.positions[max(0, found.done - len(reading.wants)) :]
@@ -320,7 +281,7 @@ class Serving:
             return []
         self._reconciling.pop(pull.number, None)
         self._keys.pop(pull.number, None)
-        return [Send(Pulled(pull.number, self._next_frame - 1))]
+        return [Send(Pulled(pull.number, self._window.last))]
 
     def keys_read(self, number: int, keys: KeySet) -> list[Effect]:
         """Result of :class:`ReadKeys`."""
@@ -360,45 +321,15 @@ class Serving:
         self,
         scan: int,
         upto: int,
-        batch: _Batch,
+        batch: Batch,
         offers: Sequence[Version] = (),
         notices: Sequence[Version] = (),
         gone: Sequence[tuple[str, str]] = (),
         graves: Sequence[Grave] = (),
     ) -> Effect:
-        number = self._next_frame
-        self._next_frame += 1
-        documents: list[Change | Version] = [*batch.changes, *offers, *notices]
-        bulk = batch.bulk or (scan > 0 and batch.size > BULK_BYTES)
-        if bulk or any(map(self._gives_way, documents)):
-            bulk = True
-            self._bulk[number] = {(document.collection, document.id) for document in documents}
-            self._giving_way.update(dict.fromkeys(self._bulk[number], number))
-        self._in_flight[number] = (batch.size, len(documents))
-        self._bytes_in_flight += batch.size
         if scan == 0 and upto:
             self._told = upto
-        changes = Changes(number, scan, upto, batch.changes, [*offers], [*notices], [*gone], [*graves])
-        return Send(changes, bulk)
-
-    def _batches(self, changes: Sequence[Change]) -> list[_Batch]:
-        """``changes`` as they fit frames: first those that go at once, then the large ones and what has to
-        go after them. Those of one document stay in order."""
-        at_once: list[_Batch] = []
-        bulk: list[_Batch] = []
-        late: set[tuple[str, str]] = set()
-        for change in changes:
-            if len(change.update) > BULK_BYTES:
-                late.add((change.collection, change.id))
-            gives_way = (late and (change.collection, change.id) in late) or self._gives_way(change)
-            batches = bulk if gives_way else at_once
-            if not batches or batches[-1].size >= FRAME_BYTES or len(batches[-1].changes) >= PAGE:
-                batches.append(_Batch(bulk=batches is bulk))
-            batches[-1].add(change)
-        return at_once + bulk
-
-    def _gives_way(self, document: Change | Version) -> bool:
-        return bool(self._giving_way) and (document.collection, document.id) in self._giving_way
+        return self._window.frame(scan, upto, batch, offers, notices, gone, graves)
 
     def _matches(self, commit: Commit) -> bool:
         collection = commit.change.collection
@@ -420,9 +351,6 @@ class Serving:
             return commit.source != self._peer
         return self._wanted.matches(commit.change.collection, commit.before)
 
-    def _room(self, frames: int, size: int) -> bool:
-        return len(self._in_flight) + frames <= WINDOW_FRAMES and self._bytes_in_flight + size <= WINDOW_BYTES
-
     def _current_scan(self) -> _Scan | None:
         """What to read next: what happens now comes before what happened long ago."""
         if self._live is not None and self._live.cursor < self._head:
@@ -434,38 +362,37 @@ class Serving:
         effects: list[Effect] = []
         while self._owed_pulls and not self._owed_pulls[0].positions and not self._reading:
             effects += self._pulled()
-        if self._reading is None and self._room(PAGE_FRAMES, PAGE_BYTES + MAX_STATE_BYTES):
+        if self._reading is None and self._window.has_room(PAGE_FRAMES, PAGE_BYTES + MAX_STATE_BYTES):
             if self._owed_wants or self._owed_pulls:
                 self._reading = self._owed()
                 effects.append(self._reading)
             elif (scan := self._current_scan()) is not None:
                 self._reading = (scan, scan.interest)
                 end = self._head if scan is self._live else scan.end
-                effects.append(ReadLog(scan.cursor, end, PAGE, scan.interest, scan.back))
+                effects.append(ReadLog(scan.cursor, end, sync_window.PAGE, scan.interest, scan.back))
         return effects + self._answer_barriers()
 
     def _answer_barriers(self) -> list[Effect]:
         effects: list[Effect] = []
-        oldest = next(iter(self._in_flight), self._next_frame)
         for barrier in list(self._barriers):
             if self._scans or self._reconciling:
                 barrier.position = self._head  # what the peer catches up with moves up there when it changes
             if barrier.frame is None and self._sent_up_to(barrier.position):
-                barrier.frame = self._next_frame - 1
-            if barrier.frame is None or oldest <= barrier.frame:
+                barrier.frame = self._window.last
+            if barrier.frame is None or self._window.acknowledged < barrier.frame:
                 continue
             self._barriers.remove(barrier)
-            if self._live is not None and self._told < self._live.cursor and self._room(1, 0):
-                effects.append(self._frame(0, self._live.cursor, _Batch()))
+            if self._live is not None and self._told < self._live.cursor and self._window.has_room(1, 0):
+                effects.append(self._frame(0, self._live.cursor, Batch()))
             effects.append(Send(BarrierReached(barrier.number)))
         return effects
 
     def _owed(self) -> ReadWanted:
         if self._owed_wants:
-            wants = [self._owed_wants.popleft() for _ in range(min(PAGE, len(self._owed_wants)))]
+            wants = [self._owed_wants.popleft() for _ in range(min(sync_window.PAGE, len(self._owed_wants)))]
             return ReadWanted(wants, [])
         pull = self._owed_pulls[0]
-        positions, pull.positions = pull.positions[:PAGE], pull.positions[PAGE:]
+        positions, pull.positions = pull.positions[: sync_window.PAGE], pull.positions[sync_window.PAGE :]
         return ReadWanted([], positions, pull=pull.number)
 
     def _sent_up_to(self, position: int) -> bool:

@@ -115,6 +115,8 @@ class Connection(Generic[T]):
                     make_shrinkable(connection)
                     connection.execute("PRAGMA journal_mode=WAL")
                     connection.execute("PRAGMA synchronous=FULL")
+                    # Savepoints keep the pages that they change: in memory, not in a file of their own.
+                    connection.execute("PRAGMA temp_store=MEMORY")
                     connection.execute(f"PRAGMA journal_size_limit={KEPT_LOG_BYTES}")
                     make_whole(tables, self._path)
                     if Path(self._path).is_file():

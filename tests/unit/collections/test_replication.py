@@ -12,7 +12,8 @@ import pytest
 from mesh.core.document import MAX_DOCUMENT_BYTES
 from mesh.core.interest import EVERYTHING, entry_digest
 from mesh.core.routes import SOFT_STATE_SECONDS
-from mesh.core.sync_serving import MAX_CATCHUPS, WINDOW_BYTES, WINDOW_FRAMES, _Batch
+from mesh.core.sync_serving import MAX_CATCHUPS
+from mesh.core.sync_window import WINDOW_BYTES, WINDOW_FRAMES, Batch
 from mesh.core.wire import Change, Changes, InterestEntry
 from mesh.errors import PermissionDenied, SettleTimeout
 from mesh.network.memory import Path as NetworkPath
@@ -415,8 +416,8 @@ def test_a_change_that_is_refused_does_not_hold_up_the_rest(caplog: pytest.LogCa
             link = a.peers.links[b.node_id]
             bad = Change("cars", "bad", (0, 0), {}, {b"evilevil": 1}, b"junk")
             sync = a.replicator._syncs[b.node_id]
-            sync.run([sync.serving._frame(0, 0, _Batch([bad]))])
-            assert isinstance(sync.serving._in_flight, dict)
+            sync.run([sync.serving._frame(0, 0, Batch([bad]))])
+            assert isinstance(sync.serving._window._in_flight, dict)
             await fill(a, 3)
             await world.settle()
             assert sorted(await b.contents()) == ["k00000", "k00001", "k00002"]
@@ -626,8 +627,10 @@ def test_a_slow_peer_costs_itself_and_no_more_than_the_window() -> None:
                 )
                 await fast.settled()
                 serving = a.replicator._syncs[slow.node_id].serving
-                worst = max(worst, serving._bytes_in_flight, a.peers.links[slow.node_id].pending_bytes)
-                assert len(serving._in_flight) <= WINDOW_FRAMES
+                worst = max(
+                    worst, serving._window._bytes_in_flight, a.peers.links[slow.node_id].pending_bytes
+                )
+                assert len(serving._window._in_flight) <= WINDOW_FRAMES
                 assert await fast.collection().count() == await a.collection().count()
             assert worst <= WINDOW_BYTES
             assert await slow.collection().count() < await a.collection().count()

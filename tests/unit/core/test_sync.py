@@ -19,7 +19,7 @@ import sqlite_utils
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.core import reconcile, sync_serving
+from mesh.core import reconcile, sync_serving, sync_window
 from mesh.core.interest import EVERYTHING, InterestSet, entry_digest
 from mesh.core.plans import plan_merge
 from mesh.core.sync_effects import (
@@ -70,10 +70,10 @@ INTERESTS = [[], [RED], [BLUE], [ALL], [RED, BLUE], [OTHER], [RED, OTHER], [EVER
 
 @pytest.fixture(autouse=True)
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sync_serving, "PAGE", 3)
-    monkeypatch.setattr(sync_serving, "FRAME_BYTES", 250)
-    monkeypatch.setattr(sync_serving, "BULK_BYTES", 150)
-    monkeypatch.setattr(sync_serving, "WINDOW_FRAMES", 7)
+    monkeypatch.setattr(sync_window, "PAGE", 3)
+    monkeypatch.setattr(sync_window, "FRAME_BYTES", 250)
+    monkeypatch.setattr(sync_window, "BULK_BYTES", 150)
+    monkeypatch.setattr(sync_window, "WINDOW_FRAMES", 7)
     monkeypatch.setattr(sync_serving, "SILENT_LAG", 4)
     monkeypatch.setattr(reconcile, "LIST_UP_TO", 1)
     monkeypatch.setattr(reconcile, "MAX_SUMMARIES", 5)
@@ -116,8 +116,8 @@ class Session:
                     self.run(self.serving.compared(number, positions))
                 case _:
                     self.node.jobs.append((self, effect))
-        assert len(self.serving._in_flight) <= sync_serving.WINDOW_FRAMES
-        assert self.serving._bytes_in_flight <= sync_serving.WINDOW_BYTES
+        assert len(self.serving._window._in_flight) <= sync_window.WINDOW_FRAMES
+        assert self.serving._window._bytes_in_flight <= sync_window.WINDOW_BYTES
 
     def receive(self, message: Any) -> None:
         serving, following = self.serving, self.following
@@ -363,8 +363,8 @@ class Pair:
             assert session is not None
             assert session.following.caught_up
             assert session.serving.idle
-            assert not session.serving._in_flight
-            assert session.serving._bytes_in_flight == 0
+            assert not session.serving._window._in_flight
+            assert session.serving._window._bytes_in_flight == 0
             assert not session.barriers, "a barrier was never answered"
             interest = InterestSet(node.wanted)
             for _, version, document, _ in node.peer.held():
@@ -602,7 +602,7 @@ def test_a_peer_that_never_acknowledges_costs_the_window_and_gets_the_rest_later
                 pair.a.work()
             else:
                 pair.a.results.popleft()()
-        assert len(session.out) + len(session.bulk) <= sync_serving.WINDOW_FRAMES
+        assert len(session.out) + len(session.bulk) <= sync_window.WINDOW_FRAMES
     assert not session.serving.idle
     assert pair.b.rows.get("c", "50") is None
     pair.run()
