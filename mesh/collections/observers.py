@@ -195,7 +195,8 @@ class Observers:
         for commit in commits:
             collection, document_id = commit.change.collection, commit.change.id
             for key in ((collection, None), (collection, document_id)):
-                for reference in list(self._told.get(key, {}).values()):
+                told = self._told.get(key)
+                for reference in list(told.values()) if told else ():
                     stream = reference()
                     if stream is not None:
                         concerned.setdefault(stream, []).append(commit)
