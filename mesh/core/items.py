@@ -60,7 +60,7 @@ def written_once(root: bytes, registers: Mapping[str, Any], client: int) -> byte
     """The state of a document in which ``client`` has written ``registers``, and nobody anything else."""
     if not registers:
         return b"\0\0"
-    parts = [b"\1" + number(len(registers)) + number(client) + b"\0"]
+    parts = [b"\1" + number(len(registers)) + encode_number(client) + b"\0"]
     for key, value in registers.items():
         parts += (_first_item(root, key), any_value(value))
     parts.append(b"\0")
@@ -109,8 +109,7 @@ def any_value(value: Any) -> bytes:
     return b"".join(parts)
 
 
-@functools.lru_cache(1024)
-def number(n: int) -> bytes:
+def encode_number(n: int) -> bytes:
     """A whole number in as few bytes as it takes, seven bits each."""
     if n < 0x80:
         return bytes((n,))
@@ -120,3 +119,7 @@ def number(n: int) -> bytes:
         n >>= 7
     encoded.append(n)
     return bytes(encoded)
+
+
+number = functools.lru_cache(1024)(encode_number)
+"""The same, for those that come again: lengths, and documents that are changed in turn."""

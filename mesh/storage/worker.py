@@ -86,15 +86,21 @@ class ThreadWorker:
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
-            loop, then, function, args = call
-            result: Any = None
-            problem: BaseException | None = None
-            try:
-                result = function(*args)
-            except BaseException as error:  # noqa: BLE001 - it is raised where the function was asked for
-                problem = error
-            with contextlib.suppress(RuntimeError):  # the loop is gone, and so is who asked
-                loop.call_soon_threadsafe(then, result, problem)
+            _make(*call)
+            del call  # what it was about is not kept until the next one
+
+
+def _make(
+    loop: asyncio.AbstractEventLoop, then: Then, function: Callable[..., Any], args: tuple[Any, ...]
+) -> None:
+    result: Any = None
+    problem: BaseException | None = None
+    try:
+        result = function(*args)
+    except BaseException as error:  # noqa: BLE001 - it is raised where the function was asked for
+        problem = error
+    with contextlib.suppress(RuntimeError):  # the loop is gone, and so is who asked
+        loop.call_soon_threadsafe(then, result, problem)
 
 
 def _give_way() -> None:
