@@ -12,7 +12,7 @@ import msgspec
 
 from mesh.core.board import handle_of
 from mesh.core.catalogue import Catalogue
-from mesh.core.changes import Change, Document
+from mesh.core.changes import Change
 from mesh.core.delivery import ReceiveMode, is_live
 from mesh.core.direct import FEATURE, must_offer, offer_of, offered_by, receipt_of
 from mesh.core.receipts import DistributionRecord, NodeRecord, Receipt
@@ -29,7 +29,7 @@ from mesh.distributions.offers import Offers
 from mesh.distributions.policy import Policy
 from mesh.distributions.ports import NODES, Blobs, OwnedDocuments
 from mesh.distributions.tasks import Tasks
-from mesh.distributions.watches import board_of, put_node, update_board
+from mesh.distributions.watches import board_of, update_board
 from mesh.errors import InvalidDistribution, InvalidDocument, NotStarted, UnknownDistribution
 from mesh.network.link import Link
 from mesh.network.peers import Peers
@@ -109,7 +109,7 @@ class DirectFileDistribution:
         self._random = random
         self._catalogue = Catalogue()
         self._published: dict[str, _Published] = {}
-        self._nodes: dict[str, Document] = {}
+        self._nodes: dict[str, NodeRecord] = {}
         self._runs: dict[str, bytes] = {}
         self._expiry = ExpiryTimer(clock, self._touch)
         self._tasks = Tasks()
@@ -189,8 +189,8 @@ class DirectFileDistribution:
         except InvalidDocument as error:
             raise InvalidDistribution(f"every peer would refuse this distribution: {error}") from error
         published = _Published(record, self._catalogue)
-        for document in self._nodes.values():
-            put_node(published.board, document)
+        for node in self._nodes.values():
+            published.board.put_node(node)
         self._published[record.distribution_id] = published
         self._publish(record)
         return published.handle
@@ -198,12 +198,12 @@ class DirectFileDistribution:
     async def dry_run(self, scope: DistributionScope) -> list[str]:
         """See :meth:`FileDistribution.dry_run`."""
         self._require_started()
-        scope, found = check_scope(scope), []
-        for document in self._nodes.values():
-            node = NodeRecord.parse(document)
-            if matches(scope, node.node_id, self._node_id, node.facts):
-                found.append(node.node_id)
-        return sorted(found)
+        scope = check_scope(scope)
+        return sorted(
+            node.node_id
+            for node in self._nodes.values()
+            if matches(scope, node.node_id, self._node_id, node.facts)
+        )
 
     async def status(self, handle: DistributionHandle | str) -> DistributionStatus:
         """See :meth:`FileDistribution.status`."""
@@ -323,15 +323,21 @@ class DirectFileDistribution:
             self._show_nodes(change)
 
     def _show_nodes(self, change: Change) -> None:
+        gone = set(change.removed)
         for document in (*change.inserted, *change.updated):
-            self._nodes[document["_id"]] = document
-        for node_id in change.removed:
+            try:
+                node = self._nodes[document["_id"]] = NodeRecord.parse(document)
+            except InvalidDocument as error:
+                logger.warning("node %s is not counted: %s", document["_id"], error)
+                gone.add(document["_id"])
+                continue
+            for published in self._published.values():
+                published.board.put_node(node)
+        for node_id in gone:
             self._nodes.pop(node_id, None)
-        for published in self._published.values():
-            for document in (*change.inserted, *change.updated):
-                put_node(published.board, document)
-            for node_id in change.removed:
+            for published in self._published.values():
                 published.board.remove_node(node_id)
+        for published in self._published.values():
             published.changed()
 
     def _learn(self, record: DistributionRecord) -> None:

@@ -168,7 +168,7 @@ async def test_given_a_clone_of_a_disk_when_both_are_up_then_they_count_once(mes
     assert (status.total_targets, status.is_success) == (1, True)
     await later(600)
     assert await mesh.files().status(handle) == status
-    assert mesh.delivered() == ["van"]
+    assert len(mesh.delivered()) == 1  # the other one is refused, whichever came first
 
 
 @both
