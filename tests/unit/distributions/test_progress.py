@@ -11,95 +11,12 @@ import pytest
 
 from mesh.core.changes import Change
 from mesh.core.scopes import AllNodes, Formation, Nodes
-from mesh.core.status import DistributionStatus, TransferPriority, TransferState
-from mesh.errors import DistributionTimeout, InvalidDistribution
+from mesh.core.status import TransferPriority, TransferState
+from mesh.errors import DistributionTimeout
 from mesh.streams import Stream
 from tests.unit.distributions.fakes import World, in_a_world, later
 
 NORTH = Formation("north")
-
-
-def test_given_progress_when_followed_then_the_present_comes_first_and_the_terminal_last() -> None:
-    async def run(world: World) -> None:
-        hq, van = await world.start("hq"), world.add("van", ["north"])
-        van.blobs.seconds = 100
-        await van.up()
-        handle = await hq.service.distribute(hq.blobs.add(b"x" * 1000), NORTH)
-        await later(30)
-        seen = [status async for status in hq.service.subscribe_progress(handle)]
-        assert seen[0].node_statuses["van"].progress_bytes == 250
-        assert seen[-1].is_success
-        progress = [status.overall_progress for status in seen]
-        assert progress == sorted(progress)
-        assert progress[-1] == 1.0
-
-    in_a_world(run)
-
-
-def test_given_a_slow_reader_then_it_gets_the_newest_and_never_loses_the_last() -> None:
-    async def run(world: World) -> None:
-        hq = await world.start("hq")
-        for n in range(10):
-            await world.start(f"van{n}", ["north"])
-        handle = await hq.service.distribute(hq.blobs.add(b"x" * 1000), NORTH)
-        seen: list[DistributionStatus] = []
-        async for status in hq.service.subscribe_progress(handle):
-            seen.append(status)
-            await later(30)
-        assert seen[-1].is_success
-        assert len(seen) == 2
-
-    in_a_world(run)
-
-
-def test_given_an_open_scope_when_the_first_target_is_done_then_it_does_not_end_before_it_settles() -> None:
-    async def run(world: World) -> None:
-        hq = await world.start("hq")
-        await world.start("fast", ["north"])
-        handle = await hq.service.distribute(hq.blobs.add(b"map"), NORTH)
-        waiting = asyncio.ensure_future(hq.service.wait_for_completion(handle, 60, settle=10))
-        await later(5)
-        await world.start("slow", ["north"])
-        status = await waiting
-        assert status.completed == 2
-
-    in_a_world(run)
-
-
-def test_given_too_few_targets_when_waiting_then_it_times_out_with_the_status() -> None:
-    async def run(world: World) -> None:
-        hq = await world.start("hq")
-        await world.start("van", ["north"])
-        handle = await hq.service.distribute(hq.blobs.add(b"map"), NORTH)
-        with pytest.raises(DistributionTimeout) as timeout:
-            await hq.service.wait_for_completion(handle, 60, min_targets=2)
-        assert timeout.value.status.completed == 1
-        with pytest.raises(InvalidDistribution):
-            await hq.service.wait_for_completion(handle, 60, min_targets=0)
-
-    in_a_world(run)
-
-
-def test_given_a_follower_when_cancelled_or_expired_then_the_stream_ends_with_it() -> None:
-    async def run(world: World) -> None:
-        hq = await world.start("hq")
-        lost = await hq.service.distribute(hq.blobs.add(b"map"), Nodes(["ghost"]))
-        old = await hq.service.distribute(hq.blobs.add(b"map"), Nodes(["ghost"]), expires_in=7200)
-        cancelled, expired = hq.service.subscribe_progress(lost), hq.service.subscribe_progress(old)
-        await anext(cancelled)
-        await anext(expired)
-        await hq.service.cancel(lost)
-        last = [status async for status in cancelled][-1]
-        assert last.is_cancelled
-        assert last.cancelled == 1
-        last = [status async for status in expired][-1]
-        assert last.is_expired
-        assert asyncio.get_running_loop().time() >= 7200
-        await later(1)
-        # Nothing live is left, so no nodes are asked for any more.
-        assert list(hq.documents.selectors.values()) == [{"publisher": "hq"}]
-
-    in_a_world(run)
 
 
 def test_given_abandoned_streams_then_nobody_watches_any_more() -> None:
