@@ -15,6 +15,7 @@ from tests.processes.mesh_process import MeshProcess
 from tests.processes.test_crashes import free_port
 
 WAIT_SECONDS = 45.0
+UPLOAD_LIMIT = "2000000"
 
 
 class Fleet:
@@ -25,13 +26,13 @@ class Fleet:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.hq = self.node("hq", "--listen", f"127.0.0.1:{free_port()}", module="tests.processes.slow_mesh")
+        self.hq = self.node("hq", "--listen", f"127.0.0.1:{free_port()}", "--upload-limit", UPLOAD_LIMIT)
         self.van = self.truck = self.hq
         self._numbers = itertools.count()
 
-    def node(self, name: str, *options: str, module: str = "mesh.cli.main") -> MeshProcess:
+    def node(self, name: str, *options: str) -> MeshProcess:
         """A node that is not up yet."""
-        return MeshProcess(self.root / name, "--name", name, *options, module=module)
+        return MeshProcess(self.root / name, "--name", name, *options)
 
     def edge(self, name: str, *options: str) -> MeshProcess:
         """A node, not up yet, that only dials ``hq``."""

@@ -82,15 +82,8 @@ class MeshProcess:
         node_id, name, address: what it said when it became ready; the address is empty if it only dials.
     """
 
-    def __init__(
-        self,
-        home: Path,
-        *options: str,
-        environment: dict[str, str] | None = None,
-        module: str = "mesh.cli.main",
-    ) -> None:
+    def __init__(self, home: Path, *options: str, environment: dict[str, str] | None = None) -> None:
         self.home = home
-        self._module = module
         self.options = list(options)
         self._environment = environment
         self._process: subprocess.Popen[str] | None = None
@@ -105,7 +98,7 @@ class MeshProcess:
         """
         assert self._process is None, "it runs already"
         arguments = ["up", "--json", "--home", str(self.home), *self.options]
-        self._process = spawn(arguments, self._environment, module=self._module)
+        self._process = spawn(arguments, self._environment)
         self._lines = Lines(self._process)
         try:
             ready = json.loads(self._lines.next(timeout))
@@ -195,12 +188,10 @@ class MeshProcess:
         self._process = None
 
 
-def spawn(
-    arguments: Sequence[str], environment: dict[str, str] | None = None, *, module: str = "mesh.cli.main"
-) -> subprocess.Popen[str]:
+def spawn(arguments: Sequence[str], environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
     """``mesh ARGUMENTS`` as a process with piped output, from this source tree."""
     return subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
+        [sys.executable, "-m", "mesh.cli.main", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
