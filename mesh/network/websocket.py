@@ -100,21 +100,65 @@ class WebSocketListener:
         self._tls = tls
         self._server: Server | None = None
         self._sockets: set[ServerConnection] = set()
+        self._encrypting: dict[asyncio.Task[None], asyncio.Transport] = {}
         self._open: set[WebSocketConnection] = set()
 
     async def start(self, host: str, port: int) -> None:
         """Listen on one address of this machine."""
-        sockets = self._sockets
+        sockets, encrypting = self._sockets, self._encrypting
+        tls = self._tls.server if self._tls else None
+        loop = asyncio.get_running_loop()
 
         class Incoming(ServerConnection):
             """Known from its first byte on: a WebSocket, once it is one, may be closed in good order, and
-            what has not become one can be dropped."""
+            what has not become one can be dropped.
+
+            TLS is begun here, as asyncio's own server does not tell of a connection before it is encrypted.
+            """
+
+            early: list[bytes]
 
             def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                self.early = []
+                if tls is None:
+                    self.begin(transport)
+                else:
+                    assert isinstance(transport, asyncio.Transport)
+                    task = loop.create_task(self.encrypt(transport, tls))
+                    encrypting[task] = transport
+                    task.add_done_callback(encrypting.pop)
+
+            async def encrypt(self, transport: asyncio.Transport, tls: ssl.SSLContext) -> None:
+                remote = _address(transport)
+                try:
+                    encrypted = await loop.start_tls(
+                        transport, self, tls, server_side=True, ssl_handshake_timeout=OPEN_SECONDS
+                    )
+                except OSError:
+                    log.info("refused %s: it speaks no TLS 1.3", remote)
+                else:
+                    if encrypted is not None and not encrypted.is_closing():
+                        self.begin(encrypted)
+
+            def begin(self, transport: asyncio.BaseTransport) -> None:
                 super().connection_made(transport)
                 sockets.add(self)
+                for data in self.early:
+                    super().data_received(data)
+
+            def data_received(self, data: bytes) -> None:
+                if self in sockets:
+                    super().data_received(data)
+                else:
+                    self.early.append(data)  # it came with the end of the TLS handshake
+
+            def eof_received(self) -> None:
+                if self in sockets:
+                    super().eof_received()
 
             def connection_lost(self, exc: Exception | None) -> None:
+                if self not in sockets:
+                    return
                 super().connection_lost(exc)
                 sockets.discard(self)
                 if self.response is None or self.response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
@@ -136,7 +180,6 @@ class WebSocketListener:
             write_limit=_WRITE_BUFFER_BYTES,
             logger=_quiet,
             create_connection=Incoming,
-            ssl=self._tls.server if self._tls else None,
         )
         bound, self.port = self._server.sockets[0].getsockname()[:2]
         dialable = _outward_address(bound) if is_wildcard(bound) else bound
@@ -150,6 +193,11 @@ class WebSocketListener:
         self._server.close(close_connections=False)
         for connecting in [s for s in self._sockets if s.state is State.CONNECTING]:
             connecting.transport.abort()
+        for task, transport in list(self._encrypting.items()):
+            transport.abort()
+            task.cancel()
+        if self._encrypting:
+            await asyncio.wait(self._encrypting)
         await asyncio.gather(*(connection.close("the node is closing") for connection in self._open))
         await self._server.wait_closed()
 
@@ -283,7 +331,11 @@ def _is_ip_address(host: str) -> bool:
 
 
 def _remote(socket: ClientConnection | ServerConnection) -> str:
-    address = socket.remote_address
+    return _address(socket.transport)
+
+
+def _address(transport: asyncio.BaseTransport) -> str:
+    address = transport.get_extra_info("peername")
     return Endpoint(*address[:2]).url.removeprefix("ws://") if address else "a closed socket"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from pathlib import Path
 
 import pytest
@@ -152,12 +151,41 @@ async def test_strangers_make_one_line_of_log_and_no_noise(
     assert capfd.readouterr().err == ""
 
 
-async def test_closing_does_not_wait_for_who_never_says_anything() -> None:
-    _, listener = await listening()
-    with socket.create_connection(("127.0.0.1", int(listener.address.rpartition(":")[2]))):
+async def test_closing_does_not_wait_for_who_never_says_anything(tmp_path: Path) -> None:
+    certificate = tmp_path / "tls.pem"
+    certificate.write_bytes(make_certificate())
+    for tls in (None, Tls(certificate)):
+        listener = await WebSocketTransport(tls).listen("127.0.0.1:0", echo)
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
         await asyncio.sleep(0.05)
         async with asyncio.timeout(2):
             await listener.close()
+            try:
+                assert await reader.read() == b""
+            except ConnectionResetError:
+                pass
+        writer.close()
+
+
+async def test_whoever_speaks_no_tls_makes_one_line_of_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    certificate = tmp_path / "tls.pem"
+    certificate.write_bytes(make_certificate())
+    listener = await WebSocketTransport(Tls(certificate)).listen("127.0.0.1:0", echo)
+    for rubbish in (b"", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01" + bytes(500)):
+        caplog.clear()
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        writer.write(rubbish)
+        writer.write_eof()
+        try:
+            await reader.read()
+        except ConnectionResetError:
+            pass
+        writer.close()
+        assert [r.getMessage().partition(":")[0] for r in caplog.records] == ["refused 127.0.0.1"]
+    await listener.close()
 
 
 async def test_a_server_that_is_no_mesh_node() -> None:
