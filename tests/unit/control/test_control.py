@@ -63,6 +63,7 @@ async def test_a_call_gets_its_result(client: ControlClient, fake_node: FakeNode
         "name": "desk",
         "address": "ws://127.0.0.1:7700",
         "pid": os.getpid(),
+        "mesh_id": None,
         "version": VERSION,
     }
 
