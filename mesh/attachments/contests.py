@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from mesh.attachments.waiters import Waiter
 from mesh.core.demand import Identity
 from mesh.core.tokens import BlobToken
+from mesh.errors import InvalidToken
 
 TURN_SECONDS = 2.0
 MAX_TURN_SECONDS = 600.0
@@ -95,3 +96,11 @@ def identity_after(candidates: Collection[Identity], tried: Identity | None) -> 
     """Whose turn comes after that of ``tried``: the next in the order of identities."""
     after = tried if tried is not None else (-1, b"")
     return min(candidates, key=lambda other: (other < after, other))
+
+
+def refuted(held: BlobToken) -> InvalidToken:
+    """What a token gets that contradicts ``held``, whose bytes are here."""
+    return InvalidToken(
+        f"{held.hash} is here with {held.size_bytes} bytes, and the token says otherwise "
+        "or has another chunks_hash: its maker must make it again"
+    )

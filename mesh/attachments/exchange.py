@@ -11,25 +11,24 @@ from typing import Any
 
 from mesh.attachments.announcing import Announcer
 from mesh.attachments.bulk import Bulk
-from mesh.attachments.contests import Contests, Rival, identity_after, identity_of
+from mesh.attachments.contests import Contests, Rival, identity_after, identity_of, refuted
 from mesh.attachments.downlink import Downlink
 from mesh.attachments.lanes import Lane
-from mesh.attachments.letters import Letters
-from mesh.attachments.serving import hash_bytes
+from mesh.attachments.letters import Letters, token_of
+from mesh.attachments.running import Running
 from mesh.attachments.slots import Slots
 from mesh.attachments.transfers import Transfer
-from mesh.attachments.waiters import Waiter
+from mesh.attachments.waiters import Waiter, end_all
 from mesh.core.chunks import ChunkMap
-from mesh.core.demand import MAX_HOPS, Demands, Identity, Send
-from mesh.core.tokens import MAX_BLOB_BYTES, BlobProgress, BlobToken
+from mesh.core.demand import Demands, Identity, Send
+from mesh.core.tokens import BlobProgress, BlobToken
 from mesh.core.wire import (
     BlobAsk,
     BlobForget,
     BlobHave,
-    BlobNews,
     BlobServed,
 )
-from mesh.errors import BlobNotFound, InvalidToken, MeshError, NotStarted, ProtocolViolation, StorageFull
+from mesh.errors import BlobNotFound, MeshError, NotStarted, ProtocolViolation, StorageFull
 from mesh.network.link import Link
 from mesh.network.peers import Peers
 from mesh.storage.blobs import BlobStore
@@ -39,8 +38,6 @@ TICK_SECONDS = 5.0
 
 RELAY_PAUSE_SECONDS = 60.0
 """After a failure here, a blob is not fetched for others for so long."""
-
-MAX_ORIGIN_LENGTH = 128
 
 MayRelay = Callable[[BlobToken, str], bool]
 
@@ -86,25 +83,19 @@ class Exchange:
         self._on_relay = on_relay
         self._on_full = on_full
         self._demands = Demands(node_id)
-        self._transfers: dict[str, Transfer] = {}
-        self._unwanted: set[Transfer] = set()  # those that nobody here may want
+        self._transfers = Running(store)
         self._contests = Contests(self._next_turn)
-        self._stopping: dict[str, asyncio.Task[None]] = {}
-        self._letters = Letters(peers.links)
+        self._letters = Letters(peers)
         self._announcer = Announcer(self._tell)
         self._no_relay_until: dict[tuple[str, Identity], float] = {}
         self._last_sequence = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticking: asyncio.TimerHandle | None = None
         self._running = False
-        for message_type, handler in (
-            (BlobAsk, self._on_ask),
-            (BlobForget, self._on_forget),
-            (BlobServed, self._on_served),
-            (BlobHave, self._on_have),
-            (BlobNews, self._on_news),
-        ):
-            peers.handle(message_type, handler)
+        self._letters.on(BlobAsk, self._on_ask)
+        self._letters.on(BlobForget, self._on_forget)
+        self._letters.on(BlobServed, self._on_served)
+        self._letters.on(BlobHave, self._on_have)
         peers.on_up(self._on_up)
         peers.on_down(self._on_down)
 
@@ -122,12 +113,10 @@ class Exchange:
         if self._ticking is not None:
             self._ticking.cancel()
         self._announcer.close()
-        transfers, self._transfers = list(self._transfers.values()), {}
         closed = NotStarted("the node was closed while it fetched a blob")
-        for waiters in [*(transfer.waiters for transfer in transfers), self._contests.close()]:
-            _end(waiters, closed)
-        for transfer in transfers:
-            await transfer.stop()
+        for waiters in [*(transfer.waiters for transfer in self._transfers), self._contests.close()]:
+            end_all(waiters, closed)
+        await self._transfers.close()
         await self.bulk.close()
         while self._tasks:
             for task in self._tasks:
@@ -145,13 +134,13 @@ class Exchange:
                 waiter.tell(BlobProgress("waiting", 0, token.size_bytes, [], "another token of it is tried"))
                 self._sync(bytes.fromhex(token.hash))
                 return
-            self._stop(transfer)  # what somebody else asked for gives way to what this node wants
+            self._transfers.stop(transfer)  # what somebody else asked for gives way to what this node wants
             transfer = None
         if transfer is None:
-            transfer = self._start(token)
+            transfer = self._transfers.start(self, token)
         transfer.name(token)
         transfer.waiters.append(waiter)
-        self._unwanted.discard(transfer)
+        self._transfers.set_wanted(transfer, True)
         if len(transfer.waiters) == 1:
             self._want(transfer)
         transfer.refresh()
@@ -177,11 +166,11 @@ class Exchange:
             return
         transfer.waiters.remove(waiter)
         if not transfer.waiters:
-            self._unwanted.add(transfer)
+            self._transfers.set_wanted(transfer, False)
             hash = bytes.fromhex(token.hash)
             self._send(self._demands.unwant(hash))
             if identity_of(transfer.token) not in self._demands.relayed(hash):
-                self._stop(transfer)
+                self._transfers.stop(transfer)
             self._next_turn(hash)
 
     def _unwant_if_nobody_waits(self, hash: str) -> None:
@@ -195,12 +184,12 @@ class Exchange:
         hash = bytes.fromhex(token.hash)
         transfer = self._transfers.get(token.hash)
         if transfer is not None:  # it was added while it was being fetched
-            self._stop(transfer)
+            self._transfers.stop(transfer)
             self._settle(
                 transfer, None if identity_of(transfer.token) == identity_of(token) else refuted(token)
             )
         for identity, waiters in self._contests.end(token.hash):
-            _end(waiters, None if identity == identity_of(token) else refuted(token))
+            end_all(waiters, None if identity == identity_of(token) else refuted(token))
         self._unwant_if_nobody_waits(token.hash)
         self._send(self._demands.set_whole(hash, True))
         self._announcer.tell_all(hash)
@@ -218,7 +207,7 @@ class Exchange:
     def fail(self, hash: str, error: MeshError) -> None:
         """End the transfer of a blob, if there is one, whatever its token."""
         for _, waiters in self._contests.end(hash):
-            _end(waiters, error)
+            end_all(waiters, error)
         transfer = self._transfers.get(hash)
         if transfer is not None:
             transfer.fail(error)
@@ -231,9 +220,7 @@ class Exchange:
 
     async def discard(self, hash: str) -> None:
         """Drop what has arrived of a blob that is neither whole nor under way."""
-        stopping = self._stopping.get(hash)
-        if stopping is not None:
-            await asyncio.wait([stopping])
+        await self._transfers.stopped(hash)
         if hash not in self._transfers and not self.store.exists(hash):
             with suppress(BlobNotFound):
                 await self.store.delete(hash)
@@ -242,7 +229,7 @@ class Exchange:
 
     def fetching(self, hash: str) -> bool:
         """Whether the blob is on its way in, for this node or for others."""
-        return hash in self._transfers or hash in self._stopping
+        return self._transfers.fetching(hash)
 
     def serving(self, hash: str) -> bool:
         """Whether somebody else wants the blob of this node."""
@@ -251,11 +238,11 @@ class Exchange:
     @property
     def relayed_bytes(self) -> int:
         """The sum of the sizes of the blobs that are on their way in for others only."""
-        return sum(one.token.size_bytes for one in self._unwanted if not one.waiters)
+        return self._transfers.relayed_bytes
 
     def room(self) -> None:
         """There may be room for what waits for it."""
-        for transfer in list(self._transfers.values()):
+        for transfer in self._transfers:
             transfer.retry()
 
     # --- what transfers need ----------------------------------------------------------------------------
@@ -293,15 +280,14 @@ class Exchange:
         if self._transfers.get(transfer.token.hash) is not transfer:
             return
         if error is None:
-            del self._transfers[transfer.token.hash]
-            self._unwanted.discard(transfer)
+            self._transfers.remove(transfer)
             self._settle(transfer, None)
             self.became_whole(transfer.token)
             return
         log.log(logging.INFO if transfer.waiters else logging.WARNING, "fetch ended: %s", error)
         pause = self._now() + RELAY_PAUSE_SECONDS
         self._no_relay_until[transfer.token.hash, identity_of(transfer.token)] = pause
-        self._stop(transfer)
+        self._transfers.stop(transfer)
         self._settle(transfer, error)
         self._next_turn(bytes.fromhex(transfer.token.hash))
 
@@ -329,10 +315,10 @@ class Exchange:
             token, waiters = candidates[identity]
             self._contests.remove(token)
             if transfer is not None:
-                self._stop(transfer)
+                self._transfers.stop(transfer)
                 if transfer.waiters:
                     self._contests.add(transfer.token, transfer.waiters)
-            following = self._start(token)
+            following = self._transfers.start(self, token)
             following.waiters = waiters
             following.relay_priority = self._demands.relayed(hash).get(identity, 0)
             for peer in transfer.whole_sources if transfer is not None else ():
@@ -347,27 +333,8 @@ class Exchange:
 
     # --- transfers --------------------------------------------------------------------------------------
 
-    def _start(self, token: BlobToken) -> Transfer:
-        transfer = self._transfers[token.hash] = Transfer(self, token)
-        self._unwanted.add(transfer)
-        transfer.start(self._stopping.get(token.hash))
-        return transfer
-
-    def _stop(self, transfer: Transfer) -> None:
-        hash = transfer.token.hash
-        if self._transfers.get(hash) is transfer:
-            del self._transfers[hash]
-        self._unwanted.discard(transfer)
-        task = self._stopping[hash] = self._track(transfer.stop())
-
-        def stopped(_: asyncio.Task[None]) -> None:
-            if self._stopping.get(hash) is task:
-                del self._stopping[hash]
-
-        task.add_done_callback(stopped)
-
     def _settle(self, transfer: Transfer, error: MeshError | None) -> None:
-        _end(transfer.waiters, error)
+        end_all(transfer.waiters, error)
         if transfer.waiters:
             self._send(self._demands.unwant(bytes.fromhex(transfer.token.hash)))
 
@@ -379,7 +346,7 @@ class Exchange:
             relayed = self._demands.relayed(hash)
             transfer.relay_priority = relayed.get(identity_of(transfer.token), 0)
             if not transfer.waiters and not transfer.relay_priority:
-                self._stop(transfer)
+                self._transfers.stop(transfer)
                 self._next_turn(hash)
                 return
             for peer in set(transfer.sources) - self._demands.asked_of(hash):
@@ -387,18 +354,6 @@ class Exchange:
             transfer.refresh()
         self._time_turns(hash)
         self._watch()
-
-    # --- what is held here -----------------------------------------------------------------------------
-
-    def _have(self, hash: bytes) -> BlobHave:
-        if self.store.exists(hash.hex()):
-            return BlobHave(hash, None)
-        transfer = self._transfers.get(hash.hex())
-        held = transfer.held if transfer is not None else None
-        return BlobHave(hash, held.to_bytes() if held is not None else b"")
-
-    def _tell(self, peer: str, hash: bytes) -> None:
-        self._letters.say(peer, self._have(hash))
 
     # --- what links bring -------------------------------------------------------------------------------
 
@@ -410,32 +365,15 @@ class Exchange:
     def _on_down(self, link: Link, reason: str) -> None:
         self._letters.forget(link.node_id)
         self._track(self.bulk.drop(link.node_id))
-        for transfer in list(self._transfers.values()):
+        for transfer in self._transfers:
             transfer.gone(link.node_id)
         self._announcer.forget(link.node_id)
         before = self._demands.blobs
         self._send(self._demands.link_down(link.node_id))
         self._sync_all(before)
 
-    def _on_news(self, link: Link, news: BlobNews) -> None:
-        for item in news.items:
-            match item:
-                case BlobAsk():
-                    self._on_ask(link, item)
-                case BlobForget():
-                    self._on_forget(link, item)
-                case BlobHave():
-                    self._on_have(link, item)
-                case BlobServed():
-                    self._on_served(link, item)
-
     def _on_ask(self, link: Link, ask: BlobAsk) -> None:
-        hash = hash_bytes(ask.hash)
-        token = BlobToken(hash.hex(), ask.size_bytes, hash_bytes(ask.chunks_hash).hex())
-        if not (0 <= ask.hops <= MAX_HOPS and 0 <= ask.size_bytes <= MAX_BLOB_BYTES):
-            raise ProtocolViolation(f"a demand over {ask.hops} hops for {ask.size_bytes} bytes")
-        if len(ask.origin) > MAX_ORIGIN_LENGTH:
-            raise ProtocolViolation(f"an origin of {len(ask.origin)} characters")
+        hash, token = ask.hash, token_of(ask)
         if not self._running:
             return
         relay = ask.size_bytes <= self._max_blob_bytes and self._may_relay(token, ask.origin)
@@ -482,7 +420,7 @@ class Exchange:
             return None
         relayed = self._demands.relayed(hash)
         identity = max(candidates, key=lambda other: relayed.get(other, 0))
-        transfer = self._start(candidates[identity][0])
+        transfer = self._transfers.start(self, candidates[identity][0])
         transfer.relay_priority = relayed[identity]
         self._on_relay(transfer.token)
         self._time_turns(hash)
@@ -522,26 +460,11 @@ class Exchange:
         for send in sends:
             self._letters.say(send.link, send.message)
 
+    def _tell(self, peer: str, hash: bytes) -> None:
+        self._letters.say(peer, self._transfers.have(hash))
+
     def _track(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def refuted(held: BlobToken) -> InvalidToken:
-    """What a token gets that contradicts ``held``, whose bytes are here."""
-    return InvalidToken(
-        f"{held.hash} is here with {held.size_bytes} bytes, and the token says otherwise "
-        "or has another chunks_hash: its maker must make it again"
-    )
-
-
-def _end(waiters: list[Waiter], error: MeshError | None) -> None:
-    for waiter in waiters:
-        if waiter.done.done():
-            continue
-        if error is None:
-            waiter.done.set_result(None)
-        else:
-            waiter.done.set_exception(error)

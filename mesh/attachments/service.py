@@ -11,8 +11,9 @@ from pathlib import Path
 from random import Random
 from typing import Any, BinaryIO, TypeVar
 
+from mesh.attachments.contests import refuted
 from mesh.attachments.describing import described
-from mesh.attachments.exchange import Exchange, MayRelay, refuted
+from mesh.attachments.exchange import Exchange, MayRelay
 from mesh.attachments.handles import BlobHandle
 from mesh.attachments.keeping import Keeping, Referred
 from mesh.attachments.verifying import VerifyReport, verify_all

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from mesh.core.tokens import BlobProgress
+from mesh.errors import MeshError
 
 log = logging.getLogger(__name__)
 
@@ -47,3 +48,14 @@ class Waiter:
         except Exception:
             log.exception("on_progress raised: it is not called again")
             self._on_progress = None
+
+
+def end_all(waiters: Iterable[Waiter], error: MeshError | None) -> None:
+    """It is over for these: the blob is here, or why it is not."""
+    for waiter in waiters:
+        if waiter.done.done():
+            continue
+        if error is None:
+            waiter.done.set_result(None)
+        else:
+            waiter.done.set_exception(error)

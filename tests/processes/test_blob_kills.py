@@ -78,6 +78,7 @@ def killed_transfer(home: Path, file: Path, victim: str, rng: random.Random) -> 
         receiver.kill()
 
 
+@pytest.mark.timeout(FILES * 2 * COMPLETE_SECONDS)
 @pytest.mark.parametrize("victim", ["receiver", "sender"])
 def test_no_copy_is_corrupt_and_all_are_complete(tmp_path: Path, victim: str) -> None:
     rng = random.Random(victim)

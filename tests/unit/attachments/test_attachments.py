@@ -352,7 +352,7 @@ async def test_a_relay_stops_when_nobody_wants_the_blob_any_more(world: World) -
     await world.nodes["a"].peers.close()
     await asyncio.sleep(2)
     assert not world.nodes["b"].attachments._exchange._demands.blobs
-    assert not world.nodes["b"].attachments._exchange._transfers
+    assert not list(world.nodes["b"].attachments._exchange._transfers)
     fetching.cancel()
 
 

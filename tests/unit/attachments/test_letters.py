@@ -8,6 +8,18 @@ from typing import Any, cast
 from mesh.attachments.letters import MAX_ITEMS, Item, Letters
 from mesh.core.wire import BlobForget, BlobHave, BlobNews
 from mesh.network.link import Link
+from mesh.network.peers import Peers
+
+
+class Recorder:
+    """Stands for the peers."""
+
+    def __init__(self, **links: Any) -> None:
+        self.links = links
+        self.handlers: dict[type, Any] = {}
+
+    def handle(self, kind: type, handler: Any) -> None:
+        self.handlers[kind] = handler
 
 
 class Sent:
@@ -22,7 +34,7 @@ class Sent:
 
 async def test_what_is_said_in_one_turn_goes_together_and_large_maps_go_alone() -> None:
     a, b = Sent(), Sent()
-    letters = Letters(cast("dict[str, Link]", {"a": a, "b": b}))
+    letters = Letters(cast("Peers", Recorder(a=a, b=b)))
     forgets: list[Item] = [BlobForget("o", bytes(32), number) for number in range(MAX_ITEMS + 1)]
     large = BlobHave(bytes(32), bytes(2000))
     for item in forgets:
@@ -41,3 +53,15 @@ async def test_what_is_said_in_one_turn_goes_together_and_large_maps_go_alone() 
     await asyncio.sleep(0)
     assert len(a.messages) == 4
     assert b.messages == [forgets[1], forgets[2]]
+
+
+def test_what_came_together_is_taken_apart() -> None:
+    peers, link = Recorder(), cast("Link", Sent())
+    letters = Letters(cast("Peers", peers))
+    seen: list[Any] = []
+    letters.on(BlobForget, lambda link, item: seen.append(item))
+    letters.on(BlobHave, lambda link, item: seen.append(item))
+    forget, have = BlobForget("o", bytes(32), 1), BlobHave(bytes(32), None)
+    peers.handlers[BlobNews](link, BlobNews([forget, have, forget]))
+    peers.handlers[BlobHave](link, have)
+    assert seen == [forget, have, forget, have]
