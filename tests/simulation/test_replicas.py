@@ -37,6 +37,7 @@ from mesh.network.memory import Path as NetworkPath
 from mesh.storage import replicas
 from tests.simulation.virtual_clock import VirtualClockLoop
 from tests.unit.collections.mesh_of_stores import DocumentNode, MeshOfStores
+from tests.unit.owned_bodies import node_body
 
 THOROUGH = int(os.environ.get("MESH_TEST_THOROUGH", "1"))
 COUNT = 5
@@ -164,7 +165,7 @@ class Replicas(RuleBasedStateMachine):
     def write_own(self, number: int, name: str) -> None:
         node = self.node(number)
         if node.running:
-            self.run(node.owned.write("nodes", node.node_id, {"name": name}))
+            self.run(node.owned.write("nodes", node.node_id, node_body(name=name)))
 
     @rule(number=nodes, by=st.integers(1, 9), document_ids=st.lists(ids, max_size=3), ends=how_it_ends)
     def transaction(self, number: int, by: int, document_ids: list[str], ends: str) -> None:
