@@ -99,7 +99,8 @@ def sign(
     update = single_value_state(_KEY, encoded, CLIENT_ID)
     vector = join(held.vector, {clock: counter})
     change = Change(collection, document_id, rank, {}, vector, update)
-    return change, Merged(DocumentState(rank, update, vector), body)
+    says: dict[str, Any] = msgspec.json.decode(text)  # in the order in which everybody reads it
+    return change, Merged(DocumentState(rank, update, vector), says)
 
 
 def arrive(held: DocumentState, change: Change) -> Merged | None:
