@@ -103,12 +103,13 @@ class _Parser:
         return part
 
     def _choice(self) -> _Part:
+        start = self._at
         rows = [self._row()]
         while self._taken("|"):
             rows.append(self._row())
         if len(rows) == 1:
             return rows[0]
-        size = 1 + sum(row.size for row in rows)
+        size = self._bounded(1 + sum(row.size for row in rows), start)
         return _Part(size, lambda then: self._ways.add("|", *[row.before(then) for row in rows]))
 
     def _row(self) -> _Part:
@@ -117,9 +118,7 @@ class _Parser:
         while self._at < len(self._pattern) and self._pattern[self._at] not in "|)":
             start = self._at
             parts.append(self._repeated(start, self._single()))
-            size += parts[-1].size
-            if size > MAX_STATES:
-                raise self._refused(start, f"more than {MAX_STATES} states, with repetitions written out")
+            size = self._bounded(size + parts[-1].size, start)
         return _Part(size, lambda then: self._ways.row(parts, then))
 
     def _single(self) -> _Part:
@@ -175,6 +174,11 @@ class _Parser:
         taken = self._pattern.startswith(character, self._at)
         self._at += taken
         return taken
+
+    def _bounded(self, size: int, start: int) -> int:
+        if size > MAX_STATES:
+            raise self._refused(start, f"more than {MAX_STATES} states, with repetitions written out")
+        return size
 
     def _refused(self, at: int, why: str) -> ValueError:
         return ValueError(f"{self._pattern[at : at + 20]!r} (character {at + 1}): {why}")
