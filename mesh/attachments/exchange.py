@@ -1,4 +1,4 @@
-"""Blobs between nodes: who wants what, who is told what is held here, and the transfers that follow."""
+"""Blobs on their way between nodes: what is fetched, from the demand here and elsewhere."""
 
 from __future__ import annotations
 
@@ -9,37 +9,26 @@ from contextlib import suppress
 from random import Random
 from typing import Any
 
-from mesh.attachments.announcing import Announcer
 from mesh.attachments.bulk import Bulk
 from mesh.attachments.contests import Contests, Rival, identity_after, identity_of, refuted
+from mesh.attachments.correspondence import Correspondence, MayRelay
 from mesh.attachments.downlink import Downlink
 from mesh.attachments.lanes import Lane
-from mesh.attachments.letters import Letters, token_of
 from mesh.attachments.running import Running
 from mesh.attachments.slots import Slots
 from mesh.attachments.transfers import Transfer
 from mesh.attachments.waiters import Waiter, end_all
 from mesh.core.chunks import ChunkMap
-from mesh.core.demand import Demands, Identity, Send
+from mesh.core.demand import Identity
 from mesh.core.tokens import BlobProgress, BlobToken
-from mesh.core.wire import (
-    BlobAsk,
-    BlobForget,
-    BlobHave,
-    BlobServed,
-)
+from mesh.core.wire import BlobHave
 from mesh.errors import BlobNotFound, MeshError, NotStarted, ProtocolViolation, StorageFull
 from mesh.network.link import Link
 from mesh.network.peers import Peers
 from mesh.storage.blobs import BlobStore
 
-TICK_SECONDS = 5.0
-"""How often demands are looked through for what is due, while there are any."""
-
 RELAY_PAUSE_SECONDS = 60.0
 """After a failure here, a blob is not fetched for others for so long."""
-
-MayRelay = Callable[[BlobToken, str], bool]
 
 log = logging.getLogger(__name__)
 
@@ -76,27 +65,26 @@ class Exchange:
         self.bulk = Bulk(store, peers)
         self.slots = Slots()
         self._peers = peers
-        self._clock = clock
-        self._may_relay = may_relay
-        self._max_blob_bytes = max_blob_bytes
         self._on_whole = on_whole
         self._on_relay = on_relay
         self._on_full = on_full
-        self._demands = Demands(node_id)
         self._transfers = Running(store)
         self._contests = Contests(self._next_turn)
-        self._letters = Letters(peers)
-        self._announcer = Announcer(self._tell)
+        self._said = Correspondence(
+            peers,
+            store,
+            self._transfers,
+            node_id=node_id,
+            clock=clock,
+            may_relay=lambda token, origin: token.size_bytes <= max_blob_bytes and may_relay(token, origin),
+            on_change=self._sync,
+            on_asked=self._on_asked,
+            on_have=self._on_have,
+        )
         self._no_relay_until: dict[tuple[str, Identity], float] = {}
-        self._last_sequence = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._ticking: asyncio.TimerHandle | None = None
         self._running = False
-        self._letters.on(BlobAsk, self._on_ask)
-        self._letters.on(BlobForget, self._on_forget)
-        self._letters.on(BlobServed, self._on_served)
-        self._letters.on(BlobHave, self._on_have)
-        peers.on_up(self._on_up)
+        peers.on_up(lambda link: self._said.link_up(link.node_id))
         peers.on_down(self._on_down)
 
     # --- life -------------------------------------------------------------------------------------------
@@ -104,15 +92,14 @@ class Exchange:
     def start(self) -> None:
         """Take part from now on."""
         self._running = self.bulk.running = True
-        for link in self._peers.links.values():
-            self._on_up(link)
+        self._said.start()
+        for peer in self._peers.links:
+            self._said.link_up(peer)
 
     async def close(self) -> None:
         """Stop everything; what arrived is kept. No task is left."""
         self._running = False
-        if self._ticking is not None:
-            self._ticking.cancel()
-        self._announcer.close()
+        self._said.close()
         closed = NotStarted("the node was closed while it fetched a blob")
         for waiters in [*(transfer.waiters for transfer in self._transfers), self._contests.close()]:
             end_all(waiters, closed)
@@ -148,13 +135,8 @@ class Exchange:
     def _want(self, transfer: Transfer) -> None:
         token = transfer.token
         if token.size_bytes:
-            hash, (size_bytes, chunks_hash) = bytes.fromhex(token.hash), identity_of(token)
-            self._send(
-                self._demands.want(
-                    hash, size_bytes, chunks_hash, transfer.priority, self._sequence(), self._now()
-                )
-            )
-            self._sync(hash)
+            self._said.want(token, transfer.priority)
+            self._sync(bytes.fromhex(token.hash))
 
     def leave(self, token: BlobToken, waiter: Waiter) -> None:
         """``waiter`` wants the blob no more; the last one stops the transfer."""
@@ -168,15 +150,15 @@ class Exchange:
         if not transfer.waiters:
             self._transfers.set_wanted(transfer, False)
             hash = bytes.fromhex(token.hash)
-            self._send(self._demands.unwant(hash))
-            if identity_of(transfer.token) not in self._demands.relayed(hash):
+            self._said.unwant(hash)
+            if identity_of(transfer.token) not in self._said.relayed(hash):
                 self._transfers.stop(transfer)
             self._next_turn(hash)
 
     def _unwant_if_nobody_waits(self, hash: str) -> None:
         transfer = self._transfers.get(hash)
         if hash not in self._contests and (transfer is None or not transfer.waiters):
-            self._send(self._demands.unwant(bytes.fromhex(hash)))
+            self._said.unwant(bytes.fromhex(hash))
         self._sync(bytes.fromhex(hash))
 
     def became_whole(self, token: BlobToken) -> None:
@@ -191,16 +173,14 @@ class Exchange:
         for identity, waiters in self._contests.end(token.hash):
             end_all(waiters, None if identity == identity_of(token) else refuted(token))
         self._unwant_if_nobody_waits(token.hash)
-        self._send(self._demands.set_whole(hash, True))
-        self._announcer.tell_all(hash)
+        self._said.set_whole(hash, True)
         self._sync(hash)
         self._on_whole(token)
 
     def deleted(self, hash: str) -> None:
         """A blob is not here any more."""
         key = bytes.fromhex(hash)
-        self._send(self._demands.set_whole(key, False))
-        self._announcer.tell_all(key)
+        self._said.set_whole(key, False)
         self._sync(key)
         self.room()
 
@@ -233,7 +213,7 @@ class Exchange:
 
     def serving(self, hash: str) -> bool:
         """Whether somebody else wants the blob of this node."""
-        return bool(self._demands.listeners(bytes.fromhex(hash)))
+        return bool(self._said.listeners(bytes.fromhex(hash)))
 
     @property
     def relayed_bytes(self) -> int:
@@ -248,35 +228,34 @@ class Exchange:
     # --- what transfers need ----------------------------------------------------------------------------
 
     def lane(self, peer: str) -> Lane | None:
-        """See :class:`~mesh.attachments.transfers.Surroundings`."""
+        """See :class:`~mesh.attachments.surroundings.Surroundings`."""
         return self.bulk.lane(peer) if self._running else None
 
     @property
     def downlink(self) -> Downlink:
-        """See :class:`~mesh.attachments.transfers.Surroundings`."""
+        """See :class:`~mesh.attachments.surroundings.Surroundings`."""
         return self.bulk.downlink
 
     def asked(self, hash: str) -> Collection[str]:
-        """See :class:`~mesh.attachments.transfers.Surroundings`."""
+        """See :class:`~mesh.attachments.surroundings.Surroundings`."""
         links = self._peers.links
-        return [str(links[peer]) for peer in self._demands.asked_of(bytes.fromhex(hash)) if peer in links]
+        return [str(links[peer]) for peer in self._said.asked_of(bytes.fromhex(hash)) if peer in links]
 
     def grew(self, transfer: Transfer) -> None:
-        """See :class:`~mesh.attachments.transfers.Surroundings`."""
-        self._announcer.grew(bytes.fromhex(transfer.token.hash))
+        """See :class:`~mesh.attachments.surroundings.Surroundings`."""
+        self._said.grew(bytes.fromhex(transfer.token.hash))
 
     def stuck(self, transfer: Transfer) -> None:
-        """See :class:`~mesh.attachments.transfers.Surroundings`."""
-        hash = bytes.fromhex(transfer.token.hash)
+        """See :class:`~mesh.attachments.surroundings.Surroundings`."""
         if transfer.token.size_bytes:
-            self._send(self._demands.repeat(hash, self._sequence(), self._now(), wide=True))
+            self._said.want_widely(bytes.fromhex(transfer.token.hash))
 
-    def full(self, transfer: Transfer, error: StorageFull) -> None:
-        """See :class:`~mesh.attachments.transfers.Surroundings`."""
+    def full(self, error: StorageFull) -> None:
+        """See :class:`~mesh.attachments.surroundings.Surroundings`."""
         self._on_full(error)
 
     def ended(self, transfer: Transfer, error: MeshError | None) -> None:
-        """See :class:`~mesh.attachments.transfers.Surroundings`."""
+        """See :class:`~mesh.attachments.surroundings.Surroundings`."""
         if self._transfers.get(transfer.token.hash) is not transfer:
             return
         if error is None:
@@ -285,8 +264,7 @@ class Exchange:
             self.became_whole(transfer.token)
             return
         log.log(logging.INFO if transfer.waiters else logging.WARNING, "fetch ended: %s", error)
-        pause = self._now() + RELAY_PAUSE_SECONDS
-        self._no_relay_until[transfer.token.hash, identity_of(transfer.token)] = pause
+        self._pause_relay(transfer.token)
         self._transfers.stop(transfer)
         self._settle(transfer, error)
         self._next_turn(bytes.fromhex(transfer.token.hash))
@@ -296,8 +274,8 @@ class Exchange:
     def _candidates(self, hash: bytes) -> dict[Identity, Rival]:
         """What could be tried instead of what is tried now."""
         found = self._contests.rivals(hash.hex())
-        for identity in self._demands.relayed(hash):
-            if self._no_relay_until.get((hash.hex(), identity), 0.0) <= self._now():
+        for identity in self._said.relayed(hash):
+            if self._no_relay_until.get((hash.hex(), identity), 0.0) <= _now():
                 size_bytes, chunks_hash = identity
                 found.setdefault(identity, (BlobToken(hash.hex(), size_bytes, chunks_hash.hex()), []))
         transfer = self._transfers.get(hash.hex())
@@ -320,7 +298,7 @@ class Exchange:
                     self._contests.add(transfer.token, transfer.waiters)
             following = self._transfers.start(self, token)
             following.waiters = waiters
-            following.relay_priority = self._demands.relayed(hash).get(identity, 0)
+            following.relay_priority = self._said.relayed(hash).get(identity, 0)
             for peer in transfer.whole_sources if transfer is not None else ():
                 following.holder(peer, None)
             if waiters:
@@ -336,70 +314,46 @@ class Exchange:
     def _settle(self, transfer: Transfer, error: MeshError | None) -> None:
         end_all(transfer.waiters, error)
         if transfer.waiters:
-            self._send(self._demands.unwant(bytes.fromhex(transfer.token.hash)))
+            self._said.unwant(bytes.fromhex(transfer.token.hash))
 
     def _sync(self, hash: bytes) -> None:
         """Bring what others are told, and what is fetched for them, in line with the demand."""
-        self._announcer.set_listeners(hash, self._demands.listeners(hash))
+        self._said.update(hash)
         transfer = self._transfers.get(hash.hex())
         if transfer is not None:
-            relayed = self._demands.relayed(hash)
+            relayed = self._said.relayed(hash)
             transfer.relay_priority = relayed.get(identity_of(transfer.token), 0)
             if not transfer.waiters and not transfer.relay_priority:
                 self._transfers.stop(transfer)
                 self._next_turn(hash)
                 return
-            for peer in set(transfer.sources) - self._demands.asked_of(hash):
+            for peer in set(transfer.sources) - self._said.asked_of(hash):
                 transfer.gone(peer)
             transfer.refresh()
         self._time_turns(hash)
-        self._watch()
+
+    def _pause_relay(self, token: BlobToken) -> None:
+        now, key = _now(), (token.hash, identity_of(token))
+        paused = self._no_relay_until  # the oldest first
+        while paused and paused[next(iter(paused))] <= now:
+            del paused[next(iter(paused))]
+        paused.pop(key, None)
+        paused[key] = now + RELAY_PAUSE_SECONDS
 
     # --- what links bring -------------------------------------------------------------------------------
 
-    def _on_up(self, link: Link) -> None:
-        if self._running:
-            self._send(self._demands.link_up(link.node_id))
-            self._sync_all()
-
     def _on_down(self, link: Link, reason: str) -> None:
-        self._letters.forget(link.node_id)
         self._track(self.bulk.drop(link.node_id))
         for transfer in self._transfers:
             transfer.gone(link.node_id)
-        self._announcer.forget(link.node_id)
-        before = self._demands.blobs
-        self._send(self._demands.link_down(link.node_id))
-        self._sync_all(before)
+        self._said.link_down(link.node_id)
 
-    def _on_ask(self, link: Link, ask: BlobAsk) -> None:
-        hash, token = ask.hash, token_of(ask)
-        if not self._running:
-            return
-        relay = ask.size_bytes <= self._max_blob_bytes and self._may_relay(token, ask.origin)
-        self._send(self._demands.set_whole(hash, self.store.exists(token.hash)))
-        self._send(self._demands.asked(link.node_id, ask, relay=relay, now=self._now()))
-        if token.hash not in self._transfers and token.hash in self.store.partials():
-            self._start_relay(
-                hash
-            )  # what is left here of an earlier fetch is served while the rest is fetched
-        if not self._announcer.listens(hash, link.node_id):
-            self._sync(hash)  # which tells it
-        elif link.node_id in self._demands.listeners(hash):
-            self._tell(link.node_id, hash)
-            self._sync(hash)
-
-    def _on_forget(self, link: Link, forget: BlobForget) -> None:
-        self._send(self._demands.forgotten(link.node_id, forget, self._now()))
-        self._sync(forget.hash)
-
-    def _on_served(self, link: Link, message: BlobServed) -> None:
-        self._send(self._demands.served(link.node_id, message))
-        self._sync(message.hash)
+    def _on_asked(self, hash: bytes) -> None:
+        """What is left here of an earlier fetch is served while the rest is fetched."""
+        if hash.hex() not in self._transfers and hash.hex() in self.store.partials():
+            self._start_relay(hash)
 
     def _on_have(self, link: Link, message: BlobHave) -> None:
-        if not self._running or not self._demands.accepted(link.node_id, message.hash):
-            return
         hash = message.hash.hex()
         transfer = self._transfers.get(hash)
         if transfer is None and message.chunks != b"":
@@ -418,7 +372,7 @@ class Exchange:
         candidates = self._candidates(hash)
         if not candidates:
             return None
-        relayed = self._demands.relayed(hash)
+        relayed = self._said.relayed(hash)
         identity = max(candidates, key=lambda other: relayed.get(other, 0))
         transfer = self._transfers.start(self, candidates[identity][0])
         transfer.relay_priority = relayed[identity]
@@ -426,45 +380,12 @@ class Exchange:
         self._time_turns(hash)
         return transfer
 
-    # --- time -------------------------------------------------------------------------------------------
-
-    def _watch(self) -> None:
-        if self._ticking is None and self._running and self._demands.blobs:
-            self._ticking = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
-
-    def _tick(self) -> None:
-        self._ticking = None
-        now = self._now()
-        self._no_relay_until = {key: until for key, until in self._no_relay_until.items() if until > now}
-        before = self._demands.blobs
-        sends, due = self._demands.expire(now)
-        for hash in due:
-            sends += self._demands.repeat(hash, self._sequence(), now, wide=False)
-        self._send(sends)
-        self._sync_all(before)
-        self._watch()
-
-    def _sync_all(self, also: Collection[bytes] = ()) -> None:
-        for hash in {*self._demands.blobs, *also}:
-            self._sync(hash)
-
-    def _now(self) -> float:
-        return asyncio.get_running_loop().time()
-
-    def _sequence(self) -> int:
-        """Grows, over restarts too."""
-        self._last_sequence = max(self._last_sequence + 1, int(self._clock() * 1000))
-        return self._last_sequence
-
-    def _send(self, sends: list[Send]) -> None:
-        for send in sends:
-            self._letters.say(send.link, send.message)
-
-    def _tell(self, peer: str, hash: bytes) -> None:
-        self._letters.say(peer, self._transfers.have(hash))
-
     def _track(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from mesh.core.chunks import chunk_length
 from mesh.core.rates import RateMeter, seconds_left
 from mesh.core.tokens import BlobToken
+from mesh.errors import StorageFull
 
 
 class Tally:
@@ -51,3 +54,16 @@ class Tally:
             best[index] = max(best.get(index, 0), size)
         self._told = max(self._told, self._held + sum(best.values()))
         self._meter.update(self._told, now)
+
+
+def no_room(full: StorageFull) -> str:
+    """Why a transfer waits that there is no room for."""
+    return (
+        f"no room: needs {full.needed} bytes in {full.path}, where {full.free} are free; "
+        "it goes on by itself when there is room"
+    )
+
+
+def no_source(asked: Collection[str]) -> str:
+    """Why a transfer waits that has no source, though these were asked."""
+    return f"no source: asked {', '.join(sorted(asked))}" if asked else "no peers are connected"

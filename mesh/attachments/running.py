@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
-from mesh.attachments.transfers import Surroundings, Transfer
+from mesh.attachments.surroundings import Surroundings
+from mesh.attachments.transfers import Transfer
 from mesh.core.tokens import BlobToken
 from mesh.core.wire import BlobHave
 from mesh.storage.blobs import BlobStore

@@ -12,8 +12,9 @@ from random import Random
 from typing import Any, BinaryIO, TypeVar
 
 from mesh.attachments.contests import refuted
+from mesh.attachments.correspondence import MayRelay
 from mesh.attachments.describing import described
-from mesh.attachments.exchange import Exchange, MayRelay
+from mesh.attachments.exchange import Exchange
 from mesh.attachments.handles import BlobHandle
 from mesh.attachments.keeping import Keeping, Referred
 from mesh.attachments.verifying import VerifyReport, verify_all

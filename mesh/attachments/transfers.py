@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Coroutine
-from typing import Any, Protocol
+from collections.abc import Coroutine
+from typing import Any
 
-from mesh.attachments.downlink import Downlink
-from mesh.attachments.lanes import Lane
-from mesh.attachments.progress import Tally
-from mesh.attachments.slots import Slots
+from mesh.attachments.asking import Asking
+from mesh.attachments.progress import Tally, no_room, no_source
+from mesh.attachments.surroundings import Surroundings
 from mesh.attachments.waiters import Waiter
 from mesh.core.chunks import Buffer, ChunkMap
 from mesh.core.fetching import Action, Ask, FetchPlan
-from mesh.core.picking import LIST, Shuffles
+from mesh.core.picking import LIST
 from mesh.core.tokens import BlobProgress, BlobToken
 from mesh.errors import FetchFailed, InvalidToken, MeshError, StorageFull
-from mesh.storage.blobs import BlobStore, CorruptChunk, PartialBlob
+from mesh.storage.blobs import CorruptChunk, PartialBlob
 
 ROOM_SECONDS = 30.0
 """A transfer that there is no room for looks again so often whether there is."""
@@ -29,42 +28,6 @@ GROWTH_BYTES = 32 * 1024
 """Parts of chunks count as something once they are so many bytes: who trickles does not keep it waiting."""
 
 log = logging.getLogger(__name__)
-
-
-class Surroundings(Protocol):
-    """What a transfer needs of the service that runs it."""
-
-    store: BlobStore
-
-    @property
-    def random(self) -> Shuffles:
-        """Breaks ties."""
-
-    def lane(self, peer: str) -> Lane | None:
-        """The lane to a peer; ``None``: there is no link with it."""
-
-    @property
-    def downlink(self) -> Downlink:
-        """Lets it ask for chunks."""
-
-    @property
-    def slots(self) -> Slots:
-        """Let it begin."""
-
-    def asked(self, hash: str) -> Collection[str]:
-        """Who was asked for the blob, for people to read."""
-
-    def grew(self, transfer: Transfer) -> None:
-        """A chunk arrived."""
-
-    def stuck(self, transfer: Transfer) -> None:
-        """Nothing arrives."""
-
-    def full(self, transfer: Transfer, error: StorageFull) -> None:
-        """There is no room for it: it waits until :meth:`Transfer.retry`, or for ``ROOM_SECONDS``."""
-
-    def ended(self, transfer: Transfer, error: MeshError | None) -> None:
-        """It is whole and visible, or failed."""
 
 
 class Transfer:
@@ -85,7 +48,7 @@ class Transfer:
         self._loop = asyncio.get_running_loop()
         self._plan: FetchPlan | None = None
         self._known: dict[str, ChunkMap | None] = {}
-        self._asked_of: set[str] = set()
+        self._asking = Asking(around, self)
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._grew_at = self._loop.time()
@@ -167,7 +130,7 @@ class Transfer:
         """A peer is not a source any more."""
         if self._known.pop(peer, self) is not self and self._plan is not None:
             self._tally.forget(peer=peer)
-            self._withdraw(peer, list(self._plan.requested(peer)))
+            self._asking.withdraw(peer, list(self._plan.requested(peer)))
             self._act(self._plan.gone(peer, self._loop.time()))
 
     def give_way(self) -> None:
@@ -301,12 +264,9 @@ class Transfer:
                 asks.setdefault(action.peer, []).append(action.index)
             else:
                 self._tally.forget(action.index, action.peer)
-                self._withdraw(action.peer, [action.index])
+                self._asking.withdraw(action.peer, [action.index])
         for peer, indices in asks.items():
-            lane = self._around.lane(peer)
-            if lane is not None:  # else the end of its link is about to be told
-                self._asked_of.add(peer)
-                lane.ask(self, indices)
+            if self._asking.ask(peer, indices):
                 self._around.downlink.got_on(self)
         if self._plan.complete and not self._finishing:
             self._finishing = True
@@ -393,7 +353,7 @@ class Transfer:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_later(ROOM_SECONDS, self.retry)
-        self._around.full(self, error)
+        self._around.full(error)
         self._report()
 
     def retry(self) -> None:
@@ -412,15 +372,7 @@ class Transfer:
 
     def _forget_requests(self) -> None:
         self._tally.forget()
-        for peer in self._asked_of:
-            lane = self._around.lane(peer)
-            if lane is not None:
-                lane.forget(self)
-
-    def _withdraw(self, peer: str, indices: list[int]) -> None:
-        lane = self._around.lane(peer)
-        if lane is not None:
-            lane.cancel(self, indices)
+        self._asking.forget()
 
     def _failure(self, error: MeshError | OSError) -> MeshError:
         if isinstance(error, InvalidToken):
@@ -434,17 +386,11 @@ class Transfer:
     def progress(self) -> BlobProgress:
         """How far it is."""
         if self._full is not None:
-            no_room = (
-                f"no room: needs {self._full.needed} bytes in {self._full.path}, where {self._full.free} are "
-                "free; it goes on by itself when there is room"
-            )
-            return BlobProgress("stalled", self._tally.told, self.token.size_bytes, [], no_room)
+            return BlobProgress("stalled", self._tally.told, self.token.size_bytes, [], no_room(self._full))
         state, sources, why = self._plan.state() if self._plan is not None else ("waiting", [], None)
         if state == "waiting" and why is None:
-            asked = sorted(self._around.asked(self.token.hash))
-            why = f"no source: asked {', '.join(asked)}" if asked else "no peers are connected"
-            if self._begins.is_set() and self._plan is None and self._around.slots.crowded:
-                why = "other fetches go first"
+            queued = self._begins.is_set() and self._plan is None and self._around.slots.crowded
+            why = "other fetches go first" if queued else no_source(self._around.asked(self.token.hash))
         rate, left = self._tally.pace(self.token.size_bytes, self._loop.time())
         return BlobProgress(state, self._tally.told, self.token.size_bytes, sources, why, rate, left)
 

@@ -253,7 +253,7 @@ async def test_fetches_of_one_blob_share_a_transfer_and_the_last_to_leave_stops_
     assert 0 < sent < 7 * MIB
     await asyncio.sleep(20)
     assert world["a"].served_bytes <= sent + 2 * MIB  # what was being sent, and nothing more
-    assert not world.nodes["a"].attachments._exchange._demands.blobs
+    assert not world.nodes["a"].attachments._exchange._said._demands.blobs
     both = await asyncio.gather(world["b"].fetch(token), world["b"].fetch(token))
     assert [await handle.read() for handle in both] == [data, data]
     assert world["a"].served_bytes <= 12 * MIB  # at most what was under way was sent twice
@@ -330,7 +330,7 @@ async def test_loops_neither_multiply_downloads_nor_keep_a_demand(world: World) 
     assert world["o"].received_bytes < 13 * MIB
     assert world["z"].served_bytes < 13 * MIB
     for node in world.nodes.values():
-        assert not node.attachments._exchange._demands.blobs
+        assert not node.attachments._exchange._said._demands.blobs
     sent = sum(node.attachments.served_bytes for node in world.nodes.values())
     assert sent < 27 * MIB
 
@@ -351,7 +351,7 @@ async def test_a_relay_stops_when_nobody_wants_the_blob_any_more(world: World) -
     world.nodes["a"].peers.links[world.nodes["b"].node_id].close("gone")
     await world.nodes["a"].peers.close()
     await asyncio.sleep(2)
-    assert not world.nodes["b"].attachments._exchange._demands.blobs
+    assert not world.nodes["b"].attachments._exchange._said._demands.blobs
     assert not list(world.nodes["b"].attachments._exchange._transfers)
     fetching.cancel()
 
@@ -575,7 +575,7 @@ def test_a_wrong_token_does_not_stop_the_right_one(bad_first: bool, size: int, w
                     await task
         await asyncio.sleep(200)
         for node in world.nodes.values():
-            assert not node.attachments._exchange._demands.blobs
+            assert not node.attachments._exchange._said._demands.blobs
             assert not node.attachments._exchange._contests._timers
 
     contest()
@@ -592,8 +592,8 @@ async def test_wrong_tokens_alone_are_left_like_any_other(world: World) -> None:
         task.cancel()
     await asyncio.wait(fetching)
     await asyncio.sleep(1)
-    assert not world["b"]._exchange._demands.blobs
-    assert not world["a"]._exchange._demands.blobs
+    assert not world["b"]._exchange._said._demands.blobs
+    assert not world["a"]._exchange._said._demands.blobs
     assert not world["b"]._exchange._contests._timers
 
 
@@ -733,7 +733,7 @@ async def test_adding_what_is_being_fetched_completes_the_fetch(world: World) ->
     await fetching
     assert whole == [nowhere.hash]
     await asyncio.sleep(1)
-    assert not world["a"]._exchange._demands.blobs
+    assert not world["a"]._exchange._said._demands.blobs
 
 
 @simulated()
