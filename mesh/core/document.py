@@ -128,7 +128,7 @@ def _begun(
     name: Name,
 ) -> tuple[Change, Merged]:
     update = written_once(ROOT_NAME, registers, client_id)
-    _check_limits(update, registers)
+    check_limits(update, registers)
     clock, counter = tick()
     rank = (held.rank[0] + 1, 0)
     vector = join(held.vector, {clock: counter}) if held.vector else {clock: counter}
@@ -162,7 +162,7 @@ def _changed(
             registers.pop(key, None)
         registers.update(writes.sets)
     if len(update) > len(held.update):
-        _check_limits(update, registers)
+        check_limits(update, registers)
     fields = unflatten(registers) if live is None else live.fields()
     _keep(kept, live)
     clock, counter = tick()
@@ -290,7 +290,12 @@ def single_value_state(key: str, value: str, client_id: int) -> bytes:
     return written_once(ROOT_NAME, {key: value}, client_id)
 
 
-def _check_limits(update: bytes, registers: Registers) -> None:
+def check_limits(update: bytes, registers: Registers) -> None:
+    """Refuse what is too large to be written here.
+
+    Raises:
+        DocumentTooLarge: it is.
+    """
     if len(registers) > MAX_FIELDS:
         raise DocumentTooLarge(
             f"{len(registers)} fields are over the limit of {MAX_FIELDS}: split it, or put lists in place of "

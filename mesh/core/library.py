@@ -133,24 +133,51 @@ def written_by_library(held: bytes, writes: Writes, client_id: int) -> tuple[byt
     return update, doc.get_update(before)
 
 
+class Incomplete(InvalidDocument):
+    """An update builds on what is not held: whoever sent it has to send more."""
+
+
 def joined(held: bytes, update: bytes, brought: Brought) -> tuple[bytes, Registers]:
-    """The state after ``update`` has arrived, which has been read, and its registers."""
+    """The state after ``update`` has arrived, which has been read, and its registers.
+
+    Raises:
+        Incomplete, InvalidDocument: it cannot be applied.
+    """
     doc, root = load(held)
+    _apply_checked(doc, held, update, brought)
+    return doc.get_update(), registers_in(root)
+
+
+def contributed(held: bytes, update: bytes, brought: Brought) -> tuple[bytes, bytes, Registers] | None:
+    """The state after ``update`` has arrived, which has been read, what was new in it, and the registers;
+    ``None``: nothing was.
+
+    Raises:
+        Incomplete, InvalidDocument: it cannot be applied.
+    """
+    doc, root = load(held)
+    news: list[bytes] = []
+    subscription = doc.observe(lambda event: news.append(event.update))
+    _apply_checked(doc, held, update, brought)
+    doc.unobserve(subscription)
+    return (doc.get_update(), news[0], registers_in(root)) if news else None
+
+
+def _apply_checked(doc: pycrdt.Doc[Any], held: bytes, update: bytes, brought: Brought) -> None:
     clocks = clocks_of(doc.get_state())
     for client, (start, end) in brought.ranges.items():
         if start > clocks.get(client, 0):
-            raise InvalidDocument("an update that builds on what is not in it")
+            raise Incomplete("an update that builds on what is not in it")
         clocks[client] = max(clocks.get(client, 0), end)
     if any(end > clocks.get(client, 0) for client, _, end in brought.deletions):
-        raise InvalidDocument("an update that deletes what is not in it")
+        raise Incomplete("an update that deletes what is not in it")
     if brought.rich or len(list(doc.keys())) > 1:
         check_roots(held, update, ROOT_NAME)
     apply_update(doc, update)
     reached = clocks_of(doc.get_state())
     if any(reached.get(client, 0) < end for client, (_, end) in brought.ranges.items()):
         # The library would keep it apart until the rest comes, and all that the client writes later.
-        raise InvalidDocument("an update that builds on what is not in it")
-    return doc.get_update(), registers_in(root)
+        raise Incomplete("an update that builds on what is not in it")
 
 
 def state_vector(update: bytes) -> bytes:

@@ -57,7 +57,7 @@ node is closing, 507 the disk is full. The whole in detail: ``GET /api/openapi.j
     GET    /metrics                                 Prometheus text
     GET    /api/openapi.json                        OpenAPI 3.1
 
-Live: ``GET /api/live?subscribe=JSON&subscribe=JSON...`` answers server-sent events. Each ``subscribe`` is one of
+Live: ``GET /api/live?subscribe=JSON&subscribe=JSON...`` answers server-sent events. Each ``subscribe`` is
 
     {"kind": "documents", "collection": "cars", "selector"?: {...}, "sort"?: [...], "limit"?: 100}
     {"kind": "distributions"}
@@ -76,7 +76,7 @@ Live: ``GET /api/live?subscribe=JSON&subscribe=JSON...`` answers server-sent eve
                            {of, status} {of, presence} {of, stats}
     event: end       data: {of}                         nothing follows, e.g. a distribution is complete
     event: error     data: {of, error: {...}}           nothing follows of this one
-    event: bye       data: {}                           the gateway closes; an EventSource comes back by itself
+    event: bye       data: {}                           the gateway closes; an EventSource comes back itself
 
     The snapshot comes first, then what changes: what a slow reader has not taken yet is merged. ``order`` is
     there if ``sort`` or ``limit`` is. In silence a comment comes every 15 seconds.
@@ -87,3 +87,9 @@ fields under JSON Pointers (``doc.getMap("doc").set("/title", "Plan")``); texts 
 are for collaborative editing. See :mod:`mesh.gateway.yjs` for its close codes; a browser that is told 4410
 holds a document that was removed, and starts afresh with a new ``Y.Doc``.
 """
+
+from __future__ import annotations
+
+from mesh.gateway.gateway import Gateway
+
+__all__ = ["Gateway"]

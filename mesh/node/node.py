@@ -20,6 +20,7 @@ from mesh.collections.owned import OwnedDocuments
 from mesh.collections.replication import Replicator
 from mesh.collections.subscriptions import Subscription, Subscriptions
 from mesh.collections.transactions import Transaction, transaction
+from mesh.collections.yjs_documents import YjsDocuments
 from mesh.core.certificates import EVERYTHING as EVERY_COLLECTION
 from mesh.core.direct import FEATURE
 from mesh.core.identity import PRIVATE_KEY_BYTES, Identity, short_id
@@ -469,6 +470,10 @@ class Node:
         """
         random = self._environment.random
         return transaction(self._started.store, lambda: random.randbytes(16).hex())
+
+    def yjs_documents(self) -> YjsDocuments:
+        """Documents as Yjs clients read and write them, for a gateway; to be closed before the node is."""
+        return YjsDocuments(self._started.store)
 
     async def collections(self) -> dict[str, int]:
         """How many documents each collection has here."""

@@ -78,10 +78,11 @@ class DocumentStore:
         self.rebuilt: Rebuilt | None = None
         """What became of the file if it was damaged, or not there any more, when it was opened."""
 
-    def follow(self, follower: Callable[[list[Commit]], None]) -> None:
+    def follow(self, follower: Callable[[list[Commit]], None]) -> Callable[[], None]:
         """Call ``follower``, on the event loop, with everything that is committed from now on, and with
-        nothing when ``log_id`` has changed."""
+        nothing when ``log_id`` has changed, until what this gives is called."""
         self._followers.append(follower)
+        return lambda: self._followers.remove(follower)
 
     async def open(self) -> None:
         """Open or create the file. A damaged one is rebuilt, and kept aside: see ``rebuilt``.
@@ -177,7 +178,7 @@ class DocumentStore:
         if commits or renewed:
             self.head = rows.lineage.seq
             self.documents += sum((c.after is not None) - (c.before is not None) for c in commits)
-            for follower in self._followers:
+            for follower in list(self._followers):
                 try:
                     follower(commits)
                 except Exception:  # noqa: BLE001 - whatever it is, it is logged

@@ -53,7 +53,7 @@ async def distribute(
     and how many of the nodes known here are in the scope now."""
     if (path is None) == (hash is None):
         raise MeshError("distribute either a path or a hash")
-    checked = await _scope(served, scope)
+    checked = await whole_scope(served, scope)
     if supersedes is not None:
         supersedes = await _distribution(served, supersedes)
     attachments = served.node.attachments
@@ -116,7 +116,7 @@ async def retry(served: Served, *, id: Text) -> str:
     return whole
 
 
-async def _scope(served: Served, plain: dict[str, Any]) -> DistributionScope:
+async def whole_scope(served: Served, plain: dict[str, Any]) -> DistributionScope:
     """The scope, with names and abbreviated ids of nodes made whole: they would wait for ever for nobody.
 
     A whole id may be of a node that is not known here yet.

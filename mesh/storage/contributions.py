@@ -1,0 +1,100 @@
+"""Jobs for Yjs clients: a document as they read it, and what they write to it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from mesh.core import browsers
+from mesh.core.library import difference, state_vector
+from mesh.core.records import OWNED_COLLECTIONS
+from mesh.core.updates import clocks_of
+from mesh.core.yjs_messages import encode_state_vector
+from mesh.errors import PermissionDenied
+from mesh.storage.rows import Row, Rows
+
+Standing = Literal["current", "gone", "ahead"]
+
+
+class View(msgspec.Struct, frozen=True, gc=False):
+    """What a client is to be told of a document.
+
+    Attributes:
+        standing: see :func:`~mesh.core.browsers.standing`; only one that is current reads the rest.
+        incarnation: what the client holds from now on; ``None``: there is nothing yet.
+        mark: an update that it has to take first.
+        lacking: what it lacks.
+        state_vector: what it may leave out of what it tells in turn; ``None``: it cannot write here.
+    """
+
+    standing: Standing
+    incarnation: int | None = None
+    mark: bytes | None = None
+    lacking: bytes = b"\0\0"
+    state_vector: bytes | None = None
+
+
+def view(rows: Rows, collection: str, document_id: str, their_state_vector: bytes) -> View:
+    """The document for a client with this state vector.
+
+    Raises:
+        InvalidDocument: the state vector is malformed.
+    """
+    name = (collection, document_id)
+    theirs = browsers.marked(name, their_state_vector)
+    row = rows.get(collection, document_id)
+    if collection in OWNED_COLLECTIONS:
+        return _owned_view(name, row, theirs, their_state_vector)
+    held = rows.state_of(row)
+    standing = browsers.standing(held, theirs)
+    if standing != "current":
+        return View(standing)
+    if row is None or held.dead:
+        clocks = {} if theirs is None else {browsers.mark_of(name, theirs): 1}
+        return View(standing, theirs, None, state_vector=encode_state_vector(clocks))
+    mark = browsers.mark_of(name, held.rank[0])
+    return View(
+        standing,
+        held.rank[0] % browsers.MARKS,
+        None if theirs is not None else browsers.marking(mark),
+        difference(held.update, their_state_vector),
+        encode_state_vector({**clocks_of(state_vector(held.update)), mark: 1}),
+    )
+
+
+def _owned_view(name: tuple[str, str], row: Row | None, theirs: int | None, state_vector: bytes) -> View:
+    document = None if row is None else row.document
+    if document is None:
+        return View("current" if theirs is None else "gone")
+    incarnation, state = browsers.owned_view(name, document)
+    if theirs not in (None, incarnation):
+        return View("gone")
+    return View("current", incarnation, lacking=difference(state, state_vector))
+
+
+def contribute(
+    rows: Rows, collection: str, document_id: str, incarnation: int | None, update: bytes
+) -> Standing:
+    """Write what a client that holds ``incarnation`` has changed; nothing unless its standing is current.
+
+    Raises:
+        PermissionDenied: the document belongs to a node.
+        Incomplete, InvalidDocument: see :func:`~mesh.core.browsers.contribute`.
+    """
+    if collection in OWNED_COLLECTIONS:
+        raise PermissionDenied(f"{collection} belongs to the mesh: its documents can only be read")
+    row = rows.get(collection, document_id)
+    held = rows.state_of(row)
+    standing = browsers.standing(held, incarnation)
+    if standing != "current":
+        return standing
+    outcome = browsers.contribute(
+        held, update, incarnation=incarnation, tick=lambda: rows.tick(row), name=(collection, document_id)
+    )
+    if outcome is not None:
+        change, merged = outcome
+        alive = row is not None and row.json is not None
+        client_id = (row.client_id if row is not None and alive else None) or rows.new_client_id()
+        rows.put(collection, document_id, row, change, merged, client_id=client_id)
+    return standing
