@@ -338,7 +338,7 @@ def advanced(
         held,
         status=status,
         progress_bytes=progress,
-        error=error[:MAX_ERROR_CHARS] if error is not None else None,
+        error=_writable(error) if error is not None else None,
         facts=facts or held.facts,
     )
     if said == held:
@@ -352,3 +352,8 @@ def advanced(
         updated_at=now,
         revision=held.revision + 1,
     )
+
+
+def _writable(error: str) -> str:
+    """``error`` as a document can hold it: names of files come with halves of characters in them."""
+    return error[:MAX_ERROR_CHARS].encode(errors="replace").decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
@@ -79,7 +80,9 @@ class Verdicts:
             if not (refusal is None or isinstance(refusal, str)):
                 raise TypeError(f"a policy returns None or a reason, not {refusal!r}")
             reason = None if refusal is None else f"refused by the policy here: {refusal}"
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
             logger.exception("the policy failed on distribution %s: it is not taken", offer.distribution_id)
             reason = f"the policy here failed ({type(error).__name__}: {error}); retry() asks it again"
         if self._asked.get(offer.distribution_id) == (record.attempt, None):

@@ -72,7 +72,9 @@ def test_given_a_refused_distribution_when_retried_then_the_policy_is_asked_agai
     in_a_world(run)
 
 
-@pytest.mark.parametrize("answer", [ValueError("no such file"), True, "async"])
+@pytest.mark.parametrize(
+    "answer", [ValueError("no such file"), OSError("no \udcff.bin"), asyncio.CancelledError(), True, "async"]
+)
 def test_given_a_policy_that_fails_then_the_receipt_says_so_and_others_go_on(answer: Any) -> None:
     async def run(world: World) -> None:
         async def refuse(offer: Offer) -> str | None:
@@ -81,7 +83,7 @@ def test_given_a_policy_that_fails_then_the_receipt_says_so_and_others_go_on(ans
         def policy(offer: Offer) -> Any:
             if offer.token.size_bytes == 3:
                 return None
-            if isinstance(answer, Exception):
+            if isinstance(answer, BaseException):
                 raise answer
             return refuse(offer) if answer == "async" else answer
 
