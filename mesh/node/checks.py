@@ -13,11 +13,39 @@ from mesh.distributions.checks import MAX_SECONDS
 from mesh.errors import InvalidNode
 from mesh.membership.credentials import Credentials
 from mesh.node.probe import Probe
+from mesh.node.settings import Settings
 from mesh.storage.data_dir import DataDir
 from mesh.storage.identity import load_or_create_identity
 
 MAX_NAME_CHARS = 256
 """Length of a node's name; peers refuse longer ones."""
+
+
+def check_settings(settings: Settings) -> None:
+    """Refuse what cannot be told from the arguments' types.
+
+    Raises:
+        InvalidNode: one of them is not what it must be.
+    """
+    if settings.receive not in ("auto", "manual", "off"):
+        raise InvalidNode(f'receive must be "auto", "manual" or "off", not {settings.receive!r}')
+    check_credentials(settings.credentials)
+    check_name(settings.name)
+    check_cache(settings.cache_bytes)
+    check_facts(settings.formations, settings.capabilities)
+    check_policy(settings.policy, settings.retention)
+
+
+def check_discovery(discovery: object) -> None:
+    """Refuse what this version has not.
+
+    Raises:
+        InvalidNode: it was asked for.
+    """
+    if discovery:
+        raise InvalidNode(
+            "this version has no discovery: leave it out. Peers are dialled at the addresses in `peers`"
+        )
 
 
 def check_name(name: str | None) -> None:

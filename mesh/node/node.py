@@ -3,89 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self
-from weakref import WeakSet
 
 from mesh.attachments.service import Attachments
 from mesh.collections.collection import Collection
-from mesh.collections.observers import Observers
-from mesh.collections.owned import OwnedDocuments
-from mesh.collections.replication import Replicator
-from mesh.collections.subscriptions import Subscription, Subscriptions
+from mesh.collections.subscriptions import Subscription
 from mesh.collections.transactions import Transaction, transaction
 from mesh.collections.yjs_documents import YjsDocuments
 from mesh.core.certificates import EVERYTHING as EVERY_COLLECTION
-from mesh.core.direct import FEATURE
-from mesh.core.identity import PRIVATE_KEY_BYTES, Identity, short_id
-from mesh.core.interest import EVERYTHING
-from mesh.core.receipts import NodeRecord
+from mesh.core.delivery import ReceiveMode
+from mesh.core.identity import short_id
 from mesh.core.scopes import Capabilities
-from mesh.core.wire import InterestEntry
-from mesh.distributions.deliveries import Deliveries, Delivery
+from mesh.distributions.deliveries import Delivery
 from mesh.distributions.direct import DirectFileDistribution
 from mesh.distributions.policy import Policy
 from mesh.distributions.retention import RETENTION_SECONDS
 from mesh.distributions.service import MeshFileDistribution
-from mesh.errors import InvalidNode, NotStarted, PermissionDenied
+from mesh.errors import NotStarted, PermissionDenied
 from mesh.membership.credentials import Credentials
 from mesh.membership.service import MembershipService
-from mesh.network.peers import Peers
-from mesh.node.blob_references import BlobReferences, cache_limit
-from mesh.node.checks import (
-    MAX_NAME_CHARS,
-    check_cache,
-    check_credentials,
-    check_facts,
-    check_home,
-    check_inbox,
-    check_limits,
-    check_name,
-    check_policy,
-)
+from mesh.node.assembly import Assembly, Parts, open_home
+from mesh.node.checks import check_discovery, check_limits, check_settings
 from mesh.node.environment import Environment
-from mesh.node.presence import Presence, Stats, presence_of, stats_of
+from mesh.node.presence import Presence, Stats, stats_of
 from mesh.node.probe import Probe
-from mesh.node.profile import Profile
+from mesh.node.settings import Settings
 from mesh.storage import finding
-from mesh.storage.ageing import Ageing
-from mesh.storage.blob_folder import FolderBlobs
-from mesh.storage.blob_memory import MemoryBlobs
-from mesh.storage.blobs import BlobStore
 from mesh.storage.data_dir import DataDir
-from mesh.storage.documents import DocumentStore
-from mesh.storage.identity import load_or_create_identity
-from mesh.storage.worker import InlineWorker
 from mesh.streams import Stream
-from mesh.version import VERSION
-
-log = logging.getLogger(__name__)
-
-ReceiveMode = Literal["auto", "manual", "off"]
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """What a running node is made of."""
-
-    identity: Identity
-    profile: Profile
-    store: DocumentStore
-    peers: Peers
-    observers: Observers
-    replicator: Replicator
-    subscriptions: Subscriptions
-    owned: OwnedDocuments
-    attachments: Attachments
-    distributions: MeshFileDistribution
-    direct: DirectFileDistribution
-    membership: MembershipService | None
 
 
 class Node:
@@ -150,38 +99,29 @@ class Node:
         cache_bytes: int | None = None,
         environment: Environment | None = None,
     ) -> None:
-        if receive not in ("auto", "manual", "off"):
-            raise InvalidNode(f'receive must be "auto", "manual" or "off", not {receive!r}')
-        if discovery:
-            raise InvalidNode(
-                "this version has no discovery: leave it out. Peers are dialled at the addresses in `peers`"
-            )
-        check_credentials(credentials)
-        check_name(name)
-        check_cache(cache_bytes)
-        self._cache_bytes = cache_bytes
-        self._limits = check_limits(upload_limit, download_limit, link_limit)
-        self._data_dir = None if data_dir is None else DataDir(data_dir)
-        self._credentials = credentials
-        self._wanted_name = name
-        self._listen = listen
-        self._dials = [peers] if isinstance(peers, str) else list(peers)
-        self._formations = [formations] if isinstance(formations, str) else list(formations)
-        check_facts(self._formations, capabilities)
-        self._capabilities = capabilities
-        self._receive: ReceiveMode = receive
-        self._inbox = None if inbox is None else Path(inbox)
-        check_policy(policy, retention)
-        self._policy = policy
-        self._retention = retention
-        self._hub = hub
-        self._environment = environment or Environment()
-        self._parts: _Parts | None = None
+        check_discovery(discovery)
+        self._settings = Settings(
+            data_dir=None if data_dir is None else DataDir(data_dir),
+            name=name,
+            credentials=credentials,
+            listen=listen,
+            dials=[peers] if isinstance(peers, str) else list(peers),
+            formations=[formations] if isinstance(formations, str) else list(formations),
+            capabilities=capabilities,
+            receive=receive,
+            inbox=None if inbox is None else Path(inbox),
+            policy=policy,
+            retention=retention,
+            hub=hub,
+            limits=check_limits(upload_limit, download_limit, link_limit),
+            cache_bytes=cache_bytes,
+            environment=environment or Environment(),
+        )
+        check_settings(self._settings)
+        self._parts: Parts | None = None
         self._stack: AsyncExitStack | None = None
         self._node_id: str | None = None
         self._turn = asyncio.Lock()  # start, close, pause and resume take turns
-        self._online = False
-        self._presence_streams: WeakSet[Stream[Presence]] = WeakSet()
         self.name = name or ""
 
     def __repr__(self) -> str:
@@ -203,193 +143,17 @@ class Node:
             if self._stack is not None:
                 return
             async with AsyncExitStack() as stack:
-                parts = await self._open(stack)
+                home = open_home(self._settings, stack)
+                self._node_id, self.name = home.identity.node_id, home.name
+                parts = await Assembly(self._settings, home, stack).build()
                 self._stack = stack.pop_all()
             self._parts = parts
-            self._online = True
-
-    async def _open(self, stack: AsyncExitStack) -> _Parts:
-        """Build and start every part, lowest first; ``stack`` takes them down in the opposite order."""
-        environment = self._environment
-        directory = self._data_dir
-        credentials = self._credentials
-        lost = False
-        if directory is not None:
-            directory.open()
-            stack.callback(directory.close)
-            check_home(credentials, directory)
-            lost = directory.lost_its_store()
-        if credentials is not None:
-            identity = credentials.identity
-        elif directory is not None:
-            identity = load_or_create_identity(directory.identity)
-        else:
-            identity = Identity(environment.random.randbytes(PRIVATE_KEY_BYTES))
-        self._node_id = identity.node_id
-        folder = "" if directory is None else directory.path.name[:MAX_NAME_CHARS]
-        self.name = (
-            self._wanted_name or (folder if folder.isprintable() else "") or short_id(identity.node_id)
-        )
-
-        store = DocumentStore(
-            None if directory is None else directory.store,
-            InlineWorker() if directory is None else environment.worker("mesh-store"),
-            None if directory is None else environment.worker("mesh-read"),
-            lost=lost,
-            rng=environment.random,
-            clock=environment.clock,
-        )
-        await store.open()
-        stack.push_async_callback(store.close)
-        ageing = Ageing(store, environment.clock)
-        ageing.start()
-        stack.push_async_callback(ageing.close)
-
-        if credentials is None:
-            log.warning(
-                "%s has no credentials: it is in an open mesh, which stays on this machine", self.name
-            )
-            transport = environment.transport()
-        else:
-            transport = environment.secure_transport(credentials)
-        peers = Peers(
-            identity,
-            transport,
-            name=self.name,
-            membership=None if credentials is None else credentials.membership,
-            features=[FEATURE],
-            rng=environment.random,
-            clock=environment.clock,
-        )
-        membership: MembershipService | None = None
-        if credentials is not None:
-            membership = MembershipService(
-                credentials, store, peers, transport, random=environment.random, clock=environment.clock
-            )
-            await membership.start()  # first, so that no service hears of a link before it
-            stack.push_async_callback(membership.close)
-        observers = Observers(store)
-        stack.callback(observers.close)
-        replicator = Replicator(store, peers, node_id=identity.node_id, clock=environment.clock)
-        replicator.start()
-        stack.push_async_callback(replicator.close)
-        stack.push_async_callback(peers.close)
-        subscriptions = Subscriptions(store, replicator)
-        await subscriptions.load()
-        replicator.want("mesh:distributions", InterestEntry("distributions"))
-        if self._hub:
-            replicator.want("mesh:hub", EVERYTHING)
-        owned = OwnedDocuments(store, observers, replicator, identity)
-
-        blobs: BlobStore = (
-            MemoryBlobs()
-            if directory is None
-            else FolderBlobs(directory.blobs, environment.worker("mesh-blobs"), environment.clock)
-        )
-        stack.push_async_callback(blobs.close)
-        blob_references = BlobReferences(store)
-        attachments = Attachments(
-            blobs,
-            peers,
-            node_id=identity.node_id,
-            random=environment.random,
-            clock=environment.clock,
-            limits=self._limits,
-            referred=blob_references.referred,
-            cache_bytes=cache_limit(self._cache_bytes, directory),
-        )
-
-        if self._inbox is not None:
-            check_inbox(self._inbox, directory)
-        inbox_worker = InlineWorker() if directory is None else environment.worker("mesh-inbox")
-        stack.push_async_callback(inbox_worker.close)
-
-        def facts_changed() -> None:
-            distributions.facts_changed()
-            direct.facts_changed()
-
-        profile = Profile(
-            owned,
-            NodeRecord(
-                identity.node_id, self.name, self._formations, Capabilities(), self._hub, None, VERSION, 0.0
-            ),
-            inbox_worker,
-            None if directory is None else directory.path,
-            address=lambda: peers.address,
-            facts_changed=facts_changed,
-        )
-        deliveries = Deliveries()
-        distributions = MeshFileDistribution(
-            owned,
-            attachments,
-            node_id=identity.node_id,
-            facts=lambda: profile.facts,
-            clock=environment.clock,
-            random=environment.random,
-            receive=self._receive,
-            inbox=self._inbox,
-            deliveries=deliveries,
-            hub=self._hub,
-            worker=inbox_worker,
-            policy=self._policy,
-            retention=self._retention,
-        )
-        direct = DirectFileDistribution(
-            owned,
-            attachments,
-            peers,
-            node_id=identity.node_id,
-            facts=lambda: profile.facts,
-            clock=environment.clock,
-            random=environment.random,
-            receive=self._receive,
-            inbox=self._inbox,
-            deliveries=deliveries,
-            worker=inbox_worker,
-            policy=self._policy,
-        )
-        await profile.take(self._capabilities or environment.probe)
-        blob_references.connect(attachments, distributions, direct)
-        await attachments.start()
-        stack.push_async_callback(attachments.close)
-        stack.push_async_callback(direct.close)
-        await direct.start()  # cleans the inbox, in which the other one has not begun to work yet
-        stack.push_async_callback(distributions.close)
-        await distributions.start()
-
-        peers.on_up(self._links_changed)
-        peers.on_down(self._links_changed)
-        stack.callback(self._end_presence)
-        for url in self._dials:
-            peers.keep(url)
-        await peers.start(self._listen)
-        if membership is not None:
-            membership.watch()
-        parts = _Parts(
-            identity,
-            profile,
-            store,
-            peers,
-            observers,
-            replicator,
-            subscriptions,
-            owned,
-            attachments,
-            distributions,
-            direct,
-            membership,
-        )
-        stack.push_async_callback(profile.close)
-        await profile.publish(environment.clock())
-        stack.callback(store.end_transactions)  # else what ends first might wait for them
-        return parts
 
     async def close(self) -> None:
         """Leave the mesh and release everything; what was written is kept. May be repeated."""
         async with self._turn:
             stack, self._stack = self._stack, None
             self._parts = None
-            self._online = False
             if stack is not None:
                 await stack.aclose()
 
@@ -397,16 +161,11 @@ class Node:
         await self.start()
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         await self.close()
 
     @property
-    def _started(self) -> _Parts:
+    def _started(self) -> Parts:
         if self._parts is None:
             raise NotStarted("the node is not running: use `async with Node(...)`, or await start() first")
         return self._parts
@@ -421,7 +180,8 @@ class Node:
     @property
     def mesh_id(self) -> str | None:
         """The closed mesh that this node is a member of; ``None``: it is in an open one."""
-        return None if self._credentials is None else self._credentials.mesh_id
+        credentials = self._settings.credentials
+        return None if credentials is None else credentials.mesh_id
 
     @property
     def address(self) -> str | None:
@@ -450,10 +210,7 @@ class Node:
             InvalidCollectionName: nothing can be called that.
         """
         parts = self._started
-        random = self._environment.random
-        return Collection(
-            name, parts.store, parts.observers, parts.subscriptions, lambda: random.randbytes(16).hex()
-        )
+        return Collection(name, parts.store, parts.observers, parts.subscriptions, self._new_id)
 
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:
         """Several writes in one commit: all of them, or none if the block fails or the process dies.
@@ -468,8 +225,10 @@ class Node:
             NestedTransaction: it is asked for inside of another one.
             TransactionEnded: at the end of the block: it has been rolled back before, and why.
         """
-        random = self._environment.random
-        return transaction(self._started.store, lambda: random.randbytes(16).hex())
+        return transaction(self._started.store, self._new_id)
+
+    def _new_id(self) -> str:
+        return self._settings.environment.random.randbytes(16).hex()
 
     def yjs_documents(self) -> YjsDocuments:
         """Documents as Yjs clients read and write them, for a gateway; to be closed before the node is."""
@@ -491,9 +250,9 @@ class Node:
         Raises:
             InvalidNode: a cap is not a number of at least 4096.
         """
-        self._limits = check_limits(upload, download, link)
+        self._settings.limits = check_limits(upload, download, link)
         if self._parts is not None:
-            self._parts.attachments.set_limits(self._limits)
+            self._parts.attachments.set_limits(self._settings.limits)
 
     async def set_formations(self, formations: Iterable[str]) -> None:
         """Belong to these formations and no others, until the node is made anew.
@@ -506,7 +265,7 @@ class Node:
         """
         wanted = [formations] if isinstance(formations, str) else list(formations)
         await self._started.profile.set_formations(wanted)
-        self._formations = wanted
+        self._settings.formations = wanted
 
     async def set_capabilities(self, capabilities: Capabilities | Probe | None) -> None:
         """Declare other capabilities, have another probe find them out, or (``None``) have them detected;
@@ -515,8 +274,8 @@ class Node:
         Raises:
             InvalidNode: no node can be like that, or the probe failed. Nothing has changed.
         """
-        await self._started.profile.take(capabilities or self._environment.probe)
-        self._capabilities = capabilities
+        await self._started.profile.take(capabilities or self._settings.environment.probe)
+        self._settings.capabilities = capabilities
 
     def deliveries(self) -> Stream[Delivery]:
         """With ``receive="manual"``: what this node is in the scope of; the undecided first."""
@@ -595,10 +354,10 @@ class Node:
         """Go offline: no links, no listening. The store stays open and can be written."""
         async with self._turn:
             parts = self._started
-            if self._online:
-                self._online = False
+            if parts.presence.online:
+                parts.presence.online = False
                 await parts.peers.pause()
-                self._links_changed()
+                parts.presence.changed()
 
     async def resume(self) -> None:
         """Come back online after :meth:`pause`.
@@ -608,11 +367,11 @@ class Node:
         """
         async with self._turn:
             parts = self._started
-            if not self._online:
+            if not parts.presence.online:
                 await parts.peers.resume()
-                self._online = True
-                await parts.profile.publish(self._environment.clock())
-                self._links_changed()
+                parts.presence.online = True
+                await parts.profile.publish(self._settings.environment.clock())
+                parts.presence.changed()
 
     async def settled(self, timeout: float) -> None:
         """Wait until no known peer holds documents that this node lacks, or lacks any that it holds.
@@ -626,37 +385,17 @@ class Node:
             SettleTimeout: it did not come to that; ``waiting_for`` says what was missing.
         """
         parts = self._started
-
-        def unlinked() -> list[str]:
-            return [
-                target.url
-                for target in parts.peers.dialer.targets
-                if target.state != "connected" and target.url != self.address
-            ]
-
-        await parts.replicator.settled(timeout, unlinked)
+        await parts.replicator.settled(timeout, parts.presence.unlinked)
 
     # --- presence ---------------------------------------------------------------------------------
 
     def presence(self) -> Presence:
         """The links of this moment."""
-        return presence_of(self._started.peers, self.node_id, self.name, online=self._online)
+        return self._started.presence.now()
 
     def observe_presence(self) -> Stream[Presence]:
         """The links of this moment, then again whenever one comes up or goes down."""
-        stream: Stream[Presence] = Stream(merge=lambda older, newer: newer)
-        stream.push(self.presence())
-        self._presence_streams.add(stream)
-        return stream
-
-    def _links_changed(self, *_: object) -> None:
-        if self._parts is not None:
-            for stream in list(self._presence_streams):
-                stream.push(self.presence())
-
-    def _end_presence(self) -> None:
-        for stream in list(self._presence_streams):
-            stream.finish()
+        return self._started.presence.observe()
 
     def stats(self) -> Stats:
         """Totals since the start."""

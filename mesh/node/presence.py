@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from typing import Literal
+from weakref import WeakSet
 
 from mesh.attachments.service import Attachments
 from mesh.core.structs import Struct
 from mesh.network.peers import Peers
 from mesh.storage.documents import DocumentStore
+from mesh.streams import Stream
 
 
 class PeerPresence(Struct, frozen=True):
@@ -68,24 +70,63 @@ class Stats(Struct, frozen=True):
     store_rebuilt_at: float | None = None
 
 
-def presence_of(peers: Peers, node_id: str, name: str, *, online: bool) -> Presence:
-    """The links of this moment."""
-    return Presence(
-        node_id,
-        name,
-        peers.address,
-        online,
-        peers=[
-            PeerPresence(
-                link.node_id, link.name, link.url, link.since, link.rtt, link.bytes_in, link.bytes_out
-            )
-            for link in peers.links.values()
-        ],
-        dials=[
-            DialPresence(t.url, t.node_id, t.state, None if t.error is None else str(t.error))
-            for t in peers.dialer.targets
-        ],
-    )
+class PresenceView:
+    """The links of a running node, for those who look once and those who watch.
+
+    Attributes:
+        online: the node is not paused.
+    """
+
+    def __init__(self, peers: Peers, node_id: str, name: str) -> None:
+        self.online = True
+        self._peers = peers
+        self._node_id = node_id
+        self._name = name
+        self._streams: WeakSet[Stream[Presence]] = WeakSet()
+
+    def now(self) -> Presence:
+        """The links of this moment."""
+        return Presence(
+            self._node_id,
+            self._name,
+            self._peers.address,
+            self.online,
+            peers=[
+                PeerPresence(
+                    link.node_id, link.name, link.url, link.since, link.rtt, link.bytes_in, link.bytes_out
+                )
+                for link in self._peers.links.values()
+            ],
+            dials=[
+                DialPresence(t.url, t.node_id, t.state, None if t.error is None else str(t.error))
+                for t in self._peers.dialer.targets
+            ],
+        )
+
+    def unlinked(self) -> list[str]:
+        """The addresses that are dialled, but for this node's own, and not linked with."""
+        return [
+            target.url
+            for target in self._peers.dialer.targets
+            if target.state != "connected" and target.url != self._peers.address
+        ]
+
+    def observe(self) -> Stream[Presence]:
+        """The links of this moment, then again whenever they change."""
+        stream: Stream[Presence] = Stream(merge=lambda older, newer: newer)
+        stream.push(self.now())
+        self._streams.add(stream)
+        return stream
+
+    def changed(self, *_: object) -> None:
+        """A link came up or went down, or the node paused or resumed."""
+        for stream in list(self._streams):
+            stream.push(self.now())
+
+    def close(self) -> None:
+        """Nobody watches any more."""
+        for stream in list(self._streams):
+            stream.finish()
 
 
 def stats_of(peers: Peers, store: DocumentStore, attachments: Attachments) -> Stats:

@@ -39,7 +39,6 @@ class Profile:
 
     Args:
         record: what the document says, but for the facts and the address.
-        facts_changed: called when other scopes may match.
         worker: where probes run.
     """
 
@@ -50,14 +49,13 @@ class Profile:
         worker: Worker,
         data_dir: Path | None,
         address: Callable[[], str | None],
-        facts_changed: Callable[[], None],
     ) -> None:
         self._owned = owned
         self._record = record
         self._worker = worker
         self._data_dir = data_dir
         self._address = address
-        self._facts_changed = facts_changed
+        self._callbacks: tuple[Callable[[], None], ...] = ()
         self._source: Capabilities | Probe = record.capabilities
         self._published = False
         self._turn = asyncio.Lock()
@@ -67,6 +65,10 @@ class Profile:
     def facts(self) -> NodeFacts:
         """What scopes are matched against."""
         return self._record.facts
+
+    def on_change(self, *callbacks: Callable[[], None]) -> None:
+        """Call these when other scopes may match."""
+        self._callbacks = callbacks
 
     async def take(self, source: Capabilities | Probe) -> None:
         """The capabilities are these, or what this finds out, from now on.
@@ -113,7 +115,8 @@ class Profile:
             await self._owned.write("nodes", record.node_id, record.body())
         self._record = record
         if record.facts != before:
-            self._facts_changed()
+            for callback in self._callbacks:
+                callback()
 
     async def _capabilities(self, source: Capabilities | Probe) -> Capabilities:
         check_facts([], source)

@@ -26,7 +26,7 @@ async def test_given_a_peer_that_does_not_know_direct_distributions_then_it_is_n
     mesh: Mesh,
 ) -> None:
     await mesh.start("hq")
-    with patch("mesh.node.node.FEATURE", "something else"):
+    with patch("mesh.node.assembly.FEATURE", "something else"):
         await mesh.start("old", "hq")
     await mesh.start("new", "hq")
     handle = await mesh.distribute(scope=AllNodes())
