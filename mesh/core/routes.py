@@ -21,9 +21,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from mesh.core.interest import InterestSet
+from mesh.core.ways import MAX_SEQUENCE, Heard, LinkState, Origin, StandIn, Way, above, leads_away
 from mesh.core.wire import WITHDRAWN, Interest, InterestEntry, Routes
 from mesh.errors import InvalidSelector, ProtocolViolation
 
@@ -33,74 +33,11 @@ MAX_HOPS = 16
 MAX_ORIGINS = 16_384
 """Origins that one peer speaks for, and of those it spoke for, how many this node stands in for."""
 
-MAX_SEQUENCE = 1 << 53
-"""Sequences are milliseconds since the epoch, rounded to even, or a little above what was heard."""
-
 SOFT_STATE_SECONDS = 15 * 60.0
 """How long a node stands in for an origin."""
 
 
-@dataclass(slots=True)
-class _Heard:
-    sequence: int
-    hops: int
-    entries: list[InterestEntry]
-
-
-@dataclass(slots=True)
-class _Way:
-    """Where an origin's documents go, and its interest as this node passes it on."""
-
-    via: str
-    sequence: int
-    hops: int
-    entries: list[InterestEntry]
-
-
-@dataclass(slots=True)
-class _StandIn:
-    """In place of a way. ``quiet``: nobody was told of the origin, nor speaks of it, so that its sequence
-    still stands."""
-
-    lost: str
-    sequence: int
-    entries: list[InterestEntry]
-    expires: float
-    quiet: bool
-    hops: int = 1  # only the origin itself has 0
-
-
-@dataclass(slots=True)
-class _Origin:
-    heard: dict[str, _Heard] = field(default_factory=dict)  # peer -> what it said
-    way: _Way | _StandIn | None = None
-    behind: set[str] = field(default_factory=set)
-    """Peers that spoke of it under an older sequence than the way's when they last spoke of it."""
-    told: set[str] = field(default_factory=set)
-    """Peers that have been told of it, and not that it is over: for so long it is known here."""
-
-
-_NOTHING = _Origin()
-
-
-@dataclass(slots=True)
-class _Link:
-    """What has passed on one link."""
-
-    heard: set[str] = field(default_factory=set)
-    told: dict[str, Interest] = field(default_factory=dict)
-    routed: set[str] = field(default_factory=set)
-    """Origins whose documents go this way, ..."""
-    routed_told: set[str] | None = None
-    """... and as the peer was told; ``None``: it was told nothing yet."""
-    uses: set[str] = field(default_factory=set)
-    """Origins for which the peer sends its documents this way."""
-    changed: set[str] = field(default_factory=set)
-    """Origins of which there may be something to tell."""
-    ended: dict[str, int] = field(default_factory=dict)
-    """Origins to be taken back, not only here, and the sequence up to which that goes."""
-    complete: bool = False
-    """Whether the peer has said all that it had to say when the link came up."""
+_NOTHING = Origin()
 
 
 class InterestTable:
@@ -114,9 +51,9 @@ class InterestTable:
         self._node_id = node_id
         self._own = InterestSet()
         self._sequence = 0
-        self._origins: dict[str, _Origin] = {}
-        self._links: dict[str, _Link] = {}
-        self._standing_in: dict[str, _StandIn] = {}  # in the order in which they end
+        self._origins: dict[str, Origin] = {}
+        self._links: dict[str, LinkState] = {}
+        self._standing_in: dict[str, StandIn] = {}  # in the order in which they end
         self._left_by: Counter[str] = Counter()  # lost peer -> origins that are stood in for since
         self._concerned: set[str] = set()
 
@@ -152,7 +89,7 @@ class InterestTable:
 
     def link_up(self, peer: str) -> None:
         """There is a link with ``peer``, and nothing has been said on it."""
-        self._links[peer] = _Link(changed={self._node_id, *self._origins})
+        self._links[peer] = LinkState(changed={self._node_id, *self._origins})
         self._concerned.add(peer)
 
     def heard(self, peer: str, interest: Interest, now: float) -> bool:
@@ -184,8 +121,8 @@ class InterestTable:
             entries = InterestSet(interest.entries).entries
         except InvalidSelector as error:
             raise ProtocolViolation(f"an interest that cannot be: {error}") from error
-        fresh = _Heard(interest.sequence, interest.hops, list(entries.values()))
-        known = self._origins.setdefault(origin, _Origin())
+        fresh = Heard(interest.sequence, interest.hops, list(entries.values()))
+        known = self._origins.setdefault(origin, Origin())
         if known.heard.get(peer) == fresh:
             return False
         known.heard[peer] = fresh
@@ -267,16 +204,16 @@ class InterestTable:
             # It goes above the newest sequence that is about, as soon as it hears of it.
             newest = max(heard.sequence for heard in known.heard.values())
             sequence = newest if old is None else max(newest, old.sequence)
-            self._take(origin, _Way(origin, sequence, 1, direct.entries))
+            self._take(origin, Way(origin, sequence, 1, direct.entries))
             return
-        current = old.via if isinstance(old, _Way) else None
-        ways = [item for item in known.heard.items() if _leads_away(old, item[1])]
-        if not ways and isinstance(old, _Way) and not known.told:  # nobody can echo it, so far
+        current = old.via if isinstance(old, Way) else None
+        ways = [item for item in known.heard.items() if leads_away(old, item[1])]
+        if not ways and isinstance(old, Way) and not known.told:  # nobody can echo it, so far
             ways = [item for item in known.heard.items() if item[1].sequence >= old.sequence]
         if ways:
             via, heard = min(ways, key=lambda way: (-way[1].sequence, way[1].hops, way[0] != current, way[0]))
-            self._take(origin, _Way(via, heard.sequence, heard.hops + 1, heard.entries))
-        elif isinstance(old, _StandIn):
+            self._take(origin, Way(via, heard.sequence, heard.hops + 1, heard.entries))
+        elif isinstance(old, StandIn):
             if old.quiet and known.heard:  # those are behind it, and cannot be told so under its sequence
                 self._speak_up(origin, old)
             self._take(origin, old)
@@ -285,21 +222,21 @@ class InterestTable:
         else:
             self._take(origin, None)
 
-    def _stand_in(self, origin: str, way: _Way, now: float) -> None:
+    def _stand_in(self, origin: str, way: Way, now: float) -> None:
         if self._left_by[way.via] >= MAX_ORIGINS:
             self._take(origin, None)
             return
         known = self._origins[origin]
         quiet = not (known.told or known.heard)
-        sequence = way.sequence if quiet else _above(way.sequence)
-        stand_in = _StandIn(way.via, sequence, way.entries, now + SOFT_STATE_SECONDS, quiet)
+        sequence = way.sequence if quiet else above(way.sequence)
+        stand_in = StandIn(way.via, sequence, way.entries, now + SOFT_STATE_SECONDS, quiet)
         self._standing_in[origin] = stand_in
         self._left_by[way.via] += 1
         self._take(origin, stand_in)
 
-    def _speak_up(self, origin: str, stand_in: _StandIn) -> None:
+    def _speak_up(self, origin: str, stand_in: StandIn) -> None:
         stand_in.quiet = False
-        stand_in.sequence = _above(stand_in.sequence)
+        stand_in.sequence = above(stand_in.sequence)
         self._mark(origin, self._links)
 
     def _end(self, origin: str, sequence: int, now: float) -> None:
@@ -316,7 +253,7 @@ class InterestTable:
             self._links[peer].heard.discard(origin)
         if direct is not None and direct.entries:
             if direct.sequence <= sequence:  # whoever said so is wrong, and the origin will go above it
-                self._take(origin, _Way(origin, _above(sequence), 1, direct.entries))
+                self._take(origin, Way(origin, above(sequence), 1, direct.entries))
         elif way is not None and (direct is not None or way.sequence <= sequence):
             concerned |= known.told
             self._take(origin, None if direct is None else way)
@@ -326,7 +263,7 @@ class InterestTable:
         if origin in self._origins:
             self._choose(origin, now)
 
-    def _take(self, origin: str, way: _Way | _StandIn | None) -> None:
+    def _take(self, origin: str, way: Way | StandIn | None) -> None:
         known = self._origins[origin]
         old, known.way = known.way, way
         for peer, heard in known.heard.items():
@@ -334,14 +271,14 @@ class InterestTable:
             (known.behind.add if behind else known.behind.discard)(peer)
         if way == old and way is not None:
             return
-        if isinstance(old, _Way) and old.via in self._links:
+        if isinstance(old, Way) and old.via in self._links:
             self._links[old.via].routed.discard(origin)
             self._mark(origin, [old.via])
-        if not isinstance(way, _StandIn):
+        if not isinstance(way, StandIn):
             gone = self._standing_in.pop(origin, None)
             if gone is not None:
                 self._left_by[gone.lost] -= 1
-        if isinstance(way, _Way):
+        if isinstance(way, Way):
             self._links[way.via].routed.add(origin)
             self._mark(origin, [way.via])
         if way is None:
@@ -357,7 +294,7 @@ class InterestTable:
         if known.way is None and not known.heard and not known.told:
             del self._origins[origin]
 
-    def _uncovered(self, way: _Way | _StandIn | None) -> list[InterestEntry]:
+    def _uncovered(self, way: Way | StandIn | None) -> list[InterestEntry]:
         return [entry for entry in way.entries if not self._own.covers(entry)] if way is not None else []
 
     # --- what is told -----------------------------------------------------------------------------
@@ -401,7 +338,7 @@ class InterestTable:
             direct = known.heard.get(peer)
             behind = direct is not None and direct.sequence < way.sequence
             return Interest(origin, way.sequence, way.hops, []) if behind else None
-        if isinstance(way, _Way):
+        if isinstance(way, Way):
             if way.via == peer:
                 return None
         elif way.quiet:
@@ -428,16 +365,3 @@ class InterestTable:
         told = [link.told[origin] for origin in (self._node_id, *link.uses) if origin in link.told]
         entries = [entry for interest in told for entry in interest.entries]
         return InterestSet([*entries, InterestEntry("nodes", {"_id": peer})])
-
-
-def _leads_away(old: _Way | _StandIn | None, heard: _Heard) -> bool:
-    """Whether what was heard of an origin cannot be an echo of what this node said of it: who is nearer to
-    it under the same sequence does not go by this node."""
-    if isinstance(old, _StandIn):
-        return heard.sequence >= old.sequence if old.quiet else heard.sequence > old.sequence
-    return old is None or (heard.sequence, -heard.hops) > (old.sequence, -old.hops)
-
-
-def _above(sequence: int) -> int:
-    """The next sequence for a stand-in: an odd one."""
-    return min(sequence + 1 + sequence % 2, MAX_SEQUENCE - 1)

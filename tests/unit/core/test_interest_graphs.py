@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.core.interest import EVERYTHING
-from mesh.core.routes import MAX_HOPS, SOFT_STATE_SECONDS, InterestTable, _StandIn, _Way
+from mesh.core.routes import MAX_HOPS, SOFT_STATE_SECONDS, InterestTable
+from mesh.core.ways import StandIn, Way
 from mesh.core.wire import Interest, InterestEntry, Routes
 
 CARS = InterestEntry("cars")
@@ -123,13 +124,13 @@ class Graph:
             reachable = self.distances(name)
             for origin in made._origins:
                 node, hops = name, 0
-                while isinstance(way := self.tables[node]._origins[origin].way, _Way):
+                while isinstance(way := self.tables[node]._origins[origin].way, Way):
                     node, hops = way.via, hops + 1
                     assert hops <= MAX_HOPS + 1, f"no end to the way from {name} to {origin}"
                     if node == origin:
                         break
                 else:
-                    assert isinstance(way, _StandIn)
+                    assert isinstance(way, StandIn)
                     assert way.expires > self.now
                     # (Behind somebody who absorbs its interest it does not hear of who stands in for it.)
                     absorbed = any(self.tables[other].own.entries for other in reachable if other != origin)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mesh.core.interest import EVERYTHING, InterestSet
-from mesh.core.routes import MAX_HOPS, MAX_ORIGINS, MAX_SEQUENCE, SOFT_STATE_SECONDS, InterestTable
+from mesh.core.routes import MAX_HOPS, MAX_ORIGINS, SOFT_STATE_SECONDS, InterestTable
+from mesh.core.ways import MAX_SEQUENCE
 from mesh.core.wire import WITHDRAWN, Interest, InterestEntry, Routes
 from mesh.errors import ProtocolViolation
 
