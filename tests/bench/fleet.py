@@ -15,7 +15,7 @@ import random
 import time
 from itertools import pairwise
 
-from mesh.network.memory import MemoryConnection
+from mesh.network.memory_connection import MemoryConnection
 from tests.simulation.virtual_clock import run_virtual
 from tests.simulation.world import World
 

@@ -15,7 +15,8 @@ from mesh.core.handshake import PeerInfo
 from mesh.core.wire import Ack, BlobHave, Goodbye, Hello, Message, Ping, Pong, Proof
 from mesh.errors import LinkClosed, ProtocolViolation
 from mesh.network.link import FRAME_BYTES, HIGH_WATER_BYTES, MAX_PENDING_BYTES, Link, plain
-from mesh.network.memory import MemoryConnection, MemoryNetwork, Path
+from mesh.network.memory import MemoryNetwork, Path
+from mesh.network.memory_connection import MemoryConnection
 from tests.simulation.virtual_clock import virtual
 
 SEED = random.Random(5)

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.errors import LinkClosed, PeerUnreachable
-from mesh.network.memory import DIAL_SECONDS, MemoryConnection, MemoryNetwork, Path
+from mesh.network.memory import DIAL_SECONDS, MemoryNetwork, Path
+from mesh.network.memory_connection import MemoryConnection
 from tests.simulation.virtual_clock import run_virtual, virtual
 
 
