@@ -38,25 +38,19 @@ from mesh.errors import (
 )
 from mesh.storage.blob_links import Link
 from mesh.storage.blob_marks import CachedMarks, Pins
-from mesh.storage.blob_sources import Intake, sync_folder, write_all, writing
+from mesh.storage.blob_sides import READ, SUFFIXES, SideFiles, read_file
+from mesh.storage.blob_sources import Intake, sync_folder, writing
 
 if TYPE_CHECKING:
     from mesh.storage.blob_partial import PartialFile
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-_SIDES = (".token", ".chunks", ".cached", ".link")
 
 _CHUNKS_PER_JOB = 8
 """Chunks that are verified in one job of the worker: others wait for a few milliseconds at most."""
 
 log = logging.getLogger("mesh.storage")
-
-
-class _Side(msgspec.Struct, frozen=True):
-    token: BlobToken
 
 
 def plain_token(hash: str, size_bytes: int) -> BlobToken:
@@ -87,6 +81,7 @@ class BlobFolder:
         self._links: dict[str, Link] = {}
         self._list_of: tuple[str, bytes] | None = None  # of the blob that was last verified while it was read
         self._numbers = itertools.count()
+        self._sides = SideFiles(self._place, self.create_temp)
 
     def load(self) -> None:
         """Find out what is here, by name and size only, and remove what is left over."""
@@ -120,7 +115,7 @@ class BlobFolder:
     def _load_link(self, hash: str) -> None:
         link = None
         with suppress(OSError, msgspec.MsgspecError):  # unreadable: it leads nowhere
-            link = msgspec.json.decode(self._read_side(self._side_path(hash, ".link")), type=Link)
+            link = msgspec.json.decode(self._sides.read(hash, ".link"), type=Link)
         if link is not None and link.holds:
             self._links[hash], self.sizes[hash] = link, link.size_bytes
         else:
@@ -146,9 +141,6 @@ class BlobFolder:
 
     def _place(self, hash: str) -> Path:
         return self.blobs / hash[:2] / hash
-
-    def _side_path(self, hash: str, suffix: str) -> Path:
-        return self._place(hash).with_suffix(suffix)
 
     # --- becoming whole ------------------------------------------------------------------------------
 
@@ -181,13 +173,13 @@ class BlobFolder:
                 self.make_folders()
                 folder.mkdir(mode=0o700)
                 sync_folder(self.blobs)
-            self.write_sides(token, hashes, durable=durable)
-            self.cached.set(hash, self._side_path(hash, ".cached"), cached=cached)
+            self._sides.describe(token, hashes, durable=durable)
+            self.cached.set(hash, self._sides.path(hash, ".cached"), cached=cached)
             if isinstance(content, Link):
-                self._write_side(self._side_path(hash, ".link"), msgspec.json.encode(content))
+                self._sides.write(self._sides.path(hash, ".link"), msgspec.json.encode(content), durable=True)
             else:
                 content.rename(self._place(hash))
-                self._side_path(hash, ".link").unlink(missing_ok=True)
+                self._sides.path(hash, ".link").unlink(missing_ok=True)
         return folder
 
     def show(self, content: Path | Link | None, token: BlobToken) -> None:
@@ -203,7 +195,7 @@ class BlobFolder:
         if cached != (hash in self.cached.served):
             folder = self._place(hash).parent
             with writing(folder, 0):
-                self.cached.set(hash, self._side_path(hash, ".cached"), cached=cached)
+                self.cached.set(hash, self._sides.path(hash, ".cached"), cached=cached)
                 sync_folder(folder)
 
     # --- what is known of a whole blob -----------------------------------------------------------------
@@ -218,7 +210,7 @@ class BlobFolder:
         """The token of a whole blob; made again from the content where it is lost."""
         self.size(hash)
         try:
-            token = msgspec.json.decode(self._read_side(self._side_path(hash, ".token")), type=_Side).token
+            token = self._sides.token(hash)
             if token.hash == hash and token.size_bytes == self.size(hash):
                 return token
         except FileNotFoundError:
@@ -235,7 +227,7 @@ class BlobFolder:
         with suppress(OSError, InvalidToken):
             hashes = derived_hashes(token)
             if hashes is None:
-                hashes = self._read_side(self._side_path(hash, ".chunks"))
+                hashes = self._sides.read(hash, ".chunks")
         if hashes is None or not list_matches(token, hashes):
             _, hashes = self._renew(hash, token.metadata)
         return hashes
@@ -248,7 +240,7 @@ class BlobFolder:
         token, hashes = intake.finish(metadata)
         if token.hash != hash:
             self.drop_rotten(hash)
-        self.write_sides(token, hashes)
+        self._sides.describe(token, hashes, durable=True)
         return token, hashes
 
     def is_linked(self, hash: str) -> bool:
@@ -270,7 +262,7 @@ class BlobFolder:
         self.size(hash)
         link = self._links.get(hash)
         try:
-            return os.open(self._place(hash), _READ) if link is None else link.open(hash)
+            return os.open(self._place(hash), READ) if link is None else link.open(hash)
         except FileNotFoundError as error:  # somebody removed the file
             self.delete(hash)
             raise BlobCorrupt(hash) from error
@@ -302,7 +294,7 @@ class BlobFolder:
                 self._list_of = (hash, self.chunk_list(hash))
             if not chunk_matches(self.token(hash), self._list_of[1], index, view):
                 self.drop_rotten(hash)
-        self.cached.note_served(hash, self._side_path(hash, ".cached"))
+        self.cached.note_served(hash, self._sides.path(hash, ".cached"))
         return data
 
     def damaged_chunks(self, hash: str, hashes: bytes, index: int) -> tuple[list[int], int]:
@@ -358,7 +350,7 @@ class BlobFolder:
         self.cached.served.pop(hash, None)
         self._list_of = None
         final = self._place(hash)
-        for path in (final, *(final.with_suffix(suffix) for suffix in _SIDES)):
+        for path in (final, *(final.with_suffix(suffix) for suffix in SUFFIXES)):
             path.unlink(missing_ok=True)
         with suppress(FileNotFoundError):  # somebody removed the folder with it
             sync_folder(final.parent)
@@ -371,7 +363,7 @@ class BlobFolder:
         hashes = derived_hashes(partial.token)
         if hashes is None:
             with suppress(OSError):  # not known yet, or lost: it is fetched
-                hashes = self._read_side(self.partial_path(hash).with_suffix(".chunks"))
+                hashes = read_file(self.partial_path(hash).with_suffix(".chunks"))
                 if not list_matches(partial.token, hashes):
                     hashes = None
         partial.acquire()
@@ -387,7 +379,8 @@ class BlobFolder:
         """Keep a verified chunk list, so that a later attempt need not ask for it."""
         if token.chunk_count > 1:
             with writing(self.partials, len(hashes)):
-                self._write_side(self.partial_path(token.hash).with_suffix(".chunks"), hashes, durable=False)
+                path = self.partial_path(token.hash).with_suffix(".chunks")
+                self._sides.write(path, hashes, durable=False)
 
     def remove_partial(self, hash: str) -> None:
         """Forget what is left of a partial blob."""
@@ -395,31 +388,3 @@ class BlobFolder:
         path.unlink(missing_ok=True)
         path.with_suffix(".chunks").unlink(missing_ok=True)
         self.partial.discard(hash)
-
-    # --- side files ----------------------------------------------------------------------------------
-
-    def write_sides(self, token: BlobToken, hashes: bytes, *, durable: bool = True) -> None:
-        """Write what is kept beside the content. What is not ``durable`` may be lost in a power cut."""
-        if token.chunk_count > 1:
-            self._write_side(self._side_path(token.hash, ".chunks"), hashes, durable=durable)
-        side = msgspec.json.encode(_Side(token))
-        self._write_side(self._side_path(token.hash, ".token"), side, durable=durable)
-
-    def _write_side(self, path: Path, data: bytes, *, durable: bool = True) -> None:
-        fd, temp = self.create_temp()
-        try:
-            with writing(self.temp, len(data)):
-                for start in range(0, len(data), CHUNK_BYTES):
-                    write_all(fd, data[start : start + CHUNK_BYTES], start)
-                if durable:
-                    os.fsync(fd)
-            temp.rename(path)
-        except BaseException:
-            temp.unlink(missing_ok=True)
-            raise
-        finally:
-            os.close(fd)
-
-    def _read_side(self, path: Path) -> bytes:
-        with open(os.open(path, _READ), "rb") as file:
-            return file.read()
