@@ -5,32 +5,24 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterable, Callable, Collection, Coroutine, Mapping
+from collections.abc import AsyncIterable, Callable, Collection, Mapping
 from os import PathLike
 from pathlib import Path
 from random import Random
-from typing import Any, BinaryIO, TypeVar
+from typing import BinaryIO
 
+from mesh.attachments.arguments import check_token, described
 from mesh.attachments.contests import refuted
 from mesh.attachments.correspondence import MayRelay
-from mesh.attachments.describing import described
 from mesh.attachments.exchange import Exchange
 from mesh.attachments.handles import BlobHandle
 from mesh.attachments.keeping import Keeping, Referred
 from mesh.attachments.verifying import VerifyReport, verify_all
 from mesh.attachments.waiters import OnProgress, Waiter
-from mesh.core.chunks import derived_hashes
+from mesh.attachments.work import Work
 from mesh.core.rates import NO_LIMITS, Limits
 from mesh.core.tokens import BlobMetadata, BlobProgress, BlobToken
-from mesh.errors import (
-    BlobNotFound,
-    BlobTooLarge,
-    FetchFailed,
-    FetchTimeout,
-    InvalidToken,
-    NotStarted,
-    StorageFull,
-)
+from mesh.errors import BlobNotFound, FetchFailed, InvalidToken, NotStarted, StorageFull
 from mesh.network.peers import Peers
 from mesh.storage.blobs import BlobStore, Source
 
@@ -44,9 +36,6 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 
 MAX_BLOB_BYTES = 1 << 40
 """1 TiB: blobs over this are not fetched. Its chunk list takes 32 MiB of memory while it is under way."""
-
-
-T = TypeVar("T")
 
 
 async def _nothing_refers(hashes: Collection[str]) -> Collection[str]:
@@ -109,7 +98,7 @@ class Attachments:
         store.on_lost(self._lost)
         self._limits = limits
         self._started = False
-        self._working: set[asyncio.Task[Any]] = set()
+        self._work = Work()
 
     async def start(self) -> None:
         """Open the store and take part in the exchange of blobs.
@@ -128,10 +117,7 @@ class Attachments:
         repeated."""
         if self._started:
             self._started = False
-            for working in self._working:
-                working.cancel()
-            if self._working:
-                await asyncio.wait(self._working)
+            await self._work.close()
             await self._keeping.close()
             await self._exchange.close()
             await self._store.close()
@@ -171,7 +157,7 @@ class Attachments:
         if link and not isinstance(source, str | PathLike):
             raise TypeError(f"only a path can be linked to, not {type(source).__name__}")
         metadata = described(source, name, content_type, custom)
-        return await self._until_closed(self._add(source, metadata, link=link), "add an attachment")
+        return await self._work.do(self._add(source, metadata, link=link), "add an attachment")
 
     async def _add(self, source: Source, metadata: BlobMetadata, *, link: bool) -> BlobToken:
         if link:
@@ -219,15 +205,7 @@ class Attachments:
             DataDirUnusable: the folder for attachments cannot be written to.
         """
         self._check_started()
-        if not isinstance(token, BlobToken):
-            raise InvalidToken(f"a BlobToken is needed, as add() gives it, not {token!r}")
-        try:
-            token.check()
-        except TypeError as error:
-            raise InvalidToken(f"a token with fields of wrong types: {error}") from error
-        derived_hashes(token)
-        if token.size_bytes > self._max_blob_bytes:
-            raise BlobTooLarge(token.hash, token.size_bytes, self._max_blob_bytes)
+        check_token(token, self._max_blob_bytes)
         waiter = Waiter(int(priority), on_progress, patient=wait_for_room)
         self._keeping.touch(token.hash)
         if self._store.exists(token.hash) and await self._held(token, waiter):
@@ -238,11 +216,7 @@ class Attachments:
                 await waiter.done
         except TimeoutError:
             assert timeout is not None
-            progress = waiter.last or BlobProgress("waiting", 0, token.size_bytes)
-            state = f"{progress.state}: {progress.reason}" if progress.reason else progress.state
-            raise FetchTimeout(
-                token.hash, timeout, progress.downloaded_bytes, token.size_bytes, state
-            ) from None
+            raise waiter.timed_out(token, timeout) from None
         finally:
             self._exchange.leave(token, waiter)
             self._keeping.touch(token.hash)
@@ -315,7 +289,7 @@ class Attachments:
         async def fetch(token: BlobToken) -> None:
             await self.fetch(token, priority=LOW_PRIORITY, timeout=REPAIR_SECONDS)
 
-        return await self._until_closed(verify_all(self._store, fetch), "verify the attachments")
+        return await self._work.do(verify_all(self._store, fetch), "verify the attachments")
 
     async def storage_bytes(self) -> int:
         """The sum of the sizes of the blobs that are here whole."""
@@ -394,24 +368,6 @@ class Attachments:
         await self._store.keep(token.hash)
         waiter.tell(BlobProgress("completed", token.size_bytes, token.size_bytes))
         return True
-
-    async def _until_closed(self, work: Coroutine[Any, Any, T], name: str) -> T:
-        """The result of ``work``, which is over when this is: cancelled with this, and by :meth:`close`."""
-        task = asyncio.get_running_loop().create_task(work, name=name)
-        self._working.add(task)
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError:
-            task.cancel()
-            await asyncio.wait({task})
-            if not task.cancelled():
-                task.exception()
-            raise
-        finally:
-            self._working.discard(task)
-        if task.cancelled():
-            self._check_started()
-        return task.result()
 
     def _lost(self, hash: str) -> None:
         self._exchange.lost(hash)

@@ -6,8 +6,8 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
-from mesh.core.tokens import BlobProgress
-from mesh.errors import MeshError
+from mesh.core.tokens import BlobProgress, BlobToken
+from mesh.errors import FetchTimeout, MeshError
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,12 @@ class Waiter:
     def last(self) -> BlobProgress | None:
         """How far it is, as far as is known."""
         return self._last() if callable(self._last) else self._last
+
+    def timed_out(self, token: BlobToken, timeout: float) -> FetchTimeout:
+        """What to raise when the blob is not here after ``timeout`` seconds."""
+        progress = self.last or BlobProgress("waiting", 0, token.size_bytes)
+        state = f"{progress.state}: {progress.reason}" if progress.reason else progress.state
+        return FetchTimeout(token.hash, timeout, progress.downloaded_bytes, token.size_bytes, state)
 
     def look(self, progress: Callable[[], BlobProgress]) -> None:
         """There is progress to report."""

@@ -1,4 +1,4 @@
-"""What people are told of an attachment."""
+"""What an application hands in, checked."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 
-from mesh.core.tokens import BlobMetadata
-from mesh.errors import InvalidMetadata
+from mesh.core.chunks import derived_hashes
+from mesh.core.tokens import BlobMetadata, BlobToken
+from mesh.errors import BlobTooLarge, InvalidMetadata, InvalidToken
 
 
 def described(source: object, name: object, content_type: object, custom: Any) -> BlobMetadata:
@@ -30,3 +31,21 @@ def described(source: object, name: object, content_type: object, custom: Any) -
             "an attachment", f"its name, content type or custom metadata: {error}"
         ) from error
     return metadata
+
+
+def check_token(token: object, max_blob_bytes: int) -> None:
+    """Refuse what nothing can be fetched by.
+
+    Raises:
+        InvalidToken: it cannot be true.
+        BlobTooLarge: the blob has more than ``max_blob_bytes``.
+    """
+    if not isinstance(token, BlobToken):
+        raise InvalidToken(f"a BlobToken is needed, as add() gives it, not {token!r}")
+    try:
+        token.check()
+    except TypeError as error:
+        raise InvalidToken(f"a token with fields of wrong types: {error}") from error
+    derived_hashes(token)
+    if token.size_bytes > max_blob_bytes:
+        raise BlobTooLarge(token.hash, token.size_bytes, max_blob_bytes)
