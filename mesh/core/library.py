@@ -15,7 +15,7 @@ from mesh.core.items import client_for
 from mesh.core.plans import Writes
 from mesh.core.registers import Registers
 from mesh.core.roots import check_roots
-from mesh.core.updates import Brought, clocks_of
+from mesh.core.updates import Brought, check_fields, clocks_of
 from mesh.core.values import MAX_SAFE_INTEGER
 from mesh.errors import InvalidDocument
 
@@ -107,7 +107,7 @@ def apply_update(doc: pycrdt.Doc[Any], update: bytes) -> None:
     """
     try:
         doc.apply_update(update)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         raise InvalidDocument(f"a malformed update: {error}") from error
 
 
@@ -143,9 +143,7 @@ def joined(held: bytes, update: bytes, brought: Brought) -> tuple[bytes, Registe
     Raises:
         Incomplete, InvalidDocument: it cannot be applied.
     """
-    doc, root = load(held)
-    _apply_checked(doc, held, update, brought)
-    return doc.get_update(), registers_in(root)
+    return _apply_checked(*load(held), held, update, brought)
 
 
 def contributed(held: bytes, update: bytes, brought: Brought) -> tuple[bytes, bytes, Registers] | None:
@@ -158,26 +156,37 @@ def contributed(held: bytes, update: bytes, brought: Brought) -> tuple[bytes, by
     doc, root = load(held)
     news: list[bytes] = []
     subscription = doc.observe(lambda event: news.append(event.update))
-    _apply_checked(doc, held, update, brought)
+    state, registers = _apply_checked(doc, root, held, update, brought)
     doc.unobserve(subscription)
-    return (doc.get_update(), news[0], registers_in(root)) if news else None
+    return (state, news[0], registers) if news else None
 
 
-def _apply_checked(doc: pycrdt.Doc[Any], held: bytes, update: bytes, brought: Brought) -> None:
+def _apply_checked(
+    doc: pycrdt.Doc[Any], root: pycrdt.Map[Any], held: bytes, update: bytes, brought: Brought
+) -> tuple[bytes, Registers]:
     clocks = clocks_of(doc.get_state())
+    continues = False  # whether an item may be held in part, and go on elsewhere than it began
     for client, (start, end) in brought.ranges.items():
-        if start > clocks.get(client, 0):
+        clock = clocks.get(client, 0)
+        if start > clock:
             raise Incomplete("an update that builds on what is not in it")
-        clocks[client] = max(clocks.get(client, 0), end)
+        continues = continues or start < clock < end
+        clocks[client] = max(clock, end)
     if any(end > clocks.get(client, 0) for client, _, end in brought.deletions):
         raise Incomplete("an update that deletes what is not in it")
     if brought.rich or len(list(doc.keys())) > 1:
         check_roots(held, update, ROOT_NAME)
+    else:
+        check_fields(held, brought, ROOT_NAME)
     apply_update(doc, update)
     reached = clocks_of(doc.get_state())
     if any(reached.get(client, 0) < end for client, (_, end) in brought.ranges.items()):
         # The library would keep it apart until the rest comes, and all that the client writes later.
         raise Incomplete("an update that builds on what is not in it")
+    state, registers = doc.get_update(), registers_in(root)
+    if continues and registers_of(state) != registers:
+        raise InvalidDocument("an update that would read differently elsewhere")
+    return state, registers
 
 
 def state_vector(update: bytes) -> bytes:

@@ -8,15 +8,19 @@ say, reading an array that holds a piece of text.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from mesh.core.update_reader import ANY, DELETED, EMBED, FORMAT, GC, STRING, TYPE, Id, Item
-from mesh.core.updates import items_of
+from mesh.core.updates import check_contention, items_of
 from mesh.errors import InvalidDocument
 
 MAX_DEPTH = 32
 """How deeply types may nest in a root."""
+
+MAX_SPLITTING = 1 << 26
+"""Elements behind all the places at which an update cuts items in two: the library moves them one by one."""
 
 _ARRAY, _MAP, _TEXT = 0, 1, 2
 _NEUTRAL = frozenset({GC, DELETED, TYPE})
@@ -58,6 +62,7 @@ class _Structure:
         self._items: dict[int, list[Item]] = {}
         self._starts: dict[int, list[int]] = {}
         self._splits: set[Id] = set()  # before these elements, something may cut an item in two
+        self._continued: list[tuple[Item, Item]] = []  # items that are held in part, and the rest of each
         self._homes: dict[Id, _Home] = {}
 
     def add(self, items: Iterable[Item], deletions: Iterable[tuple[int, int, int]]) -> None:
@@ -69,34 +74,45 @@ class _Structure:
                 raise InvalidDocument("an update that builds on what is not in it")
             if item.end <= end:
                 continue
-            if item.clock < end:
-                self._splits.add((item.client, end))
-            known.append(item)
-            starts.append(item.clock)
             if item.left is not None:
                 self._splits.add((item.left[0], item.left[1] + 1))
             if item.right is not None:
                 self._splits.add(item.right)
+            if item.clock < end:
+                rest = _rest(item, end)
+                self._continued.append((item, rest))
+                item = rest
+            known.append(item)
+            starts.append(item.clock)
         for client, start, end in deletions:
             self._splits |= {(client, start), (client, end)}
 
     def check(self) -> None:
         kinds: dict[str | Id, set[bool]] = {}
+        first: Counter[_Home] = Counter()
         for items in self._items.values():
             for item in items:
                 home = self._home(item)
+                if home.key is not None and item.left is None:
+                    first[home] += 1
                 if home is not _GONE and item.kind not in _NEUTRAL:
                     kinds.setdefault(home.parent, set()).add(item.kind in _IN_TEXT)
                 self._check_home(item, home)
         if any(len(found) > 1 for found in kinds.values()):
             raise InvalidDocument("a root that is used as a text and as an array")
+        for item, rest in self._continued:
+            homes = {self._home(rest), self._known_home(item)}
+            if len(homes - {_GONE}) > 1:
+                raise InvalidDocument("an item that goes on elsewhere than it began")
+        check_contention(first.values(), sum(map(len, self._items.values())))
         self._check_splits()
 
     def _check_home(self, item: Item, home: _Home) -> None:
         if home is _GONE or item.kind == GC:
             return
         if home.parent == self._root:
-            fits = home.key is not None and item.kind in (ANY, DELETED)
+            fits = home.key is not None and item.right is None
+            fits = fits and (item.kind == DELETED or (item.kind == ANY and item.length == 1))
         elif isinstance(home.parent, str):
             fits = home.key is None
         else:
@@ -109,12 +125,17 @@ class _Structure:
 
     def _check_splits(self) -> None:
         """A character outside of the basic plane counts as two elements, and cannot be cut in two."""
+        behind = 0
         for client, clock in self._splits:
             item = self._at(client, clock)
+            if item is not None and item.kind == ANY and clock > item.clock:
+                behind += item.end - clock
             if item is not None and item.kind == STRING and clock > item.clock and not item.detail.isascii():
                 before = item.detail.encode("utf-16-le")[: 2 * (clock - item.clock)]
                 if 0xD8 <= before[-1] <= 0xDB:
                     raise InvalidDocument("an item inside of a character")
+        if behind > MAX_SPLITTING:
+            raise InvalidDocument("a long list that is cut into too many pieces")
 
     # --- where things are -------------------------------------------------------------------------
 
@@ -161,17 +182,29 @@ class _Structure:
         neighbours = [self._find(element) for element in (item.left, item.right) if element is not None]
         if neighbours:
             homes = {self._homes[near.client, near.clock] for near in neighbours}
-            if _GONE in homes:
-                return _GONE
             if len(homes) > 1:
                 raise InvalidDocument("an item between items of different parents")
             return homes.pop()
         if isinstance(item.parent, tuple):
             holder = self._find(item.parent)
             above = self._homes[holder.client, holder.clock]
-            if holder.kind in (GC, DELETED) or above is _GONE:
-                return _GONE
-            if holder.kind != TYPE:
+            if holder.kind not in (GC, DELETED, TYPE):
                 raise InvalidDocument("an item in what is not a type")
+            if holder.kind != TYPE or above is _GONE:
+                return _GONE
             return _Home(item.parent, item.key, above.depth + 1)
         return _Home(item.parent or "", item.key, 0)
+
+
+def _rest(item: Item, clock: int) -> Item:
+    """What is new of an item that is held up to ``clock``: it goes on after that."""
+    detail = item.detail
+    if item.kind == STRING:
+        try:
+            detail = detail.encode("utf-16-le")[2 * (clock - item.clock) :].decode("utf-16-le")
+        except UnicodeDecodeError:
+            raise InvalidDocument("an item inside of a character") from None
+    left = (item.client, clock - 1)
+    return item._replace(
+        clock=clock, length=item.end - clock, left=left, parent=None, key=None, detail=detail
+    )

@@ -91,6 +91,7 @@ class Reader:
         known: whether the values are surely those that the library reads.
         rich: whether there is anything that belongs to a collaborative root.
         structs: how many items there are.
+        listed: whether an item has several values or stands before another, as in a list.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class Reader:
         self.known = True
         self.rich = False
         self.structs = 0
+        self.listed = False
 
     def read(self) -> None:
         """Read the whole update.
@@ -209,7 +211,7 @@ class Reader:
             left = (self._client(), self._number())
         if info & _RIGHT:
             right = (self._client(), self._number())
-            self.known = False
+            self.known, self.listed = False, True
         if left is None and right is None:
             parent = self._parent_of_item()
             key = self._text() if info & _KEY else None
@@ -225,7 +227,8 @@ class Reader:
             self.plain = False
         elif kind == ANY:
             length = self._length()
-            self.known = self.known and length == 1
+            if length > 1:
+                self.known, self.listed = False, True
             for _ in range(length):
                 value = self._value(0)
             self.values[client, clock + length - 1] = value

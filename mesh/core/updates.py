@@ -8,7 +8,8 @@ collected ones and the set of deletions. A document may also hold collaborative 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
 from mesh.core.registers import Registers
@@ -16,6 +17,13 @@ from mesh.core.update_reader import EASILY_READ, Id, Item, Reader
 from mesh.errors import InvalidDocument
 
 R = TypeVar("R")
+
+MAX_CONTENTION = 1 << 24
+"""Items that the library may pass by while it finds the places of those that several clients have written for
+the first time into one key: it passes by all that are in the key, for each of them."""
+
+_EASY_BYTES = 32 * 1024
+"""A state of so many bytes is too small for that."""
 
 
 class Brought(NamedTuple):
@@ -30,6 +38,8 @@ class Brought(NamedTuple):
         values: the value in each element, if ``simple``.
         above: which element each of those stands on, or in which key it is the first one.
         simple: whether the update is made of such values, one per item, and of deletions.
+        structs: how many items there are.
+        listed: whether an item has several values or stands before another, as in a list.
     """
 
     ranges: dict[int, tuple[int, int]]
@@ -39,6 +49,8 @@ class Brought(NamedTuple):
     values: dict[Id, Any]
     above: dict[Id, str | Id]
     simple: bool
+    structs: int
+    listed: bool
 
 
 class Fields(NamedTuple):
@@ -100,6 +112,34 @@ def _guarded(read: Callable[[], R]) -> R:
         raise InvalidDocument("a malformed update: a text is not UTF-8") from None
 
 
+def check_fields(held: bytes, brought: Brought, root: bytes) -> None:
+    """Refuse an update, to a document that has fields only, that would keep the CRDT library busy.
+
+    Raises:
+        InvalidDocument: a field is written as if it were a list, or too many clients compete.
+    """
+    if brought.listed:
+        raise InvalidDocument("a field that is written as if it were a list")
+    if len(held) + 10 * brought.structs < _EASY_BYTES:
+        return
+    there = read_update(held, root)
+    first = Counter(key for key in (there.above | brought.above).values() if isinstance(key, str))
+    check_contention(first.values(), there.structs + brought.structs)
+
+
+def check_contention(first: Iterable[int], structs: int) -> None:
+    """Refuse too many items that were written for the first time into one key: ``first`` says for each key
+    how many there are, of ``structs`` items in all.
+
+    Raises:
+        InvalidDocument: there are too many.
+    """
+    competing = [count for count in first if count > 1]
+    others = structs - sum(competing)
+    if sum(count * count for count in competing) // 2 + max(competing, default=0) * others > MAX_CONTENTION:
+        raise InvalidDocument("too many clients that write the same field")
+
+
 def clocks_of(state_vector: bytes) -> dict[int, int]:
     """What a Yjs state vector says: the clock up to which each client's items are there.
 
@@ -121,7 +161,15 @@ def _brought(reader: Reader) -> Brought:
             registers = None
     simple = reader.known and not reader.rich and reader.structs == len(reader.values)
     return Brought(
-        reader.ranges, reader.deletions, registers, reader.rich, reader.values, reader.above, simple
+        reader.ranges,
+        reader.deletions,
+        registers,
+        reader.rich,
+        reader.values,
+        reader.above,
+        simple,
+        reader.structs,
+        reader.listed,
     )
 
 
