@@ -8,8 +8,10 @@ from contextvars import Context
 from typing import Any
 
 from mesh.collections.sessions import SyncSession
+from mesh.core.access import OPEN, access_between
 from mesh.core.commits import Commit
 from mesh.core.interest import EVERYTHING
+from mesh.core.membership import Membership
 from mesh.core.routes import InterestTable
 from mesh.core.sharing import Sharing
 from mesh.core.sync_effects import Effect
@@ -49,8 +51,17 @@ class Replicator:
     """
 
     def __init__(
-        self, store: DocumentStore, peers: Peers, *, node_id: str, clock: Callable[[], float]
+        self,
+        store: DocumentStore,
+        peers: Peers,
+        *,
+        node_id: str,
+        clock: Callable[[], float],
+        membership: Membership | None = None,
     ) -> None:
+        """``membership``: of a closed mesh, in which certificates say what passes on a link."""
+        self._node_id = node_id
+        self._membership = membership
         self._store = store
         self._peers = peers
         self._clock = clock
@@ -132,7 +143,10 @@ class Replicator:
         sync = self._syncs.get(link.node_id)
         if sync is None or sync.link is not link:
             return
-        if self._table.heard(link.node_id, interest, asyncio.get_running_loop().time()):
+        heard = sync.access.heard(interest)
+        if heard is None:
+            return
+        if self._table.heard(link.node_id, heard, asyncio.get_running_loop().time()):
             self._expire_later()
             sync.run(sync.serving.wanted(self._table.wanted_by(link.node_id)))
             self._announce_soon()
@@ -189,7 +203,17 @@ class Replicator:
     # --- links ------------------------------------------------------------------------------------
 
     def _link_up(self, link: Link) -> None:
-        sync = SyncSession(self._store, link, spawn=self.spawn, progress=self.progress, asked=self._ask_again)
+        access = OPEN
+        if self._membership is not None and link.member is not None:
+            access = access_between(self._node_id, self._membership.grant, link.node_id, link.member.grant)
+        sync = SyncSession(
+            self._store,
+            link,
+            spawn=self.spawn,
+            progress=self.progress,
+            asked=self._ask_again,
+            access=access,
+        )
         self._syncs[link.node_id] = sync
         self._update_own()
         self._table.link_up(link.node_id)

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from mesh.core.access import Access
 from mesh.core.commits import Commit
 from mesh.core.identity import short_id
 from mesh.core.routes import InterestTable
@@ -20,6 +21,7 @@ from mesh.core.sync_effects import (
     ReadLog,
     ReadPositions,
     ReadWanted,
+    Refuse,
     Renew,
     SavePosition,
     Send,
@@ -59,6 +61,7 @@ class SyncSession:
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         progress: asyncio.Event,
         asked: Callable[[set[str]], None],
+        access: Access,
     ) -> None:
         """
         Args:
@@ -67,13 +70,19 @@ class SyncSession:
             asked: called when the peer asks to be brought up to date with some collections.
             spawn: runs something as a task that is waited for before the store closes.
             progress: set whenever anything has happened.
+            access: what passes on the link.
         """
         self.link = link
+        self.access = access
         self._log_id = store.log_id
-        self.following = Following()
+        self.following = Following(access)
         # Two strangers compare once: the one that was dialled does it.
         share = self.following.share if link.url is None else None
-        self.serving = Serving(link.node_id, store.log_id, store.head, share, store.numbering, store.logs)
+        self.serving = Serving(
+            link.node_id, store.log_id, store.head, share, store.numbering, store.logs, access
+        )
+        # What was held of the peer's log under other rights is not what there is to hold now.
+        self._place = f"{link.node_id} {access.name}" if access.name else link.node_id
         self._spawn = spawn
         self._progress = progress
         self._asked = asked
@@ -98,6 +107,10 @@ class SyncSession:
         peer = self.link.node_id
         for message in table.tell(peer):
             if isinstance(message, Interest):
+                told = self.access.told(message)
+                if told is None:
+                    continue
+                message = told
                 self.following.told(message.entries)
             self.link.send(message)
         self.run(self.serving.wanted(table.wanted_by(peer)))
@@ -193,6 +206,9 @@ class SyncSession:
                     self.link.send(message, bulk=bulk)
                 case SavePosition(log_id, entries, upto):
                     self._save_soon(log_id, entries, upto)
+                case Refuse(documents, names):
+                    self._store.refused += documents
+                    _log.warning("%s may not write %s: what it sent is dropped", self.peer, ", ".join(names))
                 case Push(number, positions):
                     self.run(self.serving.compared(number, positions))
                 case Renew(position, theirs):
@@ -219,7 +235,7 @@ class SyncSession:
                     found = await read(lambda rows: replicas.read_wanted(rows, wants, positions))
                     self.run(self.serving.wanted_read(found))
                 case ReadPositions(entries):
-                    standings = await read(lambda rows: replicas.read_standings(rows, peer, entries))
+                    standings = await read(lambda rows: replicas.read_standings(rows, self._place, entries))
                     self.run(self.following.positions_read(standings))
                     self._answer_resumes()
                 case ReadKeys(number, mine, interest):
@@ -297,7 +313,7 @@ class SyncSession:
         # Else something was evicted since, or this store has turned out to be a restored backup.
         if rows.lineage.positions_era == era and rows.lineage.log_id == self._log_id:
             for entries, (log_id, upto) in positions.items():
-                replicas.save_position(rows, self.link.node_id, log_id, entries, upto)
+                replicas.save_position(rows, self._place, log_id, entries, upto)
 
     async def _save(self) -> None:
         positions, self._positions = self._positions, {}

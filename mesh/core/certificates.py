@@ -97,8 +97,8 @@ class Grant(msgspec.Struct, array_like=True, frozen=True):
         """Whether this allows everything that ``other`` does."""
         return (
             set(other.roles) <= set(self.roles)
-            and all(_covered(pattern, self.read) for pattern in other.read)
-            and all(_covered(pattern, self.write) for pattern in other.write)
+            and all(covered(pattern, self.read) for pattern in other.read)
+            and all(covered(pattern, self.write) for pattern in other.write)
         )
 
 
@@ -184,11 +184,11 @@ class Member(NamedTuple):
 
     def may_read(self, collection: str) -> bool:
         """Whether it may have the documents of a collection."""
-        return _covered(collection, self.grant.read)
+        return covered(collection, self.grant.read)
 
     def may_write(self, collection: str) -> bool:
         """Whether it may change the documents of a collection."""
-        return _covered(collection, self.grant.write)
+        return covered(collection, self.grant.write)
 
 
 def verify_chain(
@@ -319,7 +319,7 @@ def _check_issued(certificate: Certificate, issuer: Certificate) -> None:
         raise MembershipRefused(FORGED, f"{who} admitted a node while it was not valid itself")
 
 
-def _covered(name: str, patterns: Iterable[str]) -> bool:
+def covered(name: str, patterns: Iterable[str]) -> bool:
     """Whether one of ``patterns`` allows all that ``name``, a collection or itself a pattern, stands for."""
     return any(
         name == pattern or (pattern.endswith("*") and name.startswith(pattern[:-1])) for pattern in patterns

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
+from mesh.core.access import ALL, Only, permits
 from mesh.core.selector import Matcher, compile_selector
 from mesh.core.wire import InterestEntry
 
@@ -41,15 +42,20 @@ def _matcher(selector: bytes) -> Matcher:
 
 
 class InterestSet:
-    """Entries, ready for matching. Immutable; equal sets have equal ``digests``."""
+    """Entries, ready for matching. Immutable.
 
-    def __init__(self, entries: Iterable[InterestEntry] = ()) -> None:
+    Attributes:
+        only: no other collections are wanted, whatever the entries say.
+    """
+
+    def __init__(self, entries: Iterable[InterestEntry] = (), only: Only = ALL) -> None:
+        self.only = only
         by_digest: dict[bytes, InterestEntry] = {}
         whole: set[str] = set()
         counts: dict[str, int] = {}
         for entry in entries:
             digest = entry_digest(entry)
-            if digest in by_digest:
+            if digest in by_digest or (only and not permits(only, entry.collection)):
                 continue
             by_digest[digest] = entry
             counts[entry.collection] = counts.get(entry.collection, 0) + 1
@@ -82,7 +88,9 @@ class InterestSet:
         return self._whole | self._matchers.keys()
 
     def __contains__(self, collection: str) -> bool:
-        return self.everything or collection in self._whole or collection in self._matchers
+        if self.everything:
+            return not self.only or permits(self.only, collection)
+        return collection in self._whole or collection in self._matchers
 
     @property
     def selective(self) -> bool:
@@ -95,10 +103,16 @@ class InterestSet:
 
     def matches(self, collection: str, fields: Mapping[str, Any] | None) -> bool:
         """Whether a document is wanted; a removed one (``None``) matches every selector."""
-        if self.everything or collection in self._whole:
+        if self.everything:
+            return not self.only or permits(self.only, collection)
+        if collection in self._whole:
             return True
         matchers = self._matchers.get(collection)
         return matchers is not None and (fields is None or any(match(fields) for match in matchers))
+
+    def narrowed(self, only: Only) -> InterestSet:
+        """The same of fewer collections."""
+        return InterestSet(self._by_digest.values(), only) if only else self
 
     def covers(self, entry: InterestEntry) -> bool:
         """Whether an entry asks for nothing that this set does not."""

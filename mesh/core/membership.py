@@ -12,6 +12,7 @@ from mesh.core.certificates import (
     FORGED,
     RENEW_SECONDS,
     Certificate,
+    Grant,
     Member,
     Revocation,
     verify_chain,
@@ -36,6 +37,11 @@ class Membership:
         self._revoked: dict[str, int] = {}
         self.revoked: Mapping[str, int] = MappingProxyType(self._revoked)
         self._digest: bytes | None = None
+
+    @property
+    def grant(self) -> Grant:
+        """What this node may do."""
+        return self.chain[0].grant
 
     @property
     def facts(self) -> list[Revocation]:

@@ -101,4 +101,14 @@ class Renew:
     log_id: bytes = b""
 
 
-Effect = Send | ReadLog | ReadWanted | ReadPositions | ReadKeys | Push | ApplyFrame | SavePosition | Renew
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """The peer has sent so many documents of collections that it may not write: they were dropped."""
+
+    documents: int
+    collections: list[str]
+
+
+Effect = (
+    Refuse | Send | ReadLog | ReadWanted | ReadPositions | ReadKeys | Push | ApplyFrame | SavePosition | Renew
+)

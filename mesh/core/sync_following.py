@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from mesh.core import reconcile
+from mesh.core.access import OPEN, Access, permits
+from mesh.core.document import NEVER
 from mesh.core.interest import EVERYTHING, InterestSet, entry_digest
 from mesh.core.reconcile import KEY_BITS, Differing, KeySet, Listing, Range
 from mesh.core.records import OWNED_COLLECTIONS
@@ -15,6 +19,7 @@ from mesh.core.sync_effects import (
     Push,
     ReadKeys,
     ReadPositions,
+    Refuse,
     SavePosition,
     Send,
     Standing,
@@ -69,6 +74,9 @@ MAX_APART = 64
 MAX_TOLD = 1024
 """Collections that may still come because the peer was told of them last, beside those it is asked for."""
 
+MAX_REFUSED = 1000
+"""Documents that a peer may send of collections that it may not write, before the link is closed."""
+
 MAX_AHEAD = 4096
 """Frames that may arrive before an earlier one that gives way to them."""
 
@@ -81,9 +89,12 @@ class Following:
       2. A position is saved only when nothing before it is outstanding: no frame that is not durable yet (or
          that could not be made so, or has not arrived), nothing that was asked for.
       3. What a frame brings of a document is as new as what an earlier frame, by number, said of it.
+      4. Nothing is taken that the peer may not write; of what it may not read, nothing is said.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, access: Access = OPEN) -> None:
+        self._access = access
+        self._refused = 0
         self._asked_for: dict[bytes, InterestEntry] = {}
         self._wanted = InterestSet()
         self._told: dict[str, None] = {}  # collections that the peer was told of, the latest last
@@ -127,6 +138,7 @@ class Following:
 
     def wanting(self, interest: InterestSet) -> list[Effect]:
         """What this node wants from the peer is now ``interest``."""
+        interest = interest.narrowed(self._access.takes)
         added = interest.entries.keys() - self._asked_for.keys()
         self.told(entry for digest, entry in self._asked_for.items() if digest not in interest.entries)
         self._asked_for = dict(interest.entries)
@@ -170,6 +182,8 @@ class Following:
             standings = [part for standing in standings for part in _without(standing, self._outdated)]
         if not self._reading_positions:
             self._outdated.clear()
+        if self._access.compares != self._access.takes:
+            standings = [part for standing in standings for part in self._unsaid(standing)]
         effects: list[Effect] = []
         for standing in standings:
             # What has been withdrawn meanwhile must not be asked for any more.
@@ -185,7 +199,7 @@ class Following:
             for group in groups.values():
                 number = self._next_resume
                 self._next_resume += 1
-                interest = InterestSet(group)
+                interest = InterestSet(group, self._access.compares)
                 catchup = self._catchups[number] = _Catchup(group, interest, stranger)
                 effects.append(Send(Resume(number, standing.log_id, standing.after, standing.empty, group)))
                 if stranger and interest.selective:  # such a comparison is never shared
@@ -201,6 +215,9 @@ class Following:
         known = frame.number in self._applying or frame.number in self._ahead
         if known or not self._durable < frame.number <= self._durable + MAX_AHEAD:
             raise ProtocolViolation(f"frame {frame.number}, where those up to {self._durable} were complete")
+        effects: list[Effect] = []
+        if self._access.takes:
+            frame = self._permitted(frame, effects)
         sent = {change.collection for change in frame.changes}
         sent |= {version.collection for version in (*frame.offers, *frame.notices)}
         sent |= {grave.collection for grave in frame.graves}
@@ -212,7 +229,30 @@ class Following:
         if len(self._lacking) > MAX_LACKING:
             raise ProtocolViolation(f"{len(self._lacking)} documents are asked for and do not come")
         self._applying.add(frame.number)
-        return [ApplyFrame(frame)]
+        return [*effects, ApplyFrame(frame)]
+
+    def _permitted(self, frame: Changes, effects: list[Effect]) -> Changes:
+        """The frame without what the peer may not write."""
+        only = self._access.takes
+        named = {change.collection for change in frame.changes}
+        named |= {version.collection for version in (*frame.offers, *frame.notices)}
+        named |= {grave.collection for grave in frame.graves}
+        foreign = {name for name in named if not permits(only, name)}
+        if not foreign:
+            return frame
+        kept = msgspec.structs.replace(
+            frame,
+            changes=[change for change in frame.changes if change.collection not in foreign],
+            offers=[version for version in frame.offers if version.collection not in foreign],
+            notices=[version for version in frame.notices if version.collection not in foreign],
+            graves=[grave for grave in frame.graves if grave.collection not in foreign],
+        )
+        refused = _documents(frame) - _documents(kept)
+        self._refused += refused
+        if self._refused > MAX_REFUSED:
+            raise ProtocolViolation(f"sent {self._refused} documents of collections that it may not write")
+        effects.append(Refuse(refused, sorted(foreign)))
+        return kept
 
     def applied(self, frame: Changes, wants: Sequence[Want]) -> list[Effect]:
         """Result of :class:`ApplyFrame`: the frame is durable, but for ``wants``."""
@@ -223,6 +263,8 @@ class Following:
         for want in wants:
             key = (want.collection, want.id)
             self._lacking[key] = max(frame.number, self._lacking.get(key, 0))
+        if self._access.compares != self._access.takes:
+            wants = [want if self._shown(want.collection) else _blank(want) for want in wants]
         self._applying.discard(frame.number)
         self._ahead.add(frame.number)
         while self._durable + 1 in self._ahead:
@@ -242,7 +284,10 @@ class Following:
         """
         for own, catchup in self._catchups.items():
             to_come = catchup.stranger and catchup.upto is None and catchup.shared is None
-            same = interest.entries.keys() == catchup.interest.entries.keys()
+            same = (interest.entries.keys(), interest.only) == (
+                catchup.interest.entries.keys(),
+                catchup.interest.only,
+            )
             if to_come and same and not interest.selective:
                 catchup.shared = number
                 return [self._compare(own, catchup)]
@@ -357,6 +402,18 @@ class Following:
         self._reached = {scan: upto for scan, upto in self._reached.items() if scan in early}
         return effects
 
+    def _shown(self, collection: str) -> bool:
+        return permits(self._access.compares, collection)
+
+    def _unsaid(self, standing: Standing) -> list[Standing]:
+        """A standing, but of what the peer may not read as if nothing were held: it sends all of it."""
+        shown = [entry for entry in standing.entries if self._shown(entry.collection)]
+        others = [entry for entry in standing.entries if not self._shown(entry.collection)]
+        return [
+            Standing(standing.log_id, standing.after, standing.empty, shown),
+            Standing(standing.log_id, standing.after, True, others),
+        ]
+
     def _save(self, effects: list[Effect], entries: list[bytes], upto: int) -> None:
         if entries:
             effects.append(SavePosition(self._their_log, entries, upto))
@@ -371,6 +428,15 @@ def _without(standing: Standing, evicted: set[str]) -> list[Standing]:
         Standing(standing.log_id, standing.after, standing.empty, held),
         Standing(b"", 0, False, lost),
     ]
+
+
+def _documents(frame: Changes) -> int:
+    return len(frame.changes) + len(frame.offers) + len(frame.notices) + len(frame.graves)
+
+
+def _blank(want: Want) -> Want:
+    """The same, and nothing of what is held."""
+    return Want(want.collection, want.id, NEVER, {}, b"\0")
 
 
 def _check_grave(grave: Grave) -> None:

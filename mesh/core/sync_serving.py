@@ -7,6 +7,7 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
 from mesh.core import reconcile, sync_window
+from mesh.core.access import OPEN, Access, permits
 from mesh.core.commits import PAGE_BYTES, Commit, Found, LogEntry
 from mesh.core.document import MAX_STATE_BYTES
 from mesh.core.interest import InterestSet
@@ -80,7 +81,8 @@ class Serving:
       3. Unacknowledged frames stay within the window; a slow peer only falls behind in the log.
       4. A barrier is answered only when everything before it is acknowledged.
       5. What is sent of a document makes the peer hold it as it is held here, or ask for what is missing.
-      6. What is sent of a document while a frame with it gives way to others goes after that frame.
+      6. Nothing is sent, compared, or answered of what the peer may not read, whatever it asks for.
+      7. What is sent of a document while a frame with it gives way to others goes after that frame.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Serving:
         share: Callable[[int, InterestSet], list[Effect]] | None = None,
         numbering: Numbering = ONE_RUN,
         logs: Container[bytes] | None = None,
+        access: Access = OPEN,
     ) -> None:
         """
         Args:
@@ -100,6 +103,7 @@ class Serving:
             share: see :meth:`~mesh.core.sync_following.Following.share`; one end of a link has it.
             numbering: which positions of our log there are.
             logs: all logs that we have ever had; ``None``: they are not known.
+            access: what the peer may be told of.
         """
         self._peer = peer
         self._log_id = log_id
@@ -107,6 +111,7 @@ class Serving:
         self._share = share
         self._numbering = numbering
         self._logs = logs
+        self._only = access.sends
         self._wanted = InterestSet()
         self._live: _Scan | None = None
         self._scans: deque[_Scan] = deque()
@@ -127,6 +132,7 @@ class Serving:
 
     def wanted(self, interest: InterestSet) -> list[Effect]:
         """What the peer wants is now ``interest``."""
+        interest = interest.narrowed(self._only)
         if interest.entries.keys() != self._wanted.entries.keys():
             self._wanted = interest
             if self._live is not None:
@@ -173,7 +179,7 @@ class Serving:
             self._told = self._head
         upto = self._live.cursor
         try:
-            interest = InterestSet(message.entries)
+            interest = InterestSet(message.entries, self._only)
         except InvalidSelector as error:
             raise ProtocolViolation(f"asked to resume what cannot be: {error}") from error
         known = message.log_id == self._log_id and 0 < message.after <= upto
@@ -194,6 +200,8 @@ class Serving:
         """The peer holds a frame, but for what it now asks for."""
         self._window.acknowledge(message)
         if message.wants:
+            if self._only and not all(permits(self._only, want.collection) for want in message.wants):
+                raise ProtocolViolation("asked for documents that it may not read")
             self._owed_wants.extend(message.wants)
             for barrier in self._barriers:
                 barrier.frame = None

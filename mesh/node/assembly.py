@@ -105,7 +105,14 @@ class Assembly:
         peers, membership = await self._meet_peers(store)
         observers = Observers(store)
         stack.callback(observers.close)
-        replicator = Replicator(store, peers, node_id=self._identity.node_id, clock=self._environment.clock)
+        credentials = settings.credentials
+        replicator = Replicator(
+            store,
+            peers,
+            node_id=self._identity.node_id,
+            clock=self._environment.clock,
+            membership=None if credentials is None else credentials.membership,
+        )
         replicator.start()
         stack.push_async_callback(replicator.close)
         stack.push_async_callback(peers.close)

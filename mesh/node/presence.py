@@ -53,6 +53,7 @@ class Presence(Struct, frozen=True):
 class Stats(Struct, frozen=True):
     """Totals since the node started; sizes in bytes.
 
+    ``documents_refused`` came from peers and were dropped, as who made or sent them had no right to.
     ``document_bytes_*`` passed on links, ``blob_bytes_*`` are chunks received and served.
     ``store_rebuilt_at`` (seconds since the epoch) is set if the store was found damaged, or gone, at this
     start.
@@ -68,6 +69,7 @@ class Stats(Struct, frozen=True):
     blob_bytes_in: int
     blob_bytes_out: int
     store_rebuilt_at: float | None = None
+    documents_refused: int = 0
 
 
 class PresenceView:
@@ -142,4 +144,5 @@ def stats_of(peers: Peers, store: DocumentStore, attachments: Attachments) -> St
         blob_bytes_in=attachments.received_bytes,
         blob_bytes_out=attachments.served_bytes,
         store_rebuilt_at=None if store.rebuilt is None else store.rebuilt.at,
+        documents_refused=store.refused,
     )

@@ -67,6 +67,8 @@ class DocumentStore:
             self._committed,
             None if path is None or reader is None else (reader, partial(Snapshot, clock=clock)),
         )
+        self.refused = 0
+        """Documents of peers that were dropped since the start: who made or sent them had no right to."""
         self._followers: list[Callable[[list[Commit]], None]] = []
         self.log_id = b""
         self.positions_era = 0

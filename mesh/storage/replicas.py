@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from mesh.core import document, library, records
+from mesh.core.access import Only
 from mesh.core.commits import PAGE_BYTES, SMALL_DOCUMENT_BYTES, Found, LogEntry, change_size
 from mesh.core.interest import InterestSet, entry_digest
 from mesh.core.reconcile import KeySet
@@ -242,9 +243,19 @@ def key_set(rows: Rows, interest: InterestSet) -> KeySet:
 def _in_collections(interest: InterestSet) -> tuple[str, list[str]]:
     """An SQL condition, and its parameters, for the collections that an interest is about."""
     if interest.everything:
-        return "1", []
+        return _permitted(interest.only)
     collections = sorted(interest.collections)
     return f"collection IN ({','.join('?' * len(collections))})", collections
+
+
+def _permitted(only: Only) -> tuple[str, list[str]]:
+    if not only:
+        return "1", []
+    owned = sorted(OWNED_COLLECTIONS)
+    lists = [" OR ".join(["collection GLOB ?"] * len(patterns)) or "0" for patterns in sorted(only)]
+    where = " AND ".join(f"({patterns})" for patterns in lists)
+    parameters = [pattern for patterns in sorted(only) for pattern in patterns]
+    return f"(collection IN ({','.join('?' * len(owned))}) OR ({where}))", [*owned, *parameters]
 
 
 # --- positions --------------------------------------------------------------------------------
