@@ -8,6 +8,8 @@ from mesh.collections.documents import Documents
 from mesh.collections.observers import Observers
 from mesh.collections.subscriptions import Subscription, Subscriptions
 from mesh.core.changes import Change
+from mesh.core.membership import Membership
+from mesh.core.records import OWNED_COLLECTIONS
 from mesh.core.selector import Selector, Sort, check_window, compile_selector, plain_selector
 from mesh.core.wire import InterestEntry
 from mesh.storage import writes
@@ -31,8 +33,9 @@ class Collection(Documents):
         observers: Observers,
         subscriptions: Subscriptions,
         new_id: Callable[[], str],
+        membership: Membership | None = None,
     ) -> None:
-        super().__init__(name, store, new_id)
+        super().__init__(name, store, new_id, membership)
         self._observers = observers
         self._subscriptions = subscriptions
 
@@ -71,8 +74,11 @@ class Collection(Documents):
 
         Raises:
             InvalidSelector: the selector is malformed.
+            PermissionDenied: this node may not read the collection.
         """
         compile_selector(selector)
+        if self._membership is not None and self.name not in OWNED_COLLECTIONS:
+            self._membership.require_read(self.name)
         return await self._subscriptions.add(self.name, plain_selector(selector))
 
     async def unsubscribe(self, selector: Selector | None = None) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
+from mesh.core.membership import Membership
 from mesh.core.plans import Writes, merge_registers, plan_increment, plan_unset, replace_registers
 from mesh.core.records import OWNED_COLLECTIONS
 from mesh.core.registers import Registers, flatten
@@ -39,10 +40,14 @@ class Documents:
     ``\\.``. What begins with a slash is a JSON Pointer, in which any name can be said: ``/a/b``.
     """
 
-    def __init__(self, name: str, store: Store, new_id: Callable[[], str]) -> None:
+    def __init__(
+        self, name: str, store: Store, new_id: Callable[[], str], membership: Membership | None = None
+    ) -> None:
+        """``membership``: of a closed mesh, where certificates say who may write what."""
         self.name = check_collection(name)
         self._store = store
         self._new_id = new_id
+        self._membership = membership
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
@@ -134,7 +139,7 @@ class Documents:
         Raises:
             InvalidSelector: the selector is malformed, or empty without ``all=True``.
         """
-        self._check_owner()
+        self._check_writable()
         if not isinstance(selector_or_id, str) and not selector_or_id and not all:
             raise InvalidSelector("{} would remove every document: say so with all=True")
         ids = self._matching(selector_or_id)
@@ -152,8 +157,13 @@ class Documents:
         return writes.Edit(self.name, document_id, plan, registers, exists)
 
     def _writable(self, document_id: object) -> str:
-        self._check_owner()
+        self._check_writable()
         return check_id(document_id)
+
+    def _check_writable(self) -> None:
+        self._check_owner()
+        if self._membership is not None:
+            self._membership.require_write(self.name)
 
     def _check_owner(self) -> None:
         if self.name in OWNED_COLLECTIONS:

@@ -207,7 +207,7 @@ class SyncSession:
                 case SavePosition(log_id, entries, upto):
                     self._save_soon(log_id, entries, upto)
                 case Refuse(documents, names):
-                    self._store.refused += documents
+                    self._store.refuse(documents)
                     _log.warning("%s may not write %s: what it sent is dropped", self.peer, ", ".join(names))
                 case Push(number, positions):
                     self.run(self.serving.compared(number, positions))

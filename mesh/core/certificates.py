@@ -319,6 +319,56 @@ def _check_issued(certificate: Certificate, issuer: Certificate) -> None:
         raise MembershipRefused(FORGED, f"{who} admitted a node while it was not valid itself")
 
 
+class _Link(msgspec.Struct, array_like=True, frozen=True):
+    public_key: bytes
+    epoch: int
+    grant: Grant
+    not_before: int
+    not_after: int
+    signature: bytes
+
+
+class _Packed(msgspec.Struct, array_like=True, frozen=True):
+    root: bytes
+    links: list[_Link]
+
+
+def pack_chain(chain: Sequence[Certificate]) -> bytes:
+    """A chain without what :func:`unpack_chain` is told: some 150 bytes for each certificate."""
+    links = [
+        _Link(
+            certificate.public_key if place else b"",
+            certificate.epoch,
+            certificate.grant,
+            certificate.not_before,
+            certificate.not_after,
+            certificate.signature,
+        )
+        for place, certificate in enumerate(chain)
+    ]
+    return msgspec.msgpack.encode(_Packed(chain[-1].issuer, links))
+
+
+def unpack_chain(packed: bytes, mesh_id: str, public_key: bytes) -> list[Certificate]:
+    """The chain of who has ``public_key`` in a mesh; nothing of it is verified.
+
+    Raises:
+        MembershipRefused: it is none.
+    """
+    try:
+        root, links = msgspec.structs.astuple(msgspec.msgpack.decode(packed, type=_Packed))
+    except msgspec.MsgspecError as error:
+        raise MembershipRefused(NOT_A_MEMBER, "there is no chain of certificates with it") from error
+    if not links:
+        return []
+    keys = [public_key, *(link.public_key for link in links[1:])]
+    issuers = [*keys[1:], root]
+    return [
+        Certificate(mesh_id, issuer, key, *msgspec.structs.astuple(link)[1:])
+        for link, key, issuer in zip(links, keys, issuers, strict=True)
+    ]
+
+
 def covered(name: str, patterns: Iterable[str]) -> bool:
     """Whether one of ``patterns`` allows all that ``name``, a collection or itself a pattern, stands for."""
     return any(

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
 
 import msgspec
 
 from mesh.core.certificates import (
     FORGED,
+    PUBLISH,
     RENEW_SECONDS,
+    REVOKED,
     Certificate,
     Grant,
     Member,
     Revocation,
+    covered,
+    pack_chain,
+    unpack_chain,
     verify_chain,
     verify_revocation,
 )
-from mesh.errors import MembershipRefused
+from mesh.core.identity import short_id
+from mesh.errors import MembershipRefused, PermissionDenied
 
 
 class Membership:
@@ -42,6 +49,58 @@ class Membership:
     def grant(self) -> Grant:
         """What this node may do."""
         return self.chain[0].grant
+
+    def require_write(self, collection: str) -> None:
+        """Refuse what peers would not take from this node.
+
+        Raises:
+            PermissionDenied: it may not write the collection.
+        """
+        self._require(collection, self.grant.write, "write")
+
+    def require_read(self, collection: str) -> None:
+        """Refuse what peers would not send to this node.
+
+        Raises:
+            PermissionDenied: it may not read the collection.
+        """
+        self._require(collection, self.grant.read, "read")
+
+    def require_publish(self) -> None:
+        """Refuse what peers would not take from this node.
+
+        Raises:
+            PermissionDenied: it may not distribute.
+        """
+        if PUBLISH not in self.grant.roles:
+            raise PermissionDenied(
+                f"the certificate of this node lacks the role {PUBLISH}, without which nobody takes its "
+                "distributions: an admin can revoke it and invite it as a publisher"
+            )
+
+    def _require(self, collection: str, allowed: list[str], what: str) -> None:
+        if not covered(collection, allowed):
+            raise PermissionDenied(
+                f"the certificate of this node does not let it {what} {collection}, only "
+                f"{', '.join(allowed) or 'nothing'}: an admin can revoke it and invite it with more"
+            )
+
+    def packed(self) -> bytes:
+        """This node's chain, as it goes into the records that it signs."""
+        return _packed(tuple(self.chain))
+
+    def writer(self, public_key: bytes, packed: bytes) -> Member:
+        """The member who signed a record. Neither the time nor the order of arrival matters: every node that
+        knows of the same revocations comes to the same. Safe on any thread.
+
+        Raises:
+            MembershipRefused: it is none, or was revoked, or who admitted it was.
+        """
+        member, epochs = _writer(self.mesh_id, public_key, packed)
+        for node_id, epoch in epochs:
+            if epoch <= self._revoked.get(node_id, 0):
+                raise MembershipRefused(REVOKED, f"{short_id(node_id)} was revoked")
+        return member
 
     @property
     def facts(self) -> list[Revocation]:
@@ -116,3 +175,17 @@ class Membership:
     def expired(self, now: float) -> bool:
         """Whether this node can only renew."""
         return now > self.chain[0].not_after
+
+
+@lru_cache(64)
+def _packed(chain: tuple[Certificate, ...]) -> bytes:
+    return pack_chain(chain)
+
+
+@lru_cache(4096)
+def _writer(mesh_id: str, public_key: bytes, packed: bytes) -> tuple[Member, list[tuple[str, int]]]:
+    """Who signs with a chain that was valid some time, and what of it can be revoked."""
+    chain = unpack_chain(packed, mesh_id, public_key)
+    end = chain[0].not_after if chain else 0
+    member = verify_chain(chain, mesh_id, end, {})
+    return member, [(certificate.node_id, certificate.epoch) for certificate in chain]

@@ -2,8 +2,10 @@
 
 The documents of the collections ``nodes``, ``distributions`` and ``receipts`` are ordinary documents whose
 root map holds one key, ``record``: JSON text with the writer's key, (epoch, sequence), the body and a
-signature over all of it. Of two states the one with the higher (epoch, sequence) wins whole; of two contents
-under one (epoch, sequence), which only a cloned identity makes, the lower record hash wins everywhere.
+signature over all of it; in a closed mesh also the writer's certificates, so that a record proves itself
+however many nodes have passed it on. Of two states the one with the higher (epoch, sequence) wins whole; of
+two contents under one (epoch, sequence), which only a cloned identity makes, the lower record hash wins
+everywhere.
 """
 
 from __future__ import annotations
@@ -13,13 +15,15 @@ from typing import Any
 import msgspec
 from blake3 import blake3
 
+from mesh.core.certificates import ADMIN, PUBLISH, Grant
 from mesh.core.document import DocumentState, Merged, check_update, single_value_state
-from mesh.core.identity import Identity, node_id_of, verify
+from mesh.core.identity import Identity, node_id_of, short_id, verify
 from mesh.core.library import registers_of
+from mesh.core.membership import Membership
 from mesh.core.receipts import check_owned, distribution_id_of
 from mesh.core.versions import MAX_COUNTER, Rank, VersionVector, covers, join
 from mesh.core.wire import Change
-from mesh.errors import InvalidDocument, PermissionDenied
+from mesh.errors import InvalidDocument, MembershipRefused, PermissionDenied
 
 OWNED_COLLECTIONS = frozenset({"nodes", "distributions", "receipts"})
 
@@ -38,14 +42,16 @@ REMOVED: Rank = (1 << 41, 0)
 _DOMAIN = b"mesh record 1\0"
 
 
-class SignedRecord(msgspec.Struct, frozen=True):
-    """What the ``record`` key holds, as JSON. ``body`` is the JSON text that was signed, to the letter."""
+class SignedRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the ``record`` key holds, as JSON. ``body`` is the JSON text that was signed, to the letter;
+    ``chain`` the writer's certificates, packed (see :func:`~mesh.core.certificates.pack_chain`)."""
 
     public_key: bytes
     epoch: int
     sequence: int
     body: str
     signature: bytes
+    chain: bytes = b""
 
     @property
     def rank(self) -> Rank:
@@ -53,8 +59,8 @@ class SignedRecord(msgspec.Struct, frozen=True):
         return (self.epoch, self.sequence)
 
 
-def _signed_bytes(collection: str, document_id: str, rank: Rank, body: str) -> bytes:
-    return _DOMAIN + msgspec.json.encode([collection, document_id, *rank, body])
+def _signed_bytes(collection: str, document_id: str, rank: Rank, body: str, chain: bytes) -> bytes:
+    return _DOMAIN + msgspec.json.encode([collection, document_id, *rank, body, *([chain] if chain else [])])
 
 
 def sign(
@@ -67,18 +73,19 @@ def sign(
     counter: int,
     *,
     adopted: bool,
+    membership: Membership | None = None,
 ) -> tuple[Change, Merged]:
     """The next record of a document that this node owns, as a change and as the new state.
 
     ``adopted``: the record held was met at a peer, written by an earlier life of this node that may have
-    written more; this one goes on in the next epoch, above all of it.
+    written more; this one goes on in the next epoch, above all of it. ``membership``: of a closed mesh.
 
     Raises:
-        PermissionDenied: the document is not this node's.
+        PermissionDenied: the document is not this node's, or its certificate does not allow that.
         InvalidDocument: the record would be over ``MAX_RECORD_BYTES``, or is not what ``schema/`` says.
     """
-    if owner_of(collection, document_id, body) != identity.node_id:
-        raise PermissionDenied(f"{collection}/{document_id} can be written by its owner only")
+    grant, chain = (None, b"") if membership is None else (membership.grant, membership.packed())
+    _check_right(collection, document_id, body, identity.node_id, grant)
     check_owned(collection, {**body, "_id": document_id})
     epoch, sequence = max(held.rank, (0, 0))
     rank = (epoch + 1, 1) if adopted else (epoch, sequence + 1)
@@ -91,7 +98,8 @@ def sign(
         identity.public_key,
         *rank,
         text,
-        identity.sign(_signed_bytes(collection, document_id, rank, text)),
+        identity.sign(_signed_bytes(collection, document_id, rank, text, chain)),
+        chain,
     )
     encoded = msgspec.json.encode(record).decode()
     if len(encoded) > MAX_RECORD_BYTES:
@@ -103,14 +111,15 @@ def sign(
     return change, Merged(DocumentState(rank, update, vector), says)
 
 
-def arrive(held: DocumentState, change: Change) -> Merged | None:
+def arrive(held: DocumentState, change: Change, membership: Membership | None = None) -> Merged | None:
     """What becomes of an owned document when ``change`` arrives; ``None`` if it says nothing new.
 
     The state that is kept is built anew from the verified record, so that nothing else rides along.
+    ``membership``: of a closed mesh, whose members alone write records.
 
     Raises:
         InvalidDocument: the record is malformed, or not what ``schema/`` says.
-        PermissionDenied: its signature or owner is wrong. Nothing has changed.
+        PermissionDenied: its signature or owner is wrong, or who made it may not. Nothing has changed.
     """
     if change.rank < held.rank:
         if covers(held.vector, change.until):
@@ -118,7 +127,7 @@ def arrive(held: DocumentState, change: Change) -> Merged | None:
         return Merged(_advanced(held, change.until), body_of(held.update))
     if change.rank == held.rank and covers(held.vector, change.until) and change.update == held.update:
         return None
-    record = _open(change)
+    record = _open(change, membership)
     update = single_value_state(_KEY, msgspec.json.encode(record).decode(), CLIENT_ID)
     if change.rank == held.rank and _digest(update) >= _digest(held.update):
         if covers(held.vector, change.until):
@@ -133,6 +142,16 @@ def arrive(held: DocumentState, change: Change) -> Merged | None:
 def body_of(update: bytes) -> dict[str, Any]:
     """The body of a verified owned document that is held."""
     return msgspec.json.decode(_record(update).body, type=dict[str, Any])
+
+
+def stands(update: bytes, membership: Membership) -> bool:
+    """Whether a verified record that is held is still one of a member."""
+    record = _record(update)
+    try:
+        membership.writer(record.public_key, record.chain)
+    except MembershipRefused:
+        return False
+    return True
 
 
 def owner_of(collection: str, document_id: str, body: dict[str, Any]) -> str | None:
@@ -167,14 +186,34 @@ def _check_rank(collection: str, rank: Rank, body: dict[str, Any]) -> None:
         raise InvalidDocument("a cancelled distribution stays cancelled, and a removed one removed")
 
 
-def _open(change: Change) -> SignedRecord:
+def _check_right(
+    collection: str, document_id: str, body: dict[str, Any], writer: str, grant: Grant | None
+) -> None:
+    """Refuse a record by who may not write it: only its owner may, who has to be a publisher if it is a
+    distribution; and any admin may cancel one. ``grant``: the writer's in a closed mesh."""
+    owner = owner_of(collection, document_id, body)
+    if collection == "distributions" and grant is not None:
+        if owner is not None and ADMIN in grant.roles and body.get("cancelled_at") is not None:
+            return
+        if PUBLISH not in grant.roles:
+            raise PermissionDenied(
+                f"{collection}/{document_id} is not by a publisher: the certificate of {short_id(writer)} "
+                f"lacks the role {PUBLISH}"
+            )
+    if owner != writer:
+        raise PermissionDenied(
+            f"{collection}/{document_id} is written by its owner only: {short_id(writer)} does not own it"
+        )
+
+
+def _open(change: Change, membership: Membership | None) -> SignedRecord:
     check_update(change.update)
     record = _record(change.update)
     if record.rank != change.rank:
         raise PermissionDenied(f"the record says {record.rank}, its change {change.rank}")
     if not verify(
         record.public_key,
-        _signed_bytes(change.collection, change.id, record.rank, record.body),
+        _signed_bytes(change.collection, change.id, record.rank, record.body, record.chain),
         record.signature,
     ):
         raise PermissionDenied(f"the signature of {change.collection}/{change.id} is not valid")
@@ -184,8 +223,13 @@ def _open(change: Change) -> SignedRecord:
     except (msgspec.MsgspecError, RecursionError) as error:
         raise InvalidDocument(f"the body of a record is not a JSON object: {error}") from error
     _check_rank(change.collection, record.rank, body)
-    if owner_of(change.collection, change.id, body) != node_id_of(record.public_key):
-        raise PermissionDenied(f"{change.collection}/{change.id} is signed by a node that does not own it")
+    grant = None
+    if membership is not None:
+        try:
+            grant = membership.writer(record.public_key, record.chain).grant
+        except MembershipRefused as error:
+            raise PermissionDenied(f"{change.collection}/{change.id} is not by a member: {error}") from error
+    _check_right(change.collection, change.id, body, node_id_of(record.public_key), grant)
     check_owned(change.collection, {**body, "_id": change.id})
     return record
 

@@ -95,11 +95,13 @@ class DirectFileDistribution:
         inbox: str | PathLike[str] | None = None,
         worker: Worker | None = None,
         policy: Policy | None = None,
+        require_publish: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Args:
             documents: only read, to know which nodes there are.
             peers: the links; the handlers of the messages of this service are registered here.
+            require_publish: raises PermissionDenied if this node may not distribute.
         For the others see :class:`~mesh.distributions.service.MeshFileDistribution`.
         """
         self._documents = documents
@@ -107,6 +109,7 @@ class DirectFileDistribution:
         self._node_id = node_id
         self._clock = clock
         self._random = random
+        self._require_publish = require_publish
         self._catalogue = Catalogue()
         self._published: dict[str, _Published] = {}
         self._nodes: dict[str, NodeRecord] = {}
@@ -180,6 +183,7 @@ class DirectFileDistribution:
         """See :meth:`FileDistribution.distribute`; it lasts as long as this node runs."""
         replaced = None if supersedes is None else self._known(supersedes).distribution_id
         self._require_started()
+        self._require_publish()
         nonce, now = self._random.randbytes(16).hex(), self._clock()
         record = new_distribution(
             self._node_id, nonce, now, blob_token, scope, priority, expires_in, replaced

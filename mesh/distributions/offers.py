@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from mesh.core.catalogue import Catalogue
+from mesh.core.certificates import PUBLISH
 from mesh.core.changes import Document
 from mesh.core.delivery import ReceiveMode
 from mesh.core.direct import MAX_HELD_BYTES, offered_by
@@ -113,6 +114,9 @@ class Offers:
     # --- what peers offer ---------------------------------------------------------------------
 
     def _take(self, link: Link, message: DirectOffer) -> None:
+        if link.member is not None and not link.member.has(PUBLISH):
+            logger.warning("an offer of %s is ignored: its certificate lacks the role %s", link, PUBLISH)
+            return
         try:
             record = offered_by(link.node_id, message)
         except InvalidDocument as error:

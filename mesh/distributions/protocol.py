@@ -61,7 +61,7 @@ class FileDistribution(Protocol):
 
         Raises:
             UnknownDistribution: it is not known here.
-            PermissionDenied: another node published it.
+            PermissionDenied: another node published it, and this one is no admin of a closed mesh.
         """
 
     async def retry(self, handle: DistributionHandle | str) -> None:

@@ -75,6 +75,7 @@ class MeshFileDistribution:
         worker: Worker | None = None,
         policy: Policy | None = None,
         retention: float = RETENTION_SECONDS,
+        admin: Callable[[], bool] = lambda: False,
     ) -> None:
         """
         Args:
@@ -86,6 +87,7 @@ class MeshFileDistribution:
             deliveries: the undecided ones of this node, if others than this service find some too.
             hub: also caches every live distribution for others.
             policy: may refuse what this node is in the scope of.
+            admin: whether this node may cancel the distributions of others.
             retention: seconds that a distribution of this node stays after it is over.
             worker: where the inbox's files are written; ``None``: on the event loop's thread.
         """
@@ -110,6 +112,7 @@ class MeshFileDistribution:
         )
         self._tasks = Tasks()
         self._writing = asyncio.Lock()
+        self._admin = admin
         self._started = False
         self._on_change: Callable[[str], None] = lambda hash: None
         self._deliveries = deliveries or Deliveries()
@@ -231,14 +234,14 @@ class MeshFileDistribution:
     async def cancel(self, handle: DistributionHandle | str) -> None:
         """See :meth:`FileDistribution.cancel`."""
         async with self._writing:
-            record = await self._newest_own(handle, "cancelled")
+            record = await self._newest(handle, "cancelled", of_others=self._admin())
             if record.cancelled_at is None:
                 await self._publish(msgspec.structs.replace(record, cancelled_at=self._clock()))
 
     async def retry(self, handle: DistributionHandle | str) -> None:
         """See :meth:`FileDistribution.retry`."""
         async with self._writing:
-            record = await self._newest_own(handle, "retried")
+            record = await self._newest(handle, "retried")
             if not is_live(record, self._catalogue.superseded_by(record.distribution_id), self._clock()):
                 raise InvalidDistribution(
                     f"distribution {record.distribution_id} is cancelled, superseded or expired: "
@@ -297,19 +300,23 @@ class MeshFileDistribution:
             raise UnknownDistribution(id_of(handle))
         return record
 
-    def _own(self, handle: DistributionHandle | str, what: str) -> DistributionRecord:
+    def _own(
+        self, handle: DistributionHandle | str, what: str, *, of_others: bool = False
+    ) -> DistributionRecord:
         record = self._known(handle)
-        if record.publisher != self._node_id:
+        if record.publisher != self._node_id and not of_others:
             raise PermissionDenied(
                 f"distribution {record.distribution_id} is of {record.publisher}: only there can it be {what}"
             )
         return record
 
-    async def _newest_own(self, handle: DistributionHandle | str, what: str) -> DistributionRecord:
+    async def _newest(
+        self, handle: DistributionHandle | str, what: str, *, of_others: bool = False
+    ) -> DistributionRecord:
         """Whatever is held of it, also what was not observed yet: a cancel must never be written over."""
-        distribution_id = self._own(handle, what).distribution_id
+        distribution_id = self._own(handle, what, of_others=of_others).distribution_id
         await self._learn_all(await self._documents.find(DISTRIBUTIONS, {"_id": distribution_id}))
-        return self._own(distribution_id, what)
+        return self._own(distribution_id, what, of_others=of_others)
 
     async def _publish(self, record: DistributionRecord | RemovedDistribution) -> None:
         await write_record(self._documents, record)
@@ -319,6 +326,8 @@ class MeshFileDistribution:
     async def _observe(self, changes: Stream[Change]) -> None:
         async for change in changes:
             await self._learn_all([*change.inserted, *change.updated])
+            for distribution_id in change.removed:  # its publisher was revoked, or it was forgotten here
+                self._drop(distribution_id)
 
     async def _learn_all(self, documents: list[Document]) -> None:
         own = False
@@ -360,7 +369,7 @@ class MeshFileDistribution:
 
     async def _remove(self, distribution_id: str) -> None:
         async with self._writing:
-            record = await self._newest_own(distribution_id, "removed")
+            record = await self._newest(distribution_id, "removed")
             await self._publish(
                 RemovedDistribution(
                     distribution_id, record.publisher, record.nonce, self._clock(), record.supersedes

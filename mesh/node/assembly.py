@@ -11,6 +11,7 @@ from mesh.collections.observers import Observers
 from mesh.collections.owned import OwnedDocuments
 from mesh.collections.replication import Replicator
 from mesh.collections.subscriptions import Subscriptions
+from mesh.core.certificates import ADMIN
 from mesh.core.direct import FEATURE
 from mesh.core.identity import PRIVATE_KEY_BYTES, Identity, short_id
 from mesh.core.interest import EVERYTHING
@@ -105,13 +106,12 @@ class Assembly:
         peers, membership = await self._meet_peers(store)
         observers = Observers(store)
         stack.callback(observers.close)
-        credentials = settings.credentials
         replicator = Replicator(
             store,
             peers,
             node_id=self._identity.node_id,
             clock=self._environment.clock,
-            membership=None if credentials is None else credentials.membership,
+            membership=settings.membership,
         )
         replicator.start()
         stack.push_async_callback(replicator.close)
@@ -173,6 +173,7 @@ class Assembly:
             InlineWorker() if directory is None else environment.worker("mesh-store"),
             None if directory is None else environment.worker("mesh-read"),
             lost=self._home.lost_its_store,
+            membership=self._settings.membership,
             rng=environment.random,
             clock=environment.clock,
         )
@@ -197,7 +198,7 @@ class Assembly:
             self._identity,
             transport,
             name=self._home.name,
-            membership=None if credentials is None else credentials.membership,
+            membership=self._settings.membership,
             features=[FEATURE],
             rng=environment.random,
             clock=environment.clock,
@@ -261,6 +262,7 @@ class Assembly:
         self, owned: OwnedDocuments, attachments: Attachments, peers: Peers, profile: Profile, worker: Worker
     ) -> tuple[MeshFileDistribution, DirectFileDistribution]:
         settings, environment = self._settings, self._environment
+        credentials, membership = settings.credentials, settings.membership
         deliveries = Deliveries()
         return MeshFileDistribution(
             owned,
@@ -276,6 +278,7 @@ class Assembly:
             worker=worker,
             policy=settings.policy,
             retention=settings.retention,
+            admin=lambda: credentials is not None and ADMIN in credentials.roles,
         ), DirectFileDistribution(
             owned,
             attachments,
@@ -289,4 +292,5 @@ class Assembly:
             deliveries=deliveries,
             worker=worker,
             policy=settings.policy,
+            require_publish=(lambda: None) if membership is None else membership.require_publish,
         )

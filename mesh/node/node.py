@@ -210,7 +210,9 @@ class Node:
             InvalidCollectionName: nothing can be called that.
         """
         parts = self._started
-        return Collection(name, parts.store, parts.observers, parts.subscriptions, self._new_id)
+        return Collection(
+            name, parts.store, parts.observers, parts.subscriptions, self._new_id, self._settings.membership
+        )
 
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:
         """Several writes in one commit: all of them, or none if the block fails or the process dies.
@@ -225,7 +227,7 @@ class Node:
             NestedTransaction: it is asked for inside of another one.
             TransactionEnded: at the end of the block: it has been rolled back before, and why.
         """
-        return transaction(self._started.store, self._new_id)
+        return transaction(self._started.store, self._new_id, self._settings.membership)
 
     def _new_id(self) -> str:
         return self._settings.environment.random.randbytes(16).hex()

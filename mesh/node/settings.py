@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mesh.core.delivery import ReceiveMode
+from mesh.core.membership import Membership
 from mesh.core.rates import Limits
 from mesh.core.scopes import Capabilities
 from mesh.distributions.policy import Policy
@@ -34,3 +35,8 @@ class Settings:
     limits: Limits
     cache_bytes: int | None
     environment: Environment
+
+    @property
+    def membership(self) -> Membership | None:
+        """Who belongs to the closed mesh, if it is one."""
+        return None if self.credentials is None else self.credentials.membership

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from mesh.core.commits import Commit
+from mesh.core.membership import Membership
 from mesh.core.numbering import Numbering
 from mesh.errors import StoreCorrupt
 from mesh.storage import finding, lineage, salvage
@@ -40,6 +41,7 @@ class DocumentStore:
         worker: where the file is written; closed with the store.
         reader: where it is read, at the same time; closed with the store. ``None``, and always in memory:
             reads and writes take turns.
+        membership: of a closed mesh, whose members alone write records.
         lost: the file should be there and hold something, but does not: that is said when it has been made.
         rng: draws identities.
         clock: wall clock, in seconds since the epoch.
@@ -52,11 +54,13 @@ class DocumentStore:
         reader: Worker | None = None,
         *,
         lost: bool = False,
+        membership: Membership | None = None,
         rng: random.Random,
         clock: Callable[[], float],
     ) -> None:
         self.path = path
         self._lost = lost
+        self._membership = membership
         self._rng = rng
         self._clock = clock
         self._workers = [worker] if reader is None else [worker, reader]
@@ -67,8 +71,7 @@ class DocumentStore:
             self._committed,
             None if path is None or reader is None else (reader, partial(Snapshot, clock=clock)),
         )
-        self.refused = 0
-        """Documents of peers that were dropped since the start: who made or sent them had no right to."""
+        self._refused = (0, 0)  # by the link they came by, and by who made them
         self._followers: list[Callable[[list[Commit]], None]] = []
         self.log_id = b""
         self.positions_era = 0
@@ -79,6 +82,15 @@ class DocumentStore:
         """How many documents are held, removed ones not counted."""
         self.rebuilt: Rebuilt | None = None
         """What became of the file if it was damaged, or not there any more, when it was opened."""
+
+    @property
+    def refused(self) -> int:
+        """Documents of peers that were dropped since the start: who made or sent them had no right to."""
+        return sum(self._refused)
+
+    def refuse(self, documents: int) -> None:
+        """So many more were dropped."""
+        self._refused = (self._refused[0] + documents, self._refused[1])
 
     def follow(self, follower: Callable[[list[Commit]], None]) -> Callable[[], None]:
         """Call ``follower``, on the event loop, with everything that is committed from now on, and with
@@ -167,11 +179,13 @@ class DocumentStore:
     def _begin(self, connection: Any) -> Rows:
         place = ("", "") if self.path is None else (lineage.host_of(self.path), lineage.boot_id())
         rows = Rows(connection, self._rng, self._clock, *place)
+        rows.membership = self._membership
         rows.retry_refused()
         return rows
 
     def _committed(self, rows: Rows) -> None:
         commits = rows.take_commits()
+        self._refused = (self._refused[0], rows.refused)
         renewed = self.log_id != rows.lineage.log_id
         self.log_id = rows.lineage.log_id
         self.positions_era = rows.lineage.positions_era

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import msgspec
 
+from mesh.core import records
 from mesh.core.certificates import Revocation
 from mesh.core.enrolment import Invited
+from mesh.core.records import OWNED_COLLECTIONS
 from mesh.errors import InvitationRefused
 from mesh.storage.rows import Rows
 
 
 def remember_revocations(rows: Rows, facts: list[Revocation]) -> None:
     """Keep them, each in place of an earlier one of the same node. The invitations by which these nodes came
-    are over: they may be known to who should not know them."""
+    are over: they may be known to who should not know them. What they have signed is void."""
     rows.connection.executemany(
         "DELETE FROM invitations WHERE secret_hash IN (SELECT secret_hash FROM admissions WHERE node_id = ?)",
         [(fact.node_id,) for fact in facts],
@@ -21,6 +23,19 @@ def remember_revocations(rows: Rows, facts: list[Revocation]) -> None:
         "INSERT OR REPLACE INTO revocations(node_id, fact) VALUES (?, ?)",
         [(fact.node_id, msgspec.msgpack.encode(fact)) for fact in facts],
     )
+    _drop_void(rows)
+
+
+def _drop_void(rows: Rows) -> None:
+    """Forget the records of whom the mesh has revoked: who hears of them only now does not take them either,
+    so that all nodes hold the same."""
+    assert rows.membership is not None
+    names = sorted(OWNED_COLLECTIONS)
+    owned = f"collection IN ({','.join('?' * len(names))})"
+    found = rows.connection.execute(f"SELECT collection, id, state FROM documents WHERE {owned}", names)
+    void = [(name, id) for name, id, state in found if not records.stands(state, rows.membership)]
+    for collection, document_id in void:
+        rows.drop(collection, document_id)
 
 
 def revocations(rows: Rows) -> list[Revocation]:

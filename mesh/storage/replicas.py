@@ -45,6 +45,7 @@ def apply_frame(rows: Rows, peer: str, frame: Changes) -> list[Want]:
         try:
             arrived = _arrive(rows, peer, row, change)
         except (InvalidDocument, InvalidCollectionName, PermissionDenied) as error:
+            rows.refused += isinstance(error, PermissionDenied)
             rows.quarantine(change, peer, str(error))
             continue
         if arrived == "lacking":
@@ -91,7 +92,7 @@ def _arrive(
     held = rows.state_of(row)
     client_id = row.client_id if row is not None else None
     if change.collection in OWNED_COLLECTIONS:
-        record = records.arrive(held, change)
+        record = records.arrive(held, change, rows.membership)
         if record is None:
             return None
         state = record.state

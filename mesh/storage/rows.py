@@ -19,6 +19,7 @@ import msgspec
 from mesh.core.commits import Commit
 from mesh.core.document import ABSENT, DocumentState, Merged, buried
 from mesh.core.live import LiveDocuments
+from mesh.core.membership import Membership
 from mesh.core.versions import decode_vector, encode_vector, key_hash, version_hash
 from mesh.core.wire import Change
 from mesh.storage.lineage import Lineage
@@ -87,6 +88,8 @@ class Rows:
 
     Attributes:
         graves: whether there may be any.
+        membership: of a closed mesh, whose members alone write records.
+        refused: records that were dropped, as who made them had no right to.
         now: the wall clock.
     """
 
@@ -103,6 +106,8 @@ class Rows:
         # Drawn often, and no secret: the system's own source costs more than the rest of a small write.
         self._client_ids = random.Random(rng.getrandbits(128))
         self.now = clock
+        self.membership: Membership | None = None
+        self.refused = 0
         self.graves = bool(connection.execute("SELECT 1 FROM graves LIMIT 1").fetchall())
         self.live = LiveDocuments()
         self.commits: list[Commit] = []

@@ -133,10 +133,11 @@ def write_record(
     """Write the next record of a document that this node owns; whether it says anything new.
 
     Raises:
-        PermissionDenied: the document is another node's.
+        PermissionDenied: the document is another node's, or the certificate does not allow that.
     """
     row = rows.get(collection, document_id)
-    if row is not None and identical(row.document, {"_id": document_id, **body}):
+    said = row is not None and identical(row.document, {"_id": document_id, **body})
+    if said and (rows.membership is None or records.stands(rows.state_of(row).update, rows.membership)):
         return False
     change, merged = records.sign(
         identity,
@@ -146,6 +147,7 @@ def write_record(
         rows.state_of(row),
         *rows.tick(row),
         adopted=_adopted(row),
+        membership=rows.membership,
     )
     rows.put(collection, document_id, row, change, merged, client_id=records.CLIENT_ID)
     return True
