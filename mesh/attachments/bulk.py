@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Coroutine
 from typing import Any
 
@@ -11,6 +10,7 @@ from mesh.attachments.downlink import Downlink
 from mesh.attachments.lanes import Lane
 from mesh.attachments.serving import Server, Stopped
 from mesh.core.frames import FrameReader, frames_of
+from mesh.core.limits import peer_log
 from mesh.core.rates import Limits
 from mesh.core.wire import BulkDial, ChunkList, ChunkListGet, ChunkPiece, ChunkRefused, PieceGet
 from mesh.errors import LinkClosed, MeshError, ProtocolViolation
@@ -21,7 +21,7 @@ from mesh.storage.blobs import BlobStore
 
 FIRST_MESSAGE_SECONDS = 30.0
 
-log = logging.getLogger(__name__)
+log = peer_log(__name__)
 
 
 class Bulk:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from mesh.core.limits import peer_log
 from mesh.core.wire import BulkDial
 from mesh.errors import MeshError
 from mesh.network.link import Link
@@ -15,7 +15,7 @@ from mesh.network.transport import Connection
 DIAL_BACK_SECONDS = 5.0
 """How long the holder may take to dial back before the shared link is used."""
 
-log = logging.getLogger(__name__)
+log = peer_log(__name__)
 
 Dial = Callable[[Link], Coroutine[Any, Any, Connection]]
 

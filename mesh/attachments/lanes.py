@@ -7,7 +7,6 @@ link. On the link, and until a connection has shown that it is quick, chunks com
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -24,6 +23,7 @@ from mesh.core.chunks import (
     unpack_head,
 )
 from mesh.core.frames import FrameReader, frames_of
+from mesh.core.limits import peer_log
 from mesh.core.picking import LIST
 from mesh.core.wire import (
     ChunkCancel,
@@ -45,7 +45,7 @@ QUEUED_CHUNKS = 4
 IDLE_SECONDS = 30.0
 """A bulk connection that nothing was asked over for so long is closed."""
 
-log = logging.getLogger(__name__)
+log = peer_log(__name__)
 
 
 class Lane:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 
 from mesh.attachments.requests import Job, RequestQueue, SentBefore
 from mesh.attachments.uplink import Uplink
 from mesh.core.chunks import CHUNK_HEAD_BYTES, HASH_BYTES, Buffer, pack_head
 from mesh.core.frames import FrameReader, frames_of
+from mesh.core.limits import peer_log
 from mesh.core.tokens import CHUNK_BYTES
 from mesh.core.wire import ChunkGet, ChunkList, ChunkListGet, ChunkPiece, ChunkRefused, Message, PieceGet
 from mesh.errors import BlobNotFound, LinkClosed, ProtocolViolation
@@ -23,7 +23,7 @@ LIST_PIECE_HASHES = 2048
 QUEUED_READS = 4
 """Reads that wait for the store's worker at once, whoever they are for."""
 
-log = logging.getLogger(__name__)
+log = peer_log(__name__)
 
 Stopped = tuple[list[asyncio.Task[None]], list[Connection]]
 """Writers and connections that are about to end."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Coroutine
 from typing import Any
 
@@ -13,6 +12,7 @@ from mesh.attachments.surroundings import Surroundings
 from mesh.attachments.waiters import Waiter
 from mesh.core.chunks import Buffer, ChunkMap
 from mesh.core.fetching import Action, Ask, FetchPlan
+from mesh.core.limits import peer_log
 from mesh.core.picking import LIST
 from mesh.core.tokens import BlobProgress, BlobToken
 from mesh.errors import FetchFailed, InvalidToken, MeshError, StorageFull
@@ -27,7 +27,7 @@ STUCK_SECONDS = 20.0
 GROWTH_BYTES = 32 * 1024
 """Parts of chunks count as something once they are so many bytes: who trickles does not keep it waiting."""
 
-log = logging.getLogger(__name__)
+log = peer_log(__name__)
 
 
 class Transfer:

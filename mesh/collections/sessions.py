@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from mesh.core.access import Access
 from mesh.core.commits import Commit
 from mesh.core.identity import short_id
+from mesh.core.limits import peer_log
 from mesh.core.routes import InterestTable
 from mesh.core.sharing import Sharing
 from mesh.core.sync_effects import (
@@ -34,7 +34,7 @@ from mesh.network.link import Link
 from mesh.storage import replicas, restored
 from mesh.storage.documents import DocumentStore
 
-_log = logging.getLogger("mesh.replication")
+_log = peer_log("mesh.replication")
 
 MAX_APPLYING = 32
 """Frames of one link that wait to be applied; beyond them nothing more is read from it."""
@@ -286,8 +286,10 @@ class SyncSession:
         """The store cannot go on with this link for now: it is closed, and dialled again later."""
         if isinstance(error, NotStarted):
             return
-        if not isinstance(error, ProtocolViolation):
-            _log.error("sync with %s failed: %s", self.peer, error, exc_info=error)
+        if isinstance(error, ProtocolViolation):
+            self.link.violated(error)
+            return
+        _log.error("sync with %s failed: %s", self.peer, error, exc_info=error)
         self.link.close(f"sync failed: {error}")
 
     # --- positions --------------------------------------------------------------------------------

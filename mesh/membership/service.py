@@ -10,7 +10,6 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable
 from random import Random
 
@@ -40,6 +39,7 @@ from mesh.core.enrolment import (
     secret_hash,
 )
 from mesh.core.identity import node_id_of, short_id
+from mesh.core.limits import peer_log
 from mesh.core.wire import Enrol, Enrolled, Renew, Revocations
 from mesh.errors import (
     InvalidInvitation,
@@ -64,7 +64,7 @@ EXPIRED_CHECK_SECONDS = 60.0
 
 FACTS_PER_MESSAGE = 100
 
-log = logging.getLogger(__name__)
+log = peer_log(__name__)
 
 
 class MembershipService:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 
 from websockets.asyncio.client import ClientConnection
@@ -11,6 +10,7 @@ from websockets.exceptions import ProtocolError
 from websockets.frames import Close, CloseCode, Frame, Opcode
 from websockets.protocol import State
 
+from mesh.core.limits import peer_log
 from mesh.errors import LinkClosed
 from mesh.network.bulk_frames import FrameError, FrameReceiver
 from mesh.network.transport import BULK_PATH, MAX_BULK_MESSAGE_BYTES, MAX_STRANGER_BYTES, Buffer
@@ -23,7 +23,7 @@ QUEUED_MESSAGES = 4
 _END_OF_HEAD = b"\r\n\r\n"
 _MAX_CLOSE_REASON_BYTES = 123  # what a WebSocket close frame has room for
 
-log = logging.getLogger(__name__)
+log = peer_log(__name__)
 
 
 class OpeningConnection(ClientConnection):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import NamedTuple
 
 from mesh.core.certificates import REFUSALS
@@ -18,6 +19,7 @@ from mesh.core.handshake import (
     PeerInfo,
 )
 from mesh.core.identity import Identity
+from mesh.core.limits import crowder, origin_of, peer_log
 from mesh.core.membership import Membership
 from mesh.errors import (
     HandshakeFailed,
@@ -26,16 +28,20 @@ from mesh.errors import (
     LinkClosed,
     MembershipRefused,
     PeerUnreachable,
+    ProtocolViolation,
 )
+from mesh.network.guard import Guard
 from mesh.network.link import plain
 from mesh.network.transport import Connection, Transport
 
 HANDSHAKE_SECONDS = 10.0
 
 MAX_STRANGERS = 256
-"""Incoming connections that may be without a proof at once; more are turned away."""
+"""Incoming connections that may be without a proof at once; one more drives out another (see ``crowder``)."""
 
-log = logging.getLogger(__name__)
+CROWDED = "too many connections at once"
+
+log = peer_log(__name__)
 
 
 Answer = Callable[[bytes, bytes], Awaitable[bytes]]
@@ -76,6 +82,7 @@ class Introductions:
         membership: Membership | None,
         features: Sequence[str],
         clock: Callable[[], float],
+        guard: Guard,
     ) -> None:
         self.identity = identity
         self.offline = "the node is not started"
@@ -87,7 +94,8 @@ class Introductions:
         self._features = features
         self._clock = clock
         self._instance = rng.randbytes(INSTANCE_BYTES)
-        self._strangers: set[Connection] = set()
+        self._guard = guard
+        self._strangers: dict[Connection, asyncio.Timeout] = {}
         self._dials: dict[asyncio.Timeout, asyncio.Future[None]] = {}
 
     async def dial(
@@ -142,47 +150,58 @@ class Introductions:
 
         ``cloned``: whether somebody else than the one who claims to be a peer is known to be that peer.
         """
-        if self.offline or len(self._strangers) >= MAX_STRANGERS:
-            await connection.close(self.offline or "too many connections at once")
-            return None
-        self._strangers.add(connection)
         try:
-            async with asyncio.timeout(HANDSHAKE_SECONDS):
+            async with self._staying(connection):
                 handshake = self._handshake(connection.binding, dialler=False, refuse=refuse)
                 peer, _ = await _shake_hands(connection, handshake, cloned)
             return peer
-        except (HandshakeFailed, LinkClosed, TimeoutError) as error:
-            reason = getattr(error, "reason", "the handshake takes too long")
+        except (HandshakeFailed, LinkClosed) as error:
+            if isinstance(error.__cause__, ProtocolViolation):
+                self._guard.offended(origin_of(connection.remote))
             level = logging.ERROR if isinstance(error, IdentityCloned) else logging.INFO
-            log.log(level, "no link with %s: %s", connection.remote, plain(reason))
-            await connection.close(reason)
+            log.log(level, "no link with %s: %s", connection.remote, plain(error.reason))
+            await connection.close(error.reason)
             return None
+
+    @contextlib.asynccontextmanager
+    async def _staying(self, connection: Connection) -> AsyncIterator[None]:
+        """The time that somebody who came in has to say who it is.
+
+        Raises:
+            LinkClosed: there is none, or it is over.
+        """
+        refused = self.offline or self._guard.banned(origin_of(connection.remote))
+        if refused:
+            raise LinkClosed(refused)
+        try:
+            async with asyncio.timeout(HANDSHAKE_SECONDS) as stay:
+                self._strangers[connection] = stay
+                self._make_room()
+                yield
+        except TimeoutError:
+            crowded = connection not in self._strangers
+            raise LinkClosed(CROWDED if crowded else "the handshake takes too long") from None
         finally:
-            self._strangers.discard(connection)
+            self._strangers.pop(connection, None)
+
+    def _make_room(self) -> None:
+        if len(self._strangers) > MAX_STRANGERS:
+            leaving = crowder({stranger: origin_of(stranger.remote) for stranger in self._strangers})
+            self._strangers.pop(leaving).reschedule(0)
 
     async def answer(self, connection: Connection, request: Answer) -> None:
         """Let ``request`` answer the one message of somebody who has no certificate yet, or not any more."""
-        if self.offline or len(self._strangers) >= MAX_STRANGERS:
-            await connection.close(self.offline or "too many connections at once")
-            return
-        self._strangers.add(connection)
         reason = ""
         try:
-            async with asyncio.timeout(HANDSHAKE_SECONDS):
+            async with self._staying(connection):
                 await connection.send(await request(bytes(await connection.receive()), connection.binding))
                 await connection.receive()  # who asked closes the connection once it has the answer
-        except (InvitationRefused, MembershipRefused) as error:
+        except (InvitationRefused, MembershipRefused, LinkClosed) as error:
             reason = error.reason
-            log.warning("no certificate for %s: %s", connection.remote, plain(reason))
-        except TimeoutError:
-            reason = "this takes too long"
-        except LinkClosed as error:
-            log.debug(
-                "%s, which asked for a certificate, is gone: %s", connection.remote, plain(error.reason)
-            )
+            level = logging.DEBUG if isinstance(error, LinkClosed) else logging.WARNING
+            log.log(level, "no certificate for %s: %s", connection.remote, plain(reason))
         finally:
             await connection.close(reason)
-            self._strangers.discard(connection)
 
     async def end(self, reason: str) -> None:
         """Go offline for ``reason``: end what is under way, and start nothing until ``offline`` is empty."""
@@ -252,7 +271,8 @@ async def _shake_hands(
         answer = await connection.receive()
         received += len(answer)
         if received > MAX_HANDSHAKE_BYTES:
-            raise HandshakeFailed("the other side sent too much before it proved its key")
+            much = ProtocolViolation(f"more than {MAX_HANDSHAKE_BYTES} bytes")
+            raise HandshakeFailed("the other side sent too much before it proved its key") from much
         frames = handshake.receive(bytes(answer))
         # Before this side proves itself, so that the other one does not take the connection for a link.
         claimed = handshake.claimed if handshake.peer is None else None

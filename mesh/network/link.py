@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -11,6 +10,8 @@ from mesh.core.frames import Encoded, FrameReader, frames_of
 from mesh.core.handshake import PeerInfo
 from mesh.core.heartbeat import Heartbeat
 from mesh.core.identity import short_id
+from mesh.core.limits import MESSAGES_PER_SECOND, peer_log
+from mesh.core.rates import TokenBucket
 from mesh.core.wire import Goodbye, Hello, Message, Ping, Pong, Proof
 from mesh.errors import LinkClosed, ProtocolViolation
 from mesh.network.transport import Connection
@@ -36,7 +37,7 @@ _STREAM, _BULK_STREAM = 0, 1
 _FIRST_ASKED = 1 << 32  # the heartbeat's pings are numbered below
 _MAX_REASON = 200
 
-log = logging.getLogger(__name__)
+log = peer_log(__name__)
 
 Deliver = Callable[["Link", Message], Awaitable[None] | None]
 
@@ -56,6 +57,7 @@ class Link:
         since: when it came up, in seconds since the epoch.
         started_at: the same on the event loop's clock.
         pending_bytes: queued and not yet handed to the transport.
+        violations: how often the peer has broken the protocol.
         bytes_in, bytes_out: payload of the frames received and sent.
     """
 
@@ -89,6 +91,7 @@ class Link:
         self.url = url
         self.since = since
         self.pending_bytes = 0
+        self.violations = 0
         self.bytes_in = 0
         self.bytes_out = 0
         self._connection = connection
@@ -160,6 +163,12 @@ class Link:
             self._farewell = reason
             self._end(reason)
 
+    def violated(self, violation: ProtocolViolation) -> None:
+        """End the link: the peer has broken the protocol."""
+        log.warning("closing the link with %s: %s", self, violation)
+        self.violations += 1
+        self.close(f"protocol violation: {violation}")
+
     def _queue(self, queue: deque[bytes], frames: Sequence[bytes]) -> None:
         queue.extend(frames)
         self._count_pending(sum(map(len, frames)))
@@ -215,9 +224,14 @@ class Link:
 
     async def _read(self) -> None:
         frames = FrameReader()
+        rate = TokenBucket(MESSAGES_PER_SECOND, self._loop.time())
         try:
             while True:
                 frame = await self._connection.receive()
+                now = self._loop.time()
+                rate.take(1, now)
+                if (ready := rate.ready_at(1, now)) > now:
+                    await asyncio.wait({self._ended}, timeout=ready - now)
                 self.bytes_in += len(frame)
                 self._heartbeat.heard(self._loop.time())
                 message = None if self.closed else frames.feed(frame)
@@ -228,8 +242,7 @@ class Link:
         except LinkClosed as error:
             self._end(error.reason)
         except ProtocolViolation as violation:
-            log.warning("closing the link with %s: %s", self, violation)
-            self.close(f"protocol violation: {violation}")
+            self.violated(violation)
         except Exception:
             log.exception("closing the link with %s: handling what it sent failed", self)
             self.close("internal error")

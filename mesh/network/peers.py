@@ -11,7 +11,6 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import time
 from collections import Counter
@@ -22,10 +21,12 @@ from weakref import WeakKeyDictionary
 
 from mesh.core.handshake import PeerInfo
 from mesh.core.identity import Identity, short_id
+from mesh.core.limits import origin_of, peer_log
 from mesh.core.membership import Membership
 from mesh.core.wire import Message
-from mesh.errors import LinkClosed, MeshError, PeerUnreachable
+from mesh.errors import HandshakeFailed, LinkClosed, MeshError, PeerUnreachable
 from mesh.network.dialer import Dialer
+from mesh.network.guard import Guard
 from mesh.network.introductions import Answer, Introductions
 from mesh.network.link import Link
 from mesh.network.transport import BULK_PATH, JOIN_PATH, Connection, Listener, Transport
@@ -40,7 +41,7 @@ TOGETHER_SECONDS = 20.0
 """Two links that came up within this time may be two sides dialling each other at once: it is as long as a
 dial and a handshake may take."""
 
-log = logging.getLogger(__name__)
+log = peer_log(__name__)
 
 Handler = Callable[[Link, Any], Awaitable[None] | None]
 BulkHandler = Callable[[str, Connection], Awaitable[None]]
@@ -79,8 +80,16 @@ class Peers:
         self._links: dict[str, Link] = {}
         self.links: Mapping[str, Link] = MappingProxyType(self._links)
         rng = rng or random.SystemRandom()
+        self._guard = Guard()
         self._introductions = Introductions(
-            identity, transport, rng, name=name, membership=membership, features=features, clock=clock
+            identity,
+            transport,
+            rng,
+            name=name,
+            membership=membership,
+            features=features,
+            clock=clock,
+            guard=self._guard,
         )
         self._transport = transport
         self._clock = clock
@@ -285,6 +294,9 @@ class Peers:
         # Without this side's proof the other one forgets the connection: the link that stands, stays.
         if peer.node_id in self._links:
             await connection.close("there is a link already")
+        elif banned := self._guard.banned(peer.node_id):
+            await connection.close(banned)
+            raise HandshakeFailed(f"{short_id(peer.node_id)} is {banned} (at {url})")
         else:
             link = self._adopt(connection, peer, url, last)
             assert link is not None
@@ -302,12 +314,23 @@ class Peers:
         peer = await self._introductions.admit(connection, refuse=self._refused, cloned=self._cloned)
         if peer is None:
             return
-        if self._introductions.offline:
-            await connection.close(self._introductions.offline)
+        refused = self._introductions.offline or self._guard.banned(peer.node_id)
+        if refused:
+            await connection.close(refused)
         elif peer.purpose == "bulk":
             await self._serve_bulk(connection, peer.node_id)
+        else:
+            await self._accept_link(connection, peer)
+
+    async def _accept_link(self, connection: Connection, peer: PeerInfo) -> None:
+        address = origin_of(connection.remote)
+        full = self._guard.full(address)
+        if full:
+            await connection.close(full)
         elif (link := self._adopt(connection, peer, None)) is not None:
+            self._guard.came(address)
             await self._serve(link)
+            self._guard.went(address)
         else:
             await connection.close("another link with this peer is kept")
 
@@ -378,6 +401,8 @@ class Peers:
         del self._links[link.node_id]
         self._ended_in += link.bytes_in
         self._ended_out += link.bytes_out
+        if link.violations:
+            self._guard.offended(link.node_id)
         log.info("the link with %s ended: %s", link, reason)
         self.dialer.peer_changed(link.node_id)
         for callback in self._down_callbacks:

@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.http11 import Request, Response
 from websockets.protocol import State
 
+from mesh.core.limits import crowder, origin_of, peer_log
 from mesh.errors import AddressInUse, InvalidAddress, LinkClosed, PeerUnreachable, PlaintextRefused
 from mesh.network.addresses import Endpoint, is_loopback, is_wildcard, parse_listen, parse_url
 from mesh.network.bulk_stream import BulkConnection, OpeningConnection
@@ -31,13 +32,17 @@ from mesh.network.transport import (
 )
 
 OPEN_SECONDS = 10.0
+
+MAX_OPENING = 256
+"""Incoming connections that may be no WebSockets yet; one more drives out another (see ``crowder``)."""
+
 CLOSE_SECONDS = 2.0
 
 _QUEUED_MESSAGES = 8
 _WRITE_BUFFER_BYTES = 64 * 1024
 _MAX_CLOSE_REASON_BYTES = 123  # what a WebSocket close frame has room for
 
-log = logging.getLogger(__name__)
+log = peer_log(__name__)
 # websockets logs tracebacks of what strangers send. What matters of it is said here, in one line.
 _quiet = logging.Logger("websockets", logging.CRITICAL + 1)
 
@@ -101,11 +106,12 @@ class WebSocketListener:
         self._server: Server | None = None
         self._sockets: set[ServerConnection] = set()
         self._encrypting: dict[asyncio.Task[None], asyncio.Transport] = {}
+        self._opening: dict[asyncio.BaseProtocol, asyncio.Transport] = {}
         self._open: set[WebSocketConnection] = set()
 
     async def start(self, host: str, port: int) -> None:
         """Listen on one address of this machine."""
-        sockets, encrypting = self._sockets, self._encrypting
+        sockets, encrypting, opening = self._sockets, self._encrypting, self._opening
         tls = self._tls.server if self._tls else None
         loop = asyncio.get_running_loop()
 
@@ -119,11 +125,15 @@ class WebSocketListener:
             early: list[bytes]
 
             def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                assert isinstance(transport, asyncio.Transport)
                 self.early = []
+                opening[self] = transport
+                if len(opening) > MAX_OPENING:
+                    leaving = crowder({p: origin_of(_address(t)) for p, t in opening.items()})
+                    opening.pop(leaving).abort()
                 if tls is None:
                     self.begin(transport)
                 else:
-                    assert isinstance(transport, asyncio.Transport)
                     task = loop.create_task(self.encrypt(transport, tls))
                     encrypting[task] = transport
                     task.add_done_callback(encrypting.pop)
@@ -135,6 +145,7 @@ class WebSocketListener:
                         transport, self, tls, server_side=True, ssl_handshake_timeout=OPEN_SECONDS
                     )
                 except OSError:
+                    opening.pop(self, None)
                     log.info("refused %s: it speaks no TLS 1.3", remote)
                 else:
                     if encrypted is not None and not encrypted.is_closing():
@@ -157,6 +168,7 @@ class WebSocketListener:
                     super().eof_received()
 
             def connection_lost(self, exc: Exception | None) -> None:
+                opening.pop(self, None)
                 if self not in sockets:
                     return
                 super().connection_lost(exc)
@@ -202,6 +214,7 @@ class WebSocketListener:
         await self._server.wait_closed()
 
     def _check_path(self, connection: ServerConnection, request: Request) -> Response | None:
+        self._opening.pop(connection, None)
         if request.path in PATHS:
             return None
         return connection.respond(HTTPStatus.NOT_FOUND, f"Mesh nodes talk at {', '.join(PATHS)}.\n")

@@ -7,7 +7,6 @@ store.
 
 from __future__ import annotations
 
-import logging
 import random
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
@@ -18,6 +17,7 @@ import msgspec
 
 from mesh.core.commits import Commit
 from mesh.core.document import ABSENT, DocumentState, Merged, buried
+from mesh.core.limits import peer_log
 from mesh.core.live import LiveDocuments
 from mesh.core.membership import Membership
 from mesh.core.versions import decode_vector, encode_vector, key_hash, version_hash
@@ -26,7 +26,7 @@ from mesh.storage.lineage import Lineage
 from mesh.storage.references import note_references
 from mesh.version import VERSION
 
-_log = logging.getLogger("mesh.storage")
+_log = peer_log("mesh.storage")
 
 _decode_json = msgspec.json.Decoder(dict[str, Any]).decode
 _encode_json = msgspec.json.Encoder().encode
@@ -300,7 +300,7 @@ class Rows:
         self.connection.execute(
             "DELETE FROM quarantine WHERE rowid <= (SELECT max(rowid) FROM quarantine) - ?", (MAX_QUARANTINE,)
         )
-        _log.warning("refused %s/%s from %s: %s", change.collection, change.id, peer[:8], reason)
+        _log.warning("of what %s sent, refused %s/%s: %s", peer[:8], change.collection, change.id, reason)
 
     def retry_refused(self) -> None:
         """Ask every peer again for what another version of the mesh has refused: positions are forgotten, so
