@@ -8,6 +8,7 @@ from typing import Any
 
 from mesh.attachments.downlink import Downlink
 from mesh.attachments.lanes import Lane
+from mesh.attachments.readers import Readers
 from mesh.attachments.serving import Server, Stopped
 from mesh.core.frames import FrameReader, frames_of
 from mesh.core.limits import peer_log
@@ -34,8 +35,8 @@ class Bulk:
         running: whether anything is served; set by whoever owns this.
     """
 
-    def __init__(self, store: BlobStore, peers: Peers) -> None:
-        self.server = Server(store)
+    def __init__(self, store: BlobStore, peers: Peers, readers: Readers) -> None:
+        self.server = Server(store, readers)
         self.downlink = Downlink()
         self.received_bytes = 0
         self.running = False

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from mesh.attachments.announcing import Announcer
 from mesh.attachments.contests import identity_of
 from mesh.attachments.letters import Letters, token_of
+from mesh.attachments.readers import Readers
 from mesh.attachments.running import Running
 from mesh.core.demand import Demands, Identity, Send
 from mesh.core.tokens import BlobToken
@@ -37,12 +38,14 @@ class Correspondence:
         node_id: str,
         clock: Callable[[], float],
         may_relay: MayRelay,
+        readers: Readers,
         on_change: Callable[[bytes], None],
         on_asked: Callable[[bytes], None],
         on_have: Callable[[Link, BlobHave], None],
     ) -> None:
         """
         Args:
+            readers: who may have what.
             on_change: told of a blob that the demand for may have changed.
             on_asked: told of a blob that somebody asks for, before that is answered.
             on_have: told what a peer that was asked for a blob holds of it.
@@ -51,6 +54,7 @@ class Correspondence:
         self._transfers = transfers
         self._clock = clock
         self._may_relay = may_relay
+        self._readers = readers
         self._on_change = on_change
         self._on_asked = on_asked
         self._on_have = on_have
@@ -60,7 +64,7 @@ class Correspondence:
         self._last_sequence = 0
         self._ticking: asyncio.TimerHandle | None = None
         self._running = False
-        self._letters.on(BlobAsk, self._asked)
+        self._letters.on(BlobAsk, self._ask_came)
         self._letters.on(BlobForget, self._forgotten)
         self._letters.on(BlobServed, self._served)
         self._letters.on(BlobHave, self._have_came)
@@ -130,10 +134,19 @@ class Correspondence:
     def link_down(self, peer: str) -> None:
         """A link ended."""
         self._letters.forget(peer)
+        self._readers.forget(peer)
         self._announcer.forget(peer)
         before = self._demands.blobs
         self._send(self._demands.link_down(peer))
         self._changed(before)
+
+    def _ask_came(self, link: Link, ask: BlobAsk) -> None:
+        token_of(ask)  # refused at once, if it cannot be
+        self._readers.ask(link, ask, self._asked, self._refused)
+
+    def _refused(self, link: Link, ask: BlobAsk) -> None:
+        """Answer as if the blob were not here."""
+        self._letters.say(link.node_id, BlobHave(ask.hash, b""))
 
     def _asked(self, link: Link, ask: BlobAsk) -> None:
         hash, token = ask.hash, token_of(ask)
@@ -150,6 +163,7 @@ class Correspondence:
             self._on_change(hash)
 
     def _forgotten(self, link: Link, forget: BlobForget) -> None:
+        self._readers.forget(link.node_id, forget.hash, forget.origin)
         self._send(self._demands.forgotten(link.node_id, forget, _now()))
         self._on_change(forget.hash)
 

@@ -14,6 +14,7 @@ from mesh.attachments.contests import Contests, Rival, identity_after, identity_
 from mesh.attachments.correspondence import Correspondence, MayRelay
 from mesh.attachments.downlink import Downlink
 from mesh.attachments.lanes import Lane
+from mesh.attachments.readers import MayRead, Readers
 from mesh.attachments.running import Running
 from mesh.attachments.slots import Slots
 from mesh.attachments.transfers import Transfer
@@ -37,6 +38,7 @@ class Exchange:
     """See the module. Everything here runs on the event loop's thread.
 
     Attributes:
+        readers: who may have what is here.
         bulk: what carries the chunks.
         slots: what lets fetches begin.
     """
@@ -50,6 +52,7 @@ class Exchange:
         random: Random,
         clock: Callable[[], float],
         may_relay: MayRelay,
+        may_read: MayRead | None,
         max_blob_bytes: int,
         on_whole: Callable[[BlobToken], None],
         on_relay: Callable[[BlobToken], None],
@@ -57,12 +60,14 @@ class Exchange:
     ) -> None:
         """
         Args:
+            may_read: who may have which blob; ``None``: everybody every one.
             on_relay: told when a blob begins to be fetched for others only.
             on_full: told when a transfer waits for room; :meth:`room` tells it that there may be some.
         """
         self.store = store
         self.random = random
-        self.bulk = Bulk(store, peers)
+        self.readers = Readers(may_read, self._track)
+        self.bulk = Bulk(store, peers, self.readers)
         self.slots = Slots()
         self._peers = peers
         self._on_whole = on_whole
@@ -77,6 +82,7 @@ class Exchange:
             node_id=node_id,
             clock=clock,
             may_relay=lambda token, origin: token.size_bytes <= max_blob_bytes and may_relay(token, origin),
+            readers=self.readers,
             on_change=self._sync,
             on_asked=self._on_asked,
             on_have=self._on_have,

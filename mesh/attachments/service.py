@@ -17,6 +17,7 @@ from mesh.attachments.correspondence import MayRelay
 from mesh.attachments.exchange import Exchange
 from mesh.attachments.handles import BlobHandle
 from mesh.attachments.keeping import Keeping, Referred
+from mesh.attachments.readers import MayRead
 from mesh.attachments.verifying import VerifyReport, verify_all
 from mesh.attachments.waiters import OnProgress, Waiter
 from mesh.attachments.work import Work
@@ -59,6 +60,7 @@ class Attachments:
         random: Random,
         clock: Callable[[], float] = time.time,
         may_relay: MayRelay = lambda token, origin: True,
+        may_read: MayRead | None = None,
         max_blob_bytes: int = MAX_BLOB_BYTES,
         limits: Limits = NO_LIMITS,
         referred: Referred = _nothing_refers,
@@ -73,6 +75,8 @@ class Attachments:
             clock: seconds since the epoch; only has to grow from one life of the node to the next.
             may_relay: whether this node fetches a blob for others, given its token (without metadata) and the
                 node that wants it.
+            may_read: whether a peer may have a blob, in a closed mesh; :meth:`reconsider` and
+                :meth:`reconsider_peer` say when that changes.
             max_blob_bytes: larger blobs are neither fetched nor relayed.
             limits: caps of what is sent and fetched, from the start on.
             referred: which of these blobs documents and distributions refer to; :meth:`reconsider` says when
@@ -89,6 +93,7 @@ class Attachments:
             random=random,
             clock=clock,
             may_relay=lambda token, origin: self._keeping.may_relay(token) and may_relay(token, origin),
+            may_read=may_read,
             max_blob_bytes=max_blob_bytes,
             on_whole=self._became_whole,
             on_relay=self._relays,
@@ -330,8 +335,15 @@ class Attachments:
 
     def reconsider(self, hash: str) -> None:
         """What refers to a blob may have changed."""
+        if self._started:
+            self._exchange.readers.reconsider(hash=bytes.fromhex(hash))
         if self._started and self._store.exists(hash):
             self._keeping.touch(hash)
+
+    def reconsider_peer(self, peer: str) -> None:
+        """What a peer says of itself has changed."""
+        if self._started:
+            self._exchange.readers.reconsider(peer=peer)
 
     async def discard_partial(self, hash: str) -> None:
         """Drop what has arrived of a blob that nobody fetches any more; a whole blob stays."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from mesh.attachments.readers import Readers
 from mesh.attachments.requests import Job, RequestQueue, SentBefore
 from mesh.attachments.uplink import Uplink
 from mesh.core.chunks import CHUNK_HEAD_BYTES, HASH_BYTES, Buffer, pack_head
@@ -65,10 +66,12 @@ class Server:
         uplink: says who may send.
     """
 
-    def __init__(self, store: BlobStore) -> None:
+    def __init__(self, store: BlobStore, readers: Readers) -> None:
+        """``readers``: who may have what is held."""
         self.uplink = Uplink()
         self.served_bytes = 0
         self._store = store
+        self._readers = readers
         self._reads = asyncio.Semaphore(QUEUED_READS)
         self._before = SentBefore()
         self._connections: dict[Connection, str] = {}
@@ -170,7 +173,7 @@ class Server:
 
         def read(job: Job) -> asyncio.Task[bytearray | Message]:
             if job.answer is None:
-                job.answer = asyncio.create_task(self._answer(job, downloader.headroom))
+                job.answer = asyncio.create_task(self._answer(job, downloader))
                 readings.add(job.answer)
                 job.answer.add_done_callback(readings.discard)
             return job.answer
@@ -224,9 +227,11 @@ class Server:
             return left
         return min(left, self.uplink.part_bytes)
 
-    async def _answer(self, job: Job, headroom: int) -> bytearray | Message:
+    async def _answer(self, job: Job, downloader: _Downloader) -> bytearray | Message:
         request = job.request
         try:
+            if not (self._readers.open or await self._readers.may(downloader.peer, request.hash)):
+                raise BlobNotFound(request.hash.hex())
             async with self._reads:
                 if isinstance(request, ChunkListGet):
                     hashes = await self._store.chunk_list(request.hash.hex())
@@ -235,7 +240,7 @@ class Server:
                     return ChunkList(request.hash, request.start, piece)
                 if isinstance(request, PieceGet):
                     return await self._read_for_piece(request)
-                return await self._store.read_chunk(request.hash.hex(), job.index, headroom)
+                return await self._store.read_chunk(request.hash.hex(), job.index, downloader.headroom)
         except BlobNotFound as error:
             if isinstance(request, ChunkListGet):
                 return ChunkList(request.hash, request.start, b"")

@@ -53,6 +53,19 @@ def is_expired(record: DistributionRecord, now: float) -> bool:
     return record.expires_at is not None and now >= record.expires_at
 
 
+def may_fetch(record: DistributionRecord, node_id: str, facts: NodeFacts, now: float, *, relay: bool) -> bool:
+    """Whether a member of a closed mesh may have the blob of a distribution: as it is in the scope, or has
+    published it, or is a relay."""
+    if record.cancelled_at is not None or is_expired(record, now):
+        return False
+    if relay or record.publisher == node_id:
+        return True
+    try:
+        return matches(record.parsed_scope(), node_id, record.publisher, facts)
+    except InvalidScope:
+        return False
+
+
 def is_live(record: DistributionRecord, superseded_by: str | None, now: float) -> bool:
     """Whether nodes may still begin: not cancelled, superseded or expired."""
     return record.cancelled_at is None and superseded_by is None and not is_expired(record, now)

@@ -87,7 +87,7 @@ class Membership:
 
     def packed(self) -> bytes:
         """This node's chain, as it goes into the records that it signs."""
-        return _packed(tuple(self.chain))
+        return pack_chain(self.chain)
 
     def writer(self, public_key: bytes, packed: bytes) -> Member:
         """The member who signed a record. Neither the time nor the order of arrival matters: every node that
@@ -175,11 +175,6 @@ class Membership:
     def expired(self, now: float) -> bool:
         """Whether this node can only renew."""
         return now > self.chain[0].not_after
-
-
-@lru_cache(64)
-def _packed(chain: tuple[Certificate, ...]) -> bytes:
-    return pack_chain(chain)
 
 
 @lru_cache(4096)

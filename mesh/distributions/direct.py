@@ -169,6 +169,10 @@ class DirectFileDistribution:
         """The hashes of the blobs of the distributions that nodes may still begin with."""
         return {record.token.hash for record in self._catalogue.live(self._clock())}
 
+    def of_blob(self, hash: str) -> list[DistributionRecord]:
+        """The distributions of a blob that are known here."""
+        return [record for record in self._catalogue if record.token.hash == hash]
+
     # --- the verbs (described in protocol.py) -------------------------------------------------
 
     async def distribute(

@@ -11,7 +11,7 @@ from mesh.collections.observers import Observers
 from mesh.collections.owned import OwnedDocuments
 from mesh.collections.replication import Replicator
 from mesh.collections.subscriptions import Subscriptions
-from mesh.core.certificates import ADMIN
+from mesh.core.certificates import ADMIN, RELAY
 from mesh.core.direct import FEATURE
 from mesh.core.identity import PRIVATE_KEY_BYTES, Identity, short_id
 from mesh.core.interest import EVERYTHING
@@ -123,7 +123,7 @@ class Assembly:
             replicator.want("mesh:hub", EVERYTHING)
         owned = OwnedDocuments(store, observers, replicator, self._identity)
 
-        references = BlobReferences(store)
+        references = BlobReferences(store, peers, self._settings.environment.clock)
         attachments = self._make_attachments(peers, references)
         worker = self._file_worker()
         profile = self._make_profile(owned, peers, worker)
@@ -214,6 +214,7 @@ class Assembly:
 
     def _make_attachments(self, peers: Peers, references: BlobReferences) -> Attachments:
         environment, directory = self._environment, self._directory
+        credentials = self._settings.credentials
         blobs: BlobStore = (
             MemoryBlobs()
             if directory is None
@@ -227,6 +228,8 @@ class Assembly:
             random=environment.random,
             clock=environment.clock,
             limits=self._settings.limits,
+            may_relay=lambda token, origin: credentials is None or RELAY in credentials.roles,
+            may_read=None if credentials is None else references.may_read,
             referred=references.referred,
             cache_bytes=cache_limit(self._settings.cache_bytes, directory),
         )

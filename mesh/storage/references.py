@@ -61,6 +61,17 @@ def referred(rows: Rows, hashes: Collection[str], *, besides: str) -> set[str]:
     return found
 
 
+def referring(rows: Rows, hash: str) -> tuple[set[str], list[str]]:
+    """The collections with documents that refer to a blob, and the ids of some distributions that do."""
+    execute = rows.connection.execute
+    collections = execute("SELECT DISTINCT collection FROM blob_references WHERE hash = ?", (hash,))
+    distributions = execute(
+        "SELECT id FROM blob_references WHERE hash = ? AND collection = 'distributions' LIMIT ?",
+        (hash, _HASHES_PER_QUERY),
+    )
+    return {name for (name,) in collections}, [id for (id,) in distributions]
+
+
 def _blobs_in(json: str | None) -> frozenset[str]:
     if json is None or TOKEN_MARK not in json:
         return frozenset()
