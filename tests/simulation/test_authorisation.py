@@ -84,7 +84,7 @@ async def ids(node: Node, collection: str) -> set[str]:
 async def test_a_member_with_narrow_globs_learns_nothing_else() -> None:
     """In a line hq - relay - van - end: what van and end may not read reaches neither, in no message."""
     world = World(1)
-    hq = await world.start("hq", credentials=HQ, hub=True)
+    hq = await world.start("hq", credentials=admin(), hub=True)
     relay = await world.start("relay", ["hq"], credentials=member("relay", role="relay"))
     van = await world.start("van", ["relay"], credentials=member("van", ["cars*", "map"], role="relay"))
     await linked(hq, relay)
@@ -93,7 +93,14 @@ async def test_a_member_with_narrow_globs_learns_nothing_else() -> None:
     end = await world.start("end", ["van"], credentials=member("end", ["map", "secret*"]))
     await linked(van, end)
     heard_at_end = listen(world.link("end", "van"))
-    for node, name in ((hq, "secret"), (hq, "cars-1"), (hq, "map"), (van, "cars-1"), (end, "map"), (end, "secret-end")):
+    for node, name in (
+        (hq, "secret"),
+        (hq, "cars-1"),
+        (hq, "map"),
+        (van, "cars-1"),
+        (end, "map"),
+        (end, "secret-end"),
+    ):
         await node.collection(name).insert({"_id": f"{name}-of-{node.name}", "word": f"word-{name}"})
     await relay.collection("secret").subscribe()
     await van.collection("cars-1").subscribe()
@@ -122,7 +129,7 @@ async def test_a_member_with_narrow_globs_learns_nothing_else() -> None:
 @virtual
 async def test_what_a_peer_may_not_write_is_dropped_on_arrival() -> None:
     world = World(3)
-    hq = await world.start("hq", credentials=HQ, hub=True)
+    hq = await world.start("hq", credentials=admin(), hub=True)
     other = await world.start("other", ["hq"], credentials=member("other", role="relay"), hub=True)
     van = await world.start("van", ["hq"], credentials=member("van", ["cars", "map"], ["cars"]))
     await hq.collection("map").insert({"_id": "m", "roads": 1})
@@ -169,7 +176,7 @@ async def test_what_a_peer_may_not_write_is_dropped_on_arrival() -> None:
 async def test_asking_for_more_does_not_help() -> None:
     """Resumes and wants for what was never announced, and of what may not be read."""
     world = World(5)
-    hq = await world.start("hq", credentials=HQ)
+    hq = await world.start("hq", credentials=admin())
     await hq.collection("secret").insert({"_id": "s", "word": "word-secret"})
     van = await world.start("van", ["hq"], credentials=member("van", ["cars"]))
     await linked(hq, van)
@@ -193,7 +200,7 @@ async def test_asking_for_more_does_not_help() -> None:
 @virtual
 async def test_who_may_only_write_sees_nothing_of_what_others_have_written() -> None:
     world = World(7)
-    hq = await world.start("hq", credentials=HQ, hub=True)
+    hq = await world.start("hq", credentials=admin(), hub=True)
     van = await world.start("van", ["hq"], credentials=member("van", [], ["logs"]))
     bus = await world.start("bus", ["hq"], credentials=member("bus", [], ["logs"]))
     await linked(hq, van)
@@ -210,3 +217,299 @@ async def test_who_may_only_write_sees_nothing_of_what_others_have_written() -> 
     assert await hq.collection("logs").get("van") == {"_id": "van", "word": "again", "read": True}
     assert await van.collection("logs").get("van") == {"_id": "van", "word": "again"}
     await world.close()
+
+
+# --- records ------------------------------------------------------------------------------------------
+
+NODE = {
+    "name": "mallory", "formations": [], "capabilities": {}, "hub": False, "listen": None, "version": "1",
+    "started_at": 1.0,
+}  # fmt: skip
+
+
+def record_of(credentials: Credentials | None, who: Identity, **changes: object) -> Change:
+    """The `nodes` record of ``who`` under the certificates of ``credentials``."""
+    membership = None if credentials is None else credentials.membership
+    body = {**NODE, **changes}
+    return records.sign(
+        who, "nodes", who.node_id, body, ABSENT, b"c" * 8, 1, adopted=False, membership=membership
+    )[0]
+
+
+async def send_as(world: World, name: str, to: str, *changes: Change) -> None:
+    """Let a node send what it does not hold."""
+    parts = world.nodes[name]._parts
+    assert parts is not None
+    link = world.link(name, to)
+    link._deliver = lambda *_: None
+    frame = parts.replicator._syncs[world.nodes[to].node_id].serving._window.last
+    link.send(Changes(frame + 1, 0, 0, list(changes)))
+    await asyncio.sleep(1)
+
+
+@virtual
+async def test_a_record_of_who_is_no_member_is_believed_by_nobody() -> None:
+    world = World(9)
+    hq = await world.start("hq", credentials=admin(), hub=True)
+    other = await world.start("other", ["hq"], credentials=member("other", role="relay"), hub=True)
+    van = await world.start("van", ["hq"], credentials=member("van"))
+    await linked(hq, van)
+    await linked(hq, other)
+    stranger, thief = key("stranger"), key("thief")
+    foreign = Credentials(
+        stranger, issue(Identity(b"blue".ljust(32)), [], stranger.public_key, grant_of("admin"), EPOCH)
+    )
+    borrowed = Credentials(thief, member("bus").membership.chain)
+    chainless = record_of(None, stranger)
+    honest = record_of(member("bus"), key("bus"))
+    swapped = msgspec.structs.replace(honest, id=van.node_id)
+    await send_as(
+        world,
+        "van",
+        "hq",
+        chainless,
+        record_of(foreign, stranger),
+        record_of(borrowed, thief),
+        swapped,
+        honest,
+    )
+    for node in (hq, other):
+        known = {document["_id"] for document in await node.members()}
+        assert key("bus").node_id in known  # that one is true, whoever passed it on
+        assert not {stranger.node_id, thief.node_id} & known
+    assert hq.stats().documents_refused == 4
+    assert other.stats().documents_refused == 0
+    await world.close()
+
+
+def test_a_revoked_writer_is_void_on_every_node_alike() -> None:
+    """Whether it heard of the revocation before the records or after them, and after every restart."""
+    now = Membership(HQ.membership.chain)
+    chain = member("van").membership
+    change = record_of(member("van"), key("van"))
+    assert records.arrive(ABSENT, change, now) is not None
+    from mesh.core.certificates import revoke
+
+    now.learn([revoke(HQ.identity, HQ.membership.chain, key("van").node_id, 1, EPOCH + 1)])
+    with pytest.raises(PermissionDenied, match="was revoked"):
+        records.arrive(ABSENT, change, now)
+    assert not records.stands(change.update, now)
+    again = issue(HQ.identity, HQ.membership.chain, key("van").public_key, grant_of("member"), EPOCH, epoch=2)
+    renewed = record_of(Credentials(key("van"), again), key("van"))
+    assert records.arrive(ABSENT, renewed, now) is not None
+    assert len(change.update) - len(record_of(None, key("van")).update) < 600
+    assert chain.revoked == {}
+
+
+@virtual
+async def test_what_a_revoked_publisher_has_distributed_ends() -> None:
+    world = World(11)
+    hq = await world.start("hq", credentials=admin(), hub=True)
+    van = await world.start("van", ["hq"], credentials=member("van", role="publish"))
+    bus = await world.start("bus", ["hq"], credentials=member("bus"), receive="manual")
+    await linked(hq, van)
+    await linked(hq, bus)
+    token = await van.attachments.add(b"x" * 1000)
+    handle = await van.distributions.distribute(token, Nodes([bus.node_id]))
+    await van.settled(10)
+    await bus.settled(10)
+    assert await bus.collection("distributions").get(handle.distribution_id)
+    await hq.revoke(van.node_id)
+    await bus.settled(10)
+    await asyncio.sleep(5)
+    late = await world.start("late", ["hq"], credentials=member("late"))
+    await linked(hq, late)
+    await late.settled(10)
+    for node in (hq, bus, late):
+        assert await node.collection("distributions").get(handle.distribution_id) is None
+        assert van.node_id not in {document["_id"] for document in await node.members()}
+        assert not await node.distributions.handles()
+    assert late.stats().documents_refused == 0
+    await world.close()
+
+
+@virtual
+async def test_only_publishers_distribute_and_admins_may_cancel() -> None:
+    world = World(13)
+    hq = await world.start("hq", credentials=admin())
+    van = await world.start("van", ["hq"], credentials=member("van"))
+    truck = await world.start("truck", ["hq"], credentials=member("truck", role="publish"))
+    bus = await world.start("bus", ["hq"], credentials=member("bus"), receive="manual")
+    for node in (van, truck, bus):
+        await linked(hq, node)
+    token = await van.attachments.add(b"x" * 1000)
+    with pytest.raises(PermissionDenied, match="lacks the role publish"):
+        await van.distributions.distribute(token, Nodes([bus.node_id]))
+    with pytest.raises(PermissionDenied, match="lacks the role publish"):
+        await van.direct.distribute(token, Nodes([bus.node_id]))
+    token = await truck.attachments.add(b"y" * 1000)
+    handle = await truck.distributions.distribute(token, Nodes([bus.node_id]))
+    await truck.settled(10)
+    await bus.settled(10)
+    with pytest.raises(PermissionDenied, match="only there"):
+        await bus.distributions.cancel(handle)
+    await hq.distributions.cancel(handle)
+    await hq.settled(10)
+    await bus.settled(10)
+    for node in (hq, truck, bus):
+        document = await node.collection("distributions").get(handle.distribution_id)
+        assert document is not None
+        assert document["cancelled_at"] is not None
+    with pytest.raises(Exception, match="cancelled"):
+        await truck.distributions.retry(handle)
+    # A client that leaves out the check.
+    body = {
+        "token": token.to_dict(), "scope": {"type": "AllNodes"}, "priority": 2, "publisher": van.node_id,
+        "nonce": "n" * 20, "created_at": EPOCH,
+    }  # fmt: skip
+    from mesh.core.receipts import distribution_id_of
+
+    document_id = distribution_id_of(van.node_id, "n" * 20)
+    plain = {k: v for k, v in document.items() if k not in ("_id", "cancelled_at")} | body
+    plain["token"] = document["token"]
+    plain["scope"] = document["scope"]
+    plain["priority"] = document["priority"]
+    lying = Membership(member("van", role="publish").membership.chain)
+    change, _ = records.sign(
+        key("van"), "distributions", document_id, plain, ABSENT, b"c" * 8, 1, adopted=False, membership=lying
+    )
+    honest_chain = records._record(change.update)
+    swapped = msgspec.structs.replace(honest_chain, chain=van._credentials.membership.packed())  # type: ignore[union-attr]
+    from mesh.core.document import single_value_state
+
+    update = single_value_state("record", msgspec.json.encode(swapped).decode(), 1)
+    await send_as(world, "van", "hq", msgspec.structs.replace(change, update=update))
+    assert await hq.collection("distributions").get(document_id) is None
+    assert hq.stats().documents_refused == 1
+    await world.close()
+
+
+# --- blobs --------------------------------------------------------------------------------------------
+
+
+def asked(link: Link, token: BlobToken, origin: str, sequence: int = 1) -> None:
+    hash = bytes.fromhex(token.hash)
+    chunks_hash = bytes.fromhex(token.chunks_hash)
+    link.send(BlobAsk(origin, sequence, hash, token.size_bytes, chunks_hash, 2, 0, False))
+    link.send(ChunkListGet(hash, 0))
+
+
+@virtual
+async def test_a_blob_goes_only_to_whom_something_readable_brings_it() -> None:
+    world = World(15)
+    hq = await world.start("hq", credentials=admin())
+    van = await world.start("van", ["hq"], credentials=member("van", ["cars"]))
+    await linked(hq, van)
+    await van.settled(10)
+    secret = await hq.attachments.add(b"secret" * 10_000)
+    nowhere = BlobToken("ab" * 32, secret.size_bytes, "cd" * 32)
+    shown = await hq.attachments.add(b"shown" * 10_000)
+    await hq.collection("secret").insert({"_id": "s", "file": secret.to_dict()})
+    link = world.link("van", "hq")
+    heard = listen(link)
+    for token in (secret, nowhere):
+        asked(link, token, van.node_id)
+    await asyncio.sleep(1)
+    answers = [
+        [m for m in heard if isinstance(m, BlobHave | ChunkList) and m.hash == bytes.fromhex(token.hash)]
+        for token in (secret, nowhere)
+    ]
+    told = [
+        [(type(m), getattr(m, "chunks", None), getattr(m, "hashes", None)) for m in some] for some in answers
+    ]
+    assert told[0] == told[1]
+    assert told[0]
+    # As soon as something brings it, it comes; without another question.
+    await van.collection("cars").subscribe()
+    fetch = asyncio.ensure_future(van.attachments.fetch(shown, timeout=100))
+    await asyncio.sleep(1)
+    assert not fetch.done()
+    await hq.collection("cars").insert({"_id": "c", "file": shown.to_dict()})
+    assert (await fetch).token.hash == shown.hash
+    await world.close()
+
+
+@virtual
+async def test_who_is_not_in_the_scope_gets_nothing_of_a_distribution() -> None:
+    world = World(17)
+    hq = await world.start("hq", credentials=admin())
+    relay = await world.start("relay", ["hq"], credentials=member("relay", role="relay"))
+    far = await world.start("far", ["relay"], credentials=member("far"))
+    near = await world.start("near", ["relay"], credentials=member("near"))
+    for node in (far, near):
+        await linked(relay, node)
+    token = await hq.attachments.add(b"x" * 100_000)
+    handle = await hq.distributions.distribute(token, Nodes([far.node_id]))
+    status = await hq.distributions.wait_for_completion(handle, 60)
+    assert status.completed == 1
+    assert await far.attachments.exists(token.hash)
+    fetch = asyncio.ensure_future(near.attachments.fetch(token, timeout=100))
+    await asyncio.sleep(90)
+    assert not fetch.done()
+    fetch.cancel()
+    assert near.stats().blob_bytes_in == 0
+    await world.close()
+
+
+# --- at random ----------------------------------------------------------------------------------------
+
+COLLECTIONS = ("cars", "cars-2", "map", "logs")
+GLOBS = ([], ["*"], ["cars*"], ["cars"], ["cars-2", "map"], ["l*", "map"], ["logs"])
+
+
+def allowed(patterns: list[str], collection: str) -> bool:
+    return any(fnmatchcase(collection, pattern) for pattern in patterns)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_every_node_holds_exactly_what_it_may_read_and_subscribed_to(seed: int) -> None:
+    async def main() -> None:
+        rng = random.Random(seed)
+        world = World(seed)
+        names = ["hq", "a", "b", "c", "d"]
+        read = {name: ["*"] if name == "hq" else rng.choice(GLOBS) for name in names}
+        write = {name: ["*"] if name == "hq" else rng.choice(GLOBS) for name in names}
+        for number, name in enumerate(names):
+            role = rng.choice(["member", "relay", "publish"])
+            credentials = admin() if name == "hq" else member(name, read[name], write[name], role)
+            await world.start(name, names[:number], credentials=credentials)
+        nodes = world.nodes
+        for name in names:
+            for collection in COLLECTIONS:
+                if allowed(write[name], collection) and rng.random() < 0.8:
+                    await nodes[name].collection(collection).insert({"_id": name})
+        wanted: dict[str, set[str]] = {name: set() for name in names}
+        for name in names:
+            for collection in COLLECTIONS:
+                if rng.random() < 0.7 and allowed(read[name], collection):
+                    wanted[name].add(collection)
+                    await nodes[name].collection(collection).subscribe()
+        for name in names:
+            for other in names:
+                if other != name:
+                    await linked(nodes[name], nodes[other])
+        wrote = {
+            (name, collection)
+            for name in names
+            for collection in COLLECTIONS
+            if name in await ids(nodes[name], collection)
+        }
+        for _ in range(2):
+            for node in nodes.values():
+                await node.settled(60)
+        for name in names:
+            for collection in COLLECTIONS:
+                own = {name} if (name, collection) in wrote else set()
+                all_of_it = {writer for writer in names if (writer, collection) in wrote}
+                expected = all_of_it if collection in wanted[name] else own
+                held = await ids(nodes[name], collection)
+                assert held == expected or (
+                    # A relay holds what it passes on.
+                    own <= held <= all_of_it
+                    and allowed(read[name], collection)
+                    and collection not in wanted[name]
+                ), (name, collection)
+        assert all(node.stats().documents_refused == 0 for node in nodes.values())
+        await world.close()
+
+    run_virtual(main())

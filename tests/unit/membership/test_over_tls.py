@@ -96,6 +96,7 @@ async def test_blobs_move_over_tls_connections_of_their_own(tmp_path: Path) -> N
             await van.connect(hq.address)
             content = bytes(range(256)) * 20_000
             token = await hq.attachments.add(content)
+            await hq.collection("files").insert({"_id": "f", "token": token.to_dict()})
             assert await (await van.attachments.fetch(token, timeout=30)).read() == content
             assert van._parts is not None
             connection = await van._parts.peers.dial_bulk_at(hq.address, hq.node_id)
