@@ -8,7 +8,6 @@ import itertools
 import os
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from msgspec import UNSET
@@ -45,12 +44,7 @@ class ControlClient:
         self._reader = asyncio.create_task(self._read(self._connection))
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc_info: object) -> None:
         assert self._connection is not None
         assert self._reader is not None
         await self._connection.close()

@@ -118,15 +118,7 @@ class MeshWorker:
     async def expect(self, title: str, count: int) -> None:
         """Watch for so many documents with this title; :meth:`result` says when they had come."""
 
-        async def watch(changes: Stream[Change]) -> float:
-            seen = 0
-            async for change in changes:
-                seen += len(change.inserted)
-                if seen == count:
-                    break
-            return time.monotonic()
-
-        await self._watch("tasks", {"title": title}, 0, watch)
+        await self._watch("tasks", {"title": title}, 0, lambda changes: _all_here(changes, count))
 
     # --- live -------------------------------------------------------------------------------------
 
@@ -160,15 +152,7 @@ class MeshWorker:
     async def watch_burst(self, count: int, rounds: int) -> None:
         """Watch for the last of so many rounds of writes; :meth:`result` says when it had all come."""
 
-        async def watch(changes: Stream[Change]) -> float:
-            seen = 0
-            async for change in changes:
-                seen += len(change.inserted)
-                if seen == count:
-                    break
-            return time.monotonic()
-
-        await self._watch("live", {"n": rounds}, 0, watch)
+        await self._watch("live", {"n": rounds}, 0, lambda changes: _all_here(changes, count))
 
     async def write_single(self, count: int, writes: int, interval: float) -> None:
         """Write now and then."""
@@ -214,3 +198,13 @@ class MeshWorker:
 
 if __name__ == "__main__":
     run(MeshWorker())
+
+
+async def _all_here(changes: Stream[Change], count: int) -> float:
+    """When so many documents had come."""
+    seen = 0
+    async for change in changes:
+        seen += len(change.inserted)
+        if seen == count:
+            break
+    return time.monotonic()

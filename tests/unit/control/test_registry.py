@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from mesh.control.registry import Served
 from mesh.core.scopes import AllNodes
-from tests.unit.distributions.fakes import World, in_a_world, later
+from tests.unit.distributions.world import World, in_a_world, later
 
 
 def test_deliveries_are_kept_until_they_are_decided_or_over() -> None:

@@ -7,38 +7,24 @@ from typing import Any
 import pytest
 
 from mesh.core.receipts import DistributionRecord, distribution_id_of
-from mesh.core.scopes import Formation, Nodes
-from mesh.core.status import DistributionHandle, TransferPriority, TransferState
+from mesh.core.scopes import Nodes
+from mesh.core.status import TransferPriority, TransferState
 from mesh.errors import (
     InvalidScope,
 )
-from tests.unit.distributions.fakes import FakePeer, World, in_a_world, later, token_of
-
-NORTH = Formation("north")
-
-
-async def _publish(world: World, *, seconds: float = 1.0) -> tuple[FakePeer, FakePeer, DistributionHandle]:
-    hq, van = await world.start("hq"), world.add("van", ["north"])
-    van.blobs.seconds = seconds
-    await van.up()
-    return hq, van, await hq.service.distribute(hq.blobs.add(b"x" * 1000), NORTH)
-
-
-def _status_of(peer: FakePeer, handle: DistributionHandle) -> tuple[TransferState, str | None]:
-    receipt = peer.receipt(handle.distribution_id)
-    assert receipt is not None
-    return receipt.status, receipt.error
+from tests.unit.distributions.fakes import token_of
+from tests.unit.distributions.world import NORTH, World, in_a_world, later, published, status_of
 
 
 def test_given_a_running_fetch_when_cancelled_then_it_stops_and_partial_data_goes() -> None:
     async def run(world: World) -> None:
-        hq, van, handle = await _publish(world, seconds=100)
+        hq, van, handle = await published(world, seconds=100)
         await later(60)
         await hq.service.cancel(handle)
         await later(1)
         assert not van.blobs.running
         assert van.blobs.discarded == [handle.blob_hash]
-        assert _status_of(van, handle) == (TransferState.CANCELLED, "cancelled by the publisher")
+        assert status_of(van, handle) == (TransferState.CANCELLED, "cancelled by the publisher")
         await later(1000)
         assert handle.blob_hash not in van.blobs.held
 
@@ -47,7 +33,7 @@ def test_given_a_running_fetch_when_cancelled_then_it_stops_and_partial_data_goe
 
 def test_given_a_shared_blob_when_one_distribution_is_cancelled_then_the_other_keeps_its_data() -> None:
     async def run(world: World) -> None:
-        hq, van, handle = await _publish(world, seconds=100)
+        hq, van, handle = await published(world, seconds=100)
         other = await hq.service.distribute(token_of(b"x" * 1000), Nodes(["van"]))
         await later(10)
         await hq.service.cancel(handle)
@@ -60,7 +46,7 @@ def test_given_a_shared_blob_when_one_distribution_is_cancelled_then_the_other_k
 
 def test_given_a_running_fetch_when_the_subscriber_restarts_then_it_goes_on() -> None:
     async def run(world: World) -> None:
-        hq, van, handle = await _publish(world, seconds=100)
+        hq, van, handle = await published(world, seconds=100)
         await later(60)
         await van.restart()
         assert (await hq.service.wait_for_completion(handle, 300)).is_success
@@ -71,7 +57,7 @@ def test_given_a_running_fetch_when_the_subscriber_restarts_then_it_goes_on() ->
 
 def test_given_a_held_blob_without_a_receipt_when_the_subscriber_restarts_then_nothing_is_fetched() -> None:
     async def run(world: World) -> None:
-        hq, van, handle = await _publish(world, seconds=100)
+        hq, van, handle = await published(world, seconds=100)
         await later(60)
         await van.service.close()
         van.blobs.add(b"x" * 1000)
@@ -85,7 +71,7 @@ def test_given_a_held_blob_without_a_receipt_when_the_subscriber_restarts_then_n
 
 def test_given_a_completed_receipt_when_the_subscriber_restarts_then_it_writes_nothing() -> None:
     async def run(world: World) -> None:
-        hq, van, handle = await _publish(world)
+        hq, van, handle = await published(world)
         await hq.service.wait_for_completion(handle, 30)
         before = van.receipt(handle.distribution_id)
         await van.restart()
@@ -144,7 +130,7 @@ def test_given_malformed_distributions_then_they_are_ignored_and_the_rest_goes_o
 
 def test_given_malformed_receipts_and_nodes_then_the_status_does_not_change() -> None:
     async def run(world: World) -> None:
-        hq, _, handle = await _publish(world)
+        hq, _, handle = await published(world)
         intruder = await world.start("intruder")
         await hq.service.wait_for_completion(handle, 30)
         before = await hq.service.status(handle)
@@ -176,14 +162,14 @@ def test_given_a_broken_own_receipt_when_started_then_the_distribution_begins_an
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def run(world: World) -> None:
-        hq, van, handle = await _publish(world)
+        hq, van, handle = await published(world)
         await hq.service.wait_for_completion(handle, 30)
         key = ("receipts", f"{handle.distribution_id}:van")
         sequence, body = van.documents.held[key]
         van.documents.held[key] = (sequence, body | {"status": "of a newer version"})
         await van.restart()
         await later()
-        assert _status_of(van, handle)[0] is TransferState.COMPLETED
+        assert status_of(van, handle)[0] is TransferState.COMPLETED
         assert "an own receipt is left alone" in caplog.text
 
     in_a_world(run)

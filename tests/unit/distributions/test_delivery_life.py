@@ -10,7 +10,8 @@ import pytest
 from mesh.core.scopes import AllNodes, Formation
 from mesh.core.status import TransferState
 from mesh.core.tokens import BlobProgress, BlobToken
-from tests.unit.distributions.fakes import FakeHandle, World, in_a_world, later, states
+from tests.unit.distributions.fakes import FakeHandle
+from tests.unit.distributions.world import World, in_a_world, later, states
 
 DONE = TransferState.COMPLETED
 

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from mesh.core.scopes import Formation
 from mesh.core.status import DistributionHandle, TransferState
 from mesh.errors import BlobCorrupt, BlobNotFound, InvalidNode
-from tests.unit.distributions.fakes import FakeBlobs, FakePeer, World, in_a_world, later, no_overwrites
-
-NORTH = Formation("north")
+from tests.unit.distributions.fakes import FakeBlobs, export_for_ever
+from tests.unit.distributions.world import NORTH, FakePeer, World, in_a_world, later, no_overwrites
 
 
 async def _start(world: World, inbox: Path) -> tuple[FakePeer, FakePeer]:
@@ -138,11 +136,7 @@ def test_given_a_crash_after_the_file_appeared_when_restarted_then_only_the_rece
 def test_given_a_file_that_is_being_copied_when_cancelled_then_it_never_appears(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def slow_export(self: FakeBlobs, hash: str, destination: Path) -> None:
-        destination.write_bytes(b"ma")
-        await asyncio.sleep(100)
-
-    monkeypatch.setattr(FakeBlobs, "export", slow_export)
+    monkeypatch.setattr(FakeBlobs, "export", export_for_ever)
 
     async def run(world: World) -> None:
         hq, van = await _start(world, tmp_path)

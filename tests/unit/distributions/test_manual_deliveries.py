@@ -8,13 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from mesh.core.scopes import Formation
 from mesh.core.status import DistributionHandle, TransferState
 from mesh.distributions.deliveries import Delivery
 from mesh.errors import FetchFailed
-from tests.unit.distributions.fakes import FakeBlobs, FakePeer, World, in_a_world, later
-
-NORTH = Formation("north")
+from tests.unit.distributions.fakes import FakeBlobs, export_for_ever
+from tests.unit.distributions.world import NORTH, FakePeer, World, in_a_world, later
 
 
 def _files(inbox: Path) -> dict[str, bytes]:
@@ -173,11 +171,7 @@ def test_given_a_crash_after_an_accepted_file_appeared_then_accepting_again_writ
 def test_given_an_accepted_file_that_is_being_copied_when_cancelled_then_it_never_appears(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def slow_export(self: FakeBlobs, hash: str, destination: Path) -> None:
-        destination.write_bytes(b"ma")
-        await asyncio.sleep(100)
-
-    monkeypatch.setattr(FakeBlobs, "export", slow_export)
+    monkeypatch.setattr(FakeBlobs, "export", export_for_ever)
 
     async def run(world: World) -> None:
         hq, van, handle, delivery = await _offer_to_inbox(world, tmp_path)

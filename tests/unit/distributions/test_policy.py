@@ -7,12 +7,9 @@ from typing import Any
 
 import pytest
 
-from mesh.core.scopes import Formation
 from mesh.core.status import TransferPriority, TransferState
 from mesh.distributions.policy import Offer
-from tests.unit.distributions.fakes import FakePeer, World, in_a_world, later
-
-NORTH = Formation("north")
+from tests.unit.distributions.world import NORTH, FakePeer, World, in_a_world, later
 
 
 def _said(peer: FakePeer, distribution_id: str) -> tuple[TransferState, str | None] | None:

@@ -10,13 +10,11 @@ from itertools import pairwise
 import pytest
 
 from mesh.core.changes import Change
-from mesh.core.scopes import AllNodes, Formation, Nodes
+from mesh.core.scopes import AllNodes, Nodes
 from mesh.core.status import TransferPriority, TransferState
 from mesh.errors import DistributionTimeout
 from mesh.streams import Stream
-from tests.unit.distributions.fakes import World, in_a_world, later
-
-NORTH = Formation("north")
+from tests.unit.distributions.world import NORTH, World, in_a_world, later
 
 
 def test_given_abandoned_streams_then_nobody_watches_any_more() -> None:

@@ -7,7 +7,7 @@ import pytest
 from mesh.core.scopes import AllNodes, DistributionScope, Formation, Nodes, matches
 from mesh.core.status import DistributionHandle, TransferState
 from mesh.errors import LinkClosed
-from tests.unit.distributions.fakes import FakePeer, World, in_a_world, later
+from tests.unit.distributions.world import FakePeer, World, in_a_world, later
 
 VANS = ("a", "b", "c", "d")
 SCOPES: tuple[DistributionScope, ...] = (

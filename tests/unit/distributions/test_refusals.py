@@ -18,22 +18,14 @@ from mesh.errors import (
     PermissionDenied,
     UnknownDistribution,
 )
-from tests.unit.distributions.fakes import FakePeer, World, in_a_world, later
+from tests.unit.distributions.world import NORTH, World, in_a_world, later, published
 
-NORTH = Formation("north")
 _HANDLE = DistributionHandle("a" * 26, "ab" * 32, AllNodes(), TransferPriority.NORMAL, 0.0)
-
-
-async def _publish(world: World, *, seconds: float = 1.0) -> tuple[FakePeer, FakePeer, DistributionHandle]:
-    hq, van = await world.start("hq"), world.add("van", ["north"])
-    van.blobs.seconds = seconds
-    await van.up()
-    return hq, van, await hq.service.distribute(hq.blobs.add(b"x" * 1000), NORTH)
 
 
 def test_given_somebody_elses_distribution_when_cancelled_or_retried_then_it_is_denied() -> None:
     async def run(world: World) -> None:
-        hq, van, handle = await _publish(world)
+        hq, van, handle = await published(world)
         await later()
         for refused in (van.service.cancel, van.service.retry):
             with pytest.raises(PermissionDenied):
@@ -124,7 +116,7 @@ def test_given_no_handle_then_every_verb_says_so() -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1, None, "5"])
 def test_given_times_that_are_none_when_waiting_then_they_are_refused(value: Any) -> None:
     async def run(world: World) -> None:
-        hq, _, handle = await _publish(world)
+        hq, _, handle = await published(world)
         with pytest.raises(InvalidDistribution, match="timeout is a number of seconds"):
             await hq.service.wait_for_completion(handle, value)
         with pytest.raises(InvalidDistribution, match="settle is a number of seconds"):

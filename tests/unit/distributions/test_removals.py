@@ -9,10 +9,10 @@ from mesh.core.receipts import DistributionRecord, RemovedDistribution, distribu
 from mesh.core.scopes import AllNodes, Formation, Nodes
 from mesh.core.status import DistributionHandle, TransferPriority
 from mesh.errors import UnknownDistribution
-from tests.unit.distributions.fakes import FakePeer, World, in_a_world, later, token_of
+from tests.unit.distributions.fakes import token_of
+from tests.unit.distributions.world import NORTH, FakePeer, World, in_a_world, later
 
 DAY = 86_400.0
-NORTH = Formation("north")
 
 
 def _held(peer: FakePeer, handle: DistributionHandle) -> tuple[bool, int]:

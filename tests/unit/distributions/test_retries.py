@@ -9,35 +9,19 @@ from typing import Any
 
 import pytest
 
-from mesh.core.scopes import Formation
-from mesh.core.status import DistributionHandle, TransferState
+from mesh.core.status import TransferState
 from mesh.errors import (
     FetchFailed,
     InvalidDistribution,
     LinkClosed,
     StorageFull,
 )
-from tests.unit.distributions.fakes import FakePeer, World, in_a_world, later
-
-NORTH = Formation("north")
-
-
-async def _publish(world: World, *, seconds: float = 1.0) -> tuple[FakePeer, FakePeer, DistributionHandle]:
-    hq, van = await world.start("hq"), world.add("van", ["north"])
-    van.blobs.seconds = seconds
-    await van.up()
-    return hq, van, await hq.service.distribute(hq.blobs.add(b"x" * 1000), NORTH)
-
-
-def _status_of(peer: FakePeer, handle: DistributionHandle) -> tuple[TransferState, str | None]:
-    receipt = peer.receipt(handle.distribution_id)
-    assert receipt is not None
-    return receipt.status, receipt.error
+from tests.unit.distributions.world import NORTH, World, in_a_world, later, published, status_of
 
 
 def test_given_a_cancel_that_was_not_observed_yet_when_retried_then_it_is_refused() -> None:
     async def run(world: World) -> None:
-        hq, _, handle = await _publish(world)
+        hq, _, handle = await published(world)
         await hq.service.cancel(handle)
         with pytest.raises(InvalidDistribution, match="cancelled"):
             await hq.service.retry(handle)
@@ -132,7 +116,7 @@ def test_given_a_file_that_has_appeared_when_retried_then_it_stays_completed(tmp
         assert (tmp_path / "map.bin").exists()
         await hq.service.retry(handle)
         await later(100)
-        assert _status_of(van, handle) == (TransferState.COMPLETED, None)
+        assert status_of(van, handle) == (TransferState.COMPLETED, None)
         assert len(van.blobs.fetched) == 1
 
     in_a_world(run)
@@ -192,14 +176,14 @@ def test_given_a_store_that_is_full_when_the_file_is_there_then_the_receipt_says
 
 def test_given_a_cancel_whose_receipt_cannot_be_written_then_it_is_told_later() -> None:
     async def run(world: World) -> None:
-        hq, van, handle = await _publish(world, seconds=100)
+        hq, van, handle = await published(world, seconds=100)
         await later(10)
         van.documents.fail_writes = [StorageFull("/data", 1000, 10)]
         await hq.service.cancel(handle)
         await later(1)
         assert not van.blobs.running, "it stops all the same"
         await later(3600)
-        assert _status_of(van, handle)[0] is TransferState.CANCELLED
+        assert status_of(van, handle)[0] is TransferState.CANCELLED
 
     in_a_world(run)
 
@@ -210,7 +194,7 @@ def test_given_a_receipt_that_cannot_be_written_when_nothing_changes_then_it_is_
         van.documents.fail_writes = [StorageFull("/data", 1000, 10)] * 2
         handle = await hq.service.distribute(hq.blobs.add(b"map"), NORTH)
         await later(100)
-        assert _status_of(van, handle)[0] is TransferState.PENDING
+        assert status_of(van, handle)[0] is TransferState.PENDING
         assert not van.documents.fail_writes
 
     in_a_world(run)
