@@ -15,8 +15,9 @@ from mesh.attachments.correspondence import Correspondence, MayRelay
 from mesh.attachments.downlink import Downlink
 from mesh.attachments.lanes import Lane
 from mesh.attachments.readers import MayRead, Readers
-from mesh.attachments.running import Running
+from mesh.attachments.running import AnyTransfer, Running
 from mesh.attachments.slots import Slots
+from mesh.attachments.small import SmallTransfer
 from mesh.attachments.transfers import Transfer
 from mesh.attachments.waiters import Waiter, end_all
 from mesh.core.chunks import ChunkMap
@@ -138,7 +139,7 @@ class Exchange:
             self._want(transfer)
         transfer.refresh()
 
-    def _want(self, transfer: Transfer) -> None:
+    def _want(self, transfer: AnyTransfer) -> None:
         token = transfer.token
         if token.size_bytes:
             self._said.want(token, transfer.priority)
@@ -251,7 +252,7 @@ class Exchange:
         """See :class:`~mesh.attachments.surroundings.Surroundings`."""
         self._said.grew(bytes.fromhex(transfer.token.hash))
 
-    def stuck(self, transfer: Transfer) -> None:
+    def stuck(self, transfer: AnyTransfer) -> None:
         """See :class:`~mesh.attachments.surroundings.Surroundings`."""
         if transfer.token.size_bytes:
             self._said.want_widely(bytes.fromhex(transfer.token.hash))
@@ -260,7 +261,11 @@ class Exchange:
         """See :class:`~mesh.attachments.surroundings.Surroundings`."""
         self._on_full(error)
 
-    def ended(self, transfer: Transfer, error: MeshError | None) -> None:
+    def falter(self, transfer: SmallTransfer) -> None:
+        """See :class:`~mesh.attachments.surroundings.Surroundings`."""
+        self._transfers.replace(self, transfer)
+
+    def ended(self, transfer: AnyTransfer, error: MeshError | None) -> None:
         """See :class:`~mesh.attachments.surroundings.Surroundings`."""
         if self._transfers.get(transfer.token.hash) is not transfer:
             return
@@ -317,7 +322,7 @@ class Exchange:
 
     # --- transfers --------------------------------------------------------------------------------------
 
-    def _settle(self, transfer: Transfer, error: MeshError | None) -> None:
+    def _settle(self, transfer: AnyTransfer, error: MeshError | None) -> None:
         end_all(transfer.waiters, error)
         if transfer.waiters:
             self._said.unwant(bytes.fromhex(transfer.token.hash))
@@ -373,7 +378,7 @@ class Exchange:
                 have = ChunkMap(count)
             transfer.holder(link.node_id, have)
 
-    def _start_relay(self, hash: bytes) -> Transfer | None:
+    def _start_relay(self, hash: bytes) -> AnyTransfer | None:
         """Somebody holds what others asked this node for: fetch it, if that is what is wanted."""
         candidates = self._candidates(hash)
         if not candidates:

@@ -21,6 +21,9 @@ class Receiver(Protocol):
     def wants(self, index: int) -> bool:
         """Whether a chunk (or the list) is still missing."""
 
+    def take_small(self, peer: str, data: Buffer) -> bool:
+        """The only chunk of a blob came: take it, if that needs no waiting; whether it did."""
+
     async def take_chunk(self, peer: str, index: int, data: Buffer) -> None:
         """A chunk came; returns when it has been verified and written, or not."""
 

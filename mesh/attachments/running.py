@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
+from mesh.attachments.small import SmallTransfer
 from mesh.attachments.surroundings import Surroundings
 from mesh.attachments.transfers import Transfer
 from mesh.core.tokens import BlobToken
 from mesh.core.wire import BlobHave
-from mesh.storage.blobs import BlobStore
+from mesh.storage.blobs import SMALL_BYTES, BlobStore
+
+AnyTransfer = Transfer | SmallTransfer
 
 
 class Running:
@@ -17,32 +20,56 @@ class Running:
 
     def __init__(self, store: BlobStore) -> None:
         self._store = store
-        self._transfers: dict[str, Transfer] = {}
-        self._unwanted: set[Transfer] = set()  # those that nobody here may want
+        self._transfers: dict[str, AnyTransfer] = {}
+        self._unwanted: set[AnyTransfer] = set()  # those that nobody here may want
         self._stopping: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __contains__(self, hash: str) -> bool:
         return hash in self._transfers
 
-    def __iter__(self) -> Iterator[Transfer]:
+    def __iter__(self) -> Iterator[AnyTransfer]:
         return iter(list(self._transfers.values()))
 
-    def get(self, hash: str) -> Transfer | None:
+    def get(self, hash: str) -> AnyTransfer | None:
         """The transfer of a blob."""
         return self._transfers.get(hash)
 
-    def start(self, around: Surroundings, token: BlobToken) -> Transfer:
+    def start(self, around: Surroundings, token: BlobToken) -> AnyTransfer:
         """Begin to fetch a blob."""
+        stopping = self._stopping.get(token.hash)
+        is_new = stopping is None and not self._store.has_partial(token.hash)
+        if is_new and 0 < token.size_bytes <= SMALL_BYTES:
+            small = self._transfers[token.hash] = SmallTransfer(around, token)
+            self._unwanted.add(small)
+            return small
+        return self._start(around, token, stopping)
+
+    def _start(self, around: Surroundings, token: BlobToken, after: asyncio.Task[None] | None) -> Transfer:
         transfer = self._transfers[token.hash] = Transfer(around, token)
         self._unwanted.add(transfer)
-        transfer.start(self._stopping.get(token.hash))
+        transfer.start(after)
         return transfer
 
-    def stop(self, transfer: Transfer) -> None:
+    def replace(self, around: Surroundings, small: SmallTransfer) -> None:
+        """Have an ordinary transfer take the place of one that has ended without the blob."""
+        if self._transfers.get(small.token.hash) is not small:
+            return
+        self.remove(small)
+        transfer = self._start(around, small.token, None)
+        transfer.waiters, transfer.relay_priority = small.waiters, small.relay_priority
+        self.set_wanted(transfer, bool(small.waiters))
+        for peer, have in small.known.items():
+            transfer.holder(peer, have)
+        transfer.refresh()
+
+    def stop(self, transfer: AnyTransfer) -> None:
         """End a transfer; what arrived is kept."""
         hash = transfer.token.hash
         self.remove(transfer)
+        if isinstance(transfer, SmallTransfer):
+            transfer.stop()
+            return
         task = self._stopping[hash] = asyncio.get_running_loop().create_task(transfer.stop())
         self._tasks.add(task)
 
@@ -53,13 +80,13 @@ class Running:
 
         task.add_done_callback(stopped)
 
-    def remove(self, transfer: Transfer) -> None:
+    def remove(self, transfer: AnyTransfer) -> None:
         """A transfer has ended."""
         if self._transfers.get(transfer.token.hash) is transfer:
             del self._transfers[transfer.token.hash]
         self._unwanted.discard(transfer)
 
-    def set_wanted(self, transfer: Transfer, wanted: bool) -> None:
+    def set_wanted(self, transfer: AnyTransfer, wanted: bool) -> None:
         """Whether somebody here waits for it."""
         (self._unwanted.discard if wanted else self._unwanted.add)(transfer)
 
@@ -67,7 +94,10 @@ class Running:
         """Stop everything. No task is left."""
         transfers, self._transfers = list(self._transfers.values()), {}
         for transfer in transfers:
-            await transfer.stop()
+            if isinstance(transfer, SmallTransfer):
+                transfer.stop()
+            else:
+                await transfer.stop()
         while self._tasks:
             await asyncio.wait(self._tasks)
 

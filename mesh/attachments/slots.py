@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 MAX_UNDER_WAY = 256
@@ -26,7 +28,7 @@ class Slots:
         self._limit = limit
         self._taken: dict[Claimant, int] = {}  # -> its priority then
         self._levels: Counter[int] = Counter()  # how many of each priority have one
-        self._waiting: dict[int, dict[Claimant, asyncio.Future[None]]] = {}  # by priority, in order
+        self._waiting: dict[int, dict[Claimant, Callable[[], object]]] = {}  # by priority, in order
 
     @property
     def crowded(self) -> bool:
@@ -40,26 +42,33 @@ class Slots:
 
     async def take(self, claimant: Claimant) -> None:
         """Wait for a slot. Has to be followed by :meth:`give_back`."""
+        given: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.claim(claimant, partial(_give_to, given))
+        try:
+            await given
+        except asyncio.CancelledError:
+            self.give_back(claimant)
+            raise
+
+    def claim(self, claimant: Claimant, begin: Callable[[], object]) -> None:
+        """Have ``begin`` called once there is a slot. Has to be followed by :meth:`give_back`."""
         priority = claimant.priority
         if self._has_room(priority):
             self._give(claimant, priority)
-            return
-        future = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(priority, {})[claimant] = future
-        try:
-            await future
-        finally:
-            self._leave(claimant)
+            begin()
+        else:
+            self._waiting.setdefault(priority, {})[claimant] = begin
 
     def raised(self, claimant: Claimant) -> None:
         """The priority of ``claimant`` may have changed."""
-        future = self._leave(claimant)
-        if future is not None:
-            self._waiting.setdefault(claimant.priority, {})[claimant] = future
+        begin = self._leave(claimant)
+        if begin is not None:
+            self._waiting.setdefault(claimant.priority, {})[claimant] = begin
             self._next()
 
     def give_back(self, claimant: Claimant) -> None:
-        """The slot is not needed any more. May be repeated."""
+        """The slot is not needed any more, or not waited for. May be repeated."""
+        self._leave(claimant)
         priority = self._taken.pop(claimant, None)
         if priority is not None:
             self._levels[priority] -= 1
@@ -71,23 +80,28 @@ class Slots:
             if not self._has_room(priority):
                 return
             claimant = next(iter(self._waiting[priority]))
-            future = self._leave(claimant)
-            if future is not None and not future.done():
-                self._give(claimant, priority)
-                future.set_result(None)
+            begin = self._leave(claimant)
+            assert begin is not None
+            self._give(claimant, priority)
+            begin()
 
     def _give(self, claimant: Claimant, priority: int) -> None:
         self._taken[claimant] = priority
         self._levels[priority] += 1
 
-    def _leave(self, claimant: Claimant) -> asyncio.Future[None] | None:
+    def _leave(self, claimant: Claimant) -> Callable[[], object] | None:
         for priority, waiting in self._waiting.items():
-            future = waiting.pop(claimant, None)
-            if future is not None:
+            begin = waiting.pop(claimant, None)
+            if begin is not None:
                 if not waiting:
                     del self._waiting[priority]
-                return future
+                return begin
         return None
 
     def _has_room(self, priority: int) -> bool:
         return sum(count for level, count in self._levels.items() if level >= priority) < self._limit
+
+
+def _give_to(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -13,6 +13,7 @@ from mesh.errors import MeshError, StorageFull
 from mesh.storage.blobs import BlobStore
 
 if TYPE_CHECKING:
+    from mesh.attachments.small import SmallTransfer
     from mesh.attachments.transfers import Transfer
 
 
@@ -42,11 +43,14 @@ class Surroundings(Protocol):
     def grew(self, transfer: Transfer) -> None:
         """A chunk arrived."""
 
-    def stuck(self, transfer: Transfer) -> None:
+    def stuck(self, transfer: Transfer | SmallTransfer) -> None:
         """Nothing arrives."""
+
+    def falter(self, transfer: SmallTransfer) -> None:
+        """Not all goes well: an ordinary transfer has to take its place, which begins anew."""
 
     def full(self, error: StorageFull) -> None:
         """There is no room for a transfer: it waits until :meth:`Transfer.retry`, or for ``ROOM_SECONDS``."""
 
-    def ended(self, transfer: Transfer, error: MeshError | None) -> None:
+    def ended(self, transfer: Transfer | SmallTransfer, error: MeshError | None) -> None:
         """It is whole and visible, or failed."""

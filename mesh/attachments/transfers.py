@@ -156,6 +156,10 @@ class Transfer:
         """See :class:`~mesh.attachments.lanes.Receiver`."""
         return not self._ended and self._plan is not None and self._plan.wants(index)
 
+    def take_small(self, peer: str, data: Buffer) -> bool:
+        """See :class:`~mesh.attachments.pending.Receiver`."""
+        return False
+
     async def take_chunk(self, peer: str, index: int, data: Buffer) -> None:
         """See :class:`~mesh.attachments.lanes.Receiver`."""
         if self.partial is None or self._plan is None:

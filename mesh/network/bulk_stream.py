@@ -12,13 +12,16 @@ from websockets.protocol import State
 
 from mesh.core.limits import peer_log
 from mesh.errors import LinkClosed
-from mesh.network.bulk_frames import FrameError, FrameReceiver
+from mesh.network.bulk_frames import STAGING_BYTES, FrameError, FrameReceiver
 from mesh.network.transport import BULK_PATH, MAX_BULK_MESSAGE_BYTES, MAX_STRANGER_BYTES, Buffer
 
 CLOSE_SECONDS = 2.0
 
 QUEUED_MESSAGES = 4
 """Messages that nobody has asked for yet; while there are so many, nothing more is read."""
+
+QUEUED_SMALL_MESSAGES = 256
+"""The same where together they have less than ``STAGING_BYTES``."""
 
 _END_OF_HEAD = b"\r\n\r\n"
 _MAX_CLOSE_REASON_BYTES = 123  # what a WebSocket close frame has room for
@@ -147,9 +150,13 @@ class BulkConnection(asyncio.BufferedProtocol):
                     self._filled.set()
         except FrameError as error:
             self._fail(error.code, str(error))
-        if len(self._messages) >= QUEUED_MESSAGES and not self._paused and not self._transport.is_closing():
+        if self._has_enough() and not self._paused and not self._transport.is_closing():
             self._paused = True
             self._transport.pause_reading()
+
+    def _has_enough(self) -> bool:
+        small = len(self._messages) < QUEUED_SMALL_MESSAGES and sum(map(len, self._messages)) < STAGING_BYTES
+        return len(self._messages) >= QUEUED_MESSAGES and not small
 
     def eof_received(self) -> None:
         """See :class:`asyncio.BufferedProtocol`."""

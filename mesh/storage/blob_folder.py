@@ -19,7 +19,7 @@ from mesh.storage.blob_export import export_file
 from mesh.storage.blob_layout import BlobFolder
 from mesh.storage.blob_links import Link
 from mesh.storage.blob_partial import PartialFile
-from mesh.storage.blob_small import SMALL_BYTES, SmallBlobs, SmallPartial
+from mesh.storage.blob_small import Small, SmallBlobs, SmallPartial
 from mesh.storage.blob_sources import (
     WRITE_BACK_BYTES,
     Intake,
@@ -30,7 +30,7 @@ from mesh.storage.blob_sources import (
     write_all,
     writing,
 )
-from mesh.storage.blobs import PartialBlob, Source
+from mesh.storage.blobs import SMALL_BYTES, PartialBlob, Source
 from mesh.storage.worker import Worker
 
 _ZEROS = bytes(CHUNK_BYTES)
@@ -128,6 +128,10 @@ class FolderBlobs:
             raise
         return partial
 
+    def take(self, token: BlobToken, data: bytes, *, cached: bool) -> asyncio.Future[None]:
+        """See the port."""
+        return self._small.take(Small(token, data, cached))
+
     # --- what is here --------------------------------------------------------------------------------
 
     def exists(self, hash: str) -> bool:
@@ -141,6 +145,10 @@ class FolderBlobs:
     def partials(self) -> list[str]:
         """See the port."""
         return list(self._folder.partial)
+
+    def has_partial(self, hash: str) -> bool:
+        """See the port."""
+        return hash in self._folder.partial
 
     def cache(self) -> list[tuple[str, int]]:
         """See the port."""

@@ -1,6 +1,8 @@
 """How blobs lie in a folder.
 
-    blobs/ab/<hash>           the content; visible here only when whole, verified and durable
+    blobs/ab/<hash>           the content; visible here only when whole, verified and durable. The folder is
+                              named after the hash, or after another one that it came with: small blobs
+                              that come together lie together
     blobs/ab/<hash>.link      in its place: where the file is that has the content, as JSON
     blobs/ab/<hash>.chunks    its chunk list, where it has more than one chunk
     blobs/ab/<hash>.token     its token, as JSON; of a small blob without metadata there is none
@@ -79,6 +81,7 @@ class BlobFolder:
         self.partial: set[str] = set()
         self.open_partials: dict[str, PartialFile] = {}
         self._links: dict[str, Link] = {}
+        self._shelves: dict[str, str] = {}  # of what does not lie in the folder named after it
         self._list_of: tuple[str, bytes] | None = None  # of the blob that was last verified while it was read
         self._numbers = itertools.count()
         self._sides = SideFiles(self._place, self.create_temp)
@@ -91,12 +94,16 @@ class BlobFolder:
                 left.unlink()
             self.sizes.clear()
             self._links.clear()
+            self._shelves.clear()
             cached: dict[str, float] = {}
             for folder in self.blobs.iterdir():
                 with os.scandir(folder) as entries:
                     files = {entry.name: entry for entry in entries if entry.is_file(follow_symlinks=False)}
                 for name, entry in files.items():
-                    if _HASH.fullmatch(name):
+                    if _HASH.fullmatch(name) and name in self.sizes:  # deleted elsewhere, and a power cut
+                        os.unlink(entry.path)
+                    elif _HASH.fullmatch(name):
+                        self.shelve(name, folder.name)
                         self.sizes[name] = entry.stat(follow_symlinks=False).st_size
                     elif name.endswith(".link") and name[:-5] not in files:
                         self._load_link(name[:-5])
@@ -140,19 +147,30 @@ class BlobFolder:
         return self.partials / f"{hash}.data"
 
     def _place(self, hash: str) -> Path:
-        return self.blobs / hash[:2] / hash
+        return self.blobs / self._shelves.get(hash, hash[:2]) / hash
+
+    def shelve(self, hash: str, shelf: str) -> None:
+        """A blob that is not here will lie in the folder ``shelf``."""
+        self._shelves.pop(hash, None)
+        if shelf != hash[:2]:
+            self._shelves[hash] = shelf
 
     # --- becoming whole ------------------------------------------------------------------------------
 
     def create_temp(self) -> tuple[int, Path]:
         """A new file to write to."""
-        path = self.temp / f"{os.getpid()}-{next(self._numbers)}"
         with writing(self.temp, 0):
-            try:
-                return os.open(path, _NEW, 0o600), path
-            except FileNotFoundError:
-                self.make_folders()
-                return os.open(path, _NEW, 0o600), path
+            fd, path = self.open_temp()
+        return fd, Path(path)
+
+    def open_temp(self) -> tuple[int, str]:
+        """As :meth:`create_temp`, inside of :func:`~mesh.storage.blob_sources.writing`."""
+        path = f"{self.temp}/{os.getpid()}-{next(self._numbers)}"
+        try:
+            return os.open(path, _NEW, 0o600), path
+        except FileNotFoundError:
+            self.make_folders()
+            return os.open(path, _NEW, 0o600), path
 
     def publish(self, content: Path | Link, token: BlobToken, hashes: bytes, *, cached: bool) -> None:
         """Make the durable, verified content visible under its hash."""
@@ -352,6 +370,7 @@ class BlobFolder:
         final = self._place(hash)
         for path in (final, *(final.with_suffix(suffix) for suffix in SUFFIXES)):
             path.unlink(missing_ok=True)
+        self._shelves.pop(hash, None)
         with suppress(FileNotFoundError):  # somebody removed the folder with it
             sync_folder(final.parent)
 

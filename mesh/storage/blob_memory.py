@@ -17,10 +17,10 @@ from blake3 import blake3
 
 from mesh.core.chunks import Buffer, ChunkMap, chunk_matches, derived_hashes, list_matches
 from mesh.core.tokens import CHUNK_BYTES, BlobMetadata, BlobToken
-from mesh.errors import BlobCorrupt, BlobNotFound, InvalidToken, SourceError, StorageFull
+from mesh.errors import BlobCorrupt, BlobNotFound, InvalidToken, MeshError, SourceError, StorageFull
 from mesh.storage.blob_export import export_file
 from mesh.storage.blob_sources import Intake, known_size, pieces_of
-from mesh.storage.blobs import CorruptChunk, PartialBlob, Source
+from mesh.storage.blobs import CorruptChunk, PartialBlob, Source, verified_hashes
 from mesh.storage.worker import InlineWorker, Worker
 
 MAX_MEMORY_BYTES = 1 << 30
@@ -118,6 +118,20 @@ class MemoryBlobs:
             await partial.set_hashes(derived)
         return partial
 
+    def take(self, token: BlobToken, data: bytes, *, cached: bool) -> asyncio.Future[None]:
+        """See the port."""
+        taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        try:
+            hashes = verified_hashes(token, data)
+            self._check_room(len(data))
+        except MeshError as error:
+            taken.set_exception(error)
+        else:
+            self._drop_partial(token.hash)
+            self._keep(token, hashes, data, cached=cached)
+            taken.set_result(None)
+        return taken
+
     def exists(self, hash: str) -> bool:
         """See the port."""
         return hash in self._blobs
@@ -129,6 +143,10 @@ class MemoryBlobs:
     def partials(self) -> list[str]:
         """See the port."""
         return list(self._partials)
+
+    def has_partial(self, hash: str) -> bool:
+        """See the port."""
+        return hash in self._partials
 
     def cache(self) -> list[tuple[str, int]]:
         """See the port."""
@@ -265,12 +283,16 @@ class MemoryBlobs:
         return partial is not None
 
     def _finish(self, partial: _MemoryPartial, content: bytes) -> None:
-        hash = partial.token.hash
-        self._drop_partial(hash)
-        self._blobs[hash] = _Blob(partial.token, partial.hashes or b"", content)
+        self._drop_partial(partial.token.hash)
+        self._keep(partial.token, partial.hashes or b"", content, cached=partial.cached)
+
+    def _keep(self, token: BlobToken, hashes: bytes, content: bytes, *, cached: bool) -> None:
+        if token.hash in self._blobs:  # added meanwhile
+            return
+        self._blobs[token.hash] = _Blob(token, hashes, content)
         self._taken += len(content)
-        if partial.cached:
-            self._cached[hash] = None
+        if cached:
+            self._cached[token.hash] = None
 
 
 def _chunk(content: bytes | bytearray, index: int) -> bytes | bytearray:

@@ -14,22 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from mesh.core.chunks import Buffer, ChunkMap, chunk_matches, derived_hashes
+from mesh.core.chunks import Buffer, ChunkMap, derived_hashes
 from mesh.core.tokens import BlobMetadata, BlobToken
 from mesh.errors import MeshError
 from mesh.storage.blob_sources import check_room, sync_folder, write_all, writing
-from mesh.storage.blobs import CorruptChunk
+from mesh.storage.blobs import CorruptChunk, verified_hashes
 from mesh.storage.worker import Worker
 
 if TYPE_CHECKING:
     from mesh.storage.blob_layout import BlobFolder
 
-SMALL_BYTES = 64 * 1024
-"""Blobs of up to so many bytes come in this way."""
-
 MAX_TOGETHER = 256
-"""So many are written in one job of the worker, and may wait for the next: 16 MiB."""
-
+"""So many are written in one job of the worker: 16 MiB."""
 
 SYNCS_AT_ONCE = 8
 """A journal that is asked by several threads at once writes once for all of them."""
@@ -39,10 +35,12 @@ Problem = MeshError | None
 
 T = TypeVar("T")
 
+_NO_METADATA = BlobMetadata()
+
 
 @dataclass(frozen=True, slots=True)
 class Small:
-    """A small blob, verified."""
+    """A small blob that came whole."""
 
     token: BlobToken
     data: bytes
@@ -61,23 +59,16 @@ class SmallBlobs:
         self._worker = worker
         self._waiting: list[tuple[Small, asyncio.Future[None]]] = []
         self.open: dict[str, SmallPartial] = {}
-        self._room = asyncio.Semaphore(MAX_TOGETHER)
         self._task: asyncio.Task[None] | None = None
 
-    async def publish(self, small: Small) -> None:
-        """Make it visible, durably.
-
-        Raises:
-            StorageFull: there is no room for it.
-            DataDirUnusable: the folder cannot be written to.
-        """
-        async with self._room:
-            loop = asyncio.get_running_loop()
-            done: asyncio.Future[None] = loop.create_future()
-            self._waiting.append((small, done))
-            if self._task is None:
-                self._task = loop.create_task(self._work(), name="write small blobs")
-            await done
+    def take(self, small: Small) -> asyncio.Future[None]:
+        """See :meth:`~mesh.storage.blobs.BlobStore.take`."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        self._waiting.append((small, done))
+        if self._task is None:
+            self._task = loop.create_task(self._work(), name="write small blobs")
+        return done
 
     async def close(self) -> None:
         """Wait until what was begun is written."""
@@ -87,7 +78,7 @@ class SmallBlobs:
     async def _work(self) -> None:
         try:
             while self._waiting:
-                batch, self._waiting = self._waiting, []
+                batch, self._waiting = self._waiting[:MAX_TOGETHER], self._waiting[MAX_TOGETHER:]
                 batch = [(small, done) for small, done in batch if not done.done()]
                 problems = await self._worker.run(publish_together, self._folder, [one for one, _ in batch])
                 for (_, done), problem in zip(batch, problems, strict=True):
@@ -126,15 +117,13 @@ class SmallPartial:
         """See the port."""
         if index in self.held:
             return
-        assert self.hashes is not None
-        if not chunk_matches(self.token, self.hashes, index, data):
-            raise CorruptChunk(self.token.hash, index)
+        verified_hashes(self.token, data)
         self.data = bytes(data)
         self.held.add(index)
 
     async def finish(self) -> list[int]:
         """See the port."""
-        await self._blobs.publish(Small(self.token, self.data, self.cached))
+        await self._blobs.take(Small(self.token, self.data, self.cached))
         await self.close()
         return []
 
@@ -145,29 +134,49 @@ class SmallPartial:
 
 
 def publish_together(folder: BlobFolder, blobs: Sequence[Small]) -> list[Problem]:
-    """Make small blobs visible, syncing all of them at once; what became of each. A job of the worker."""
+    """Verify small blobs and make them visible, syncing all of them at once; what became of each. A job of
+    the worker."""
+    problems = [_refused(small) for small in blobs]
+    good = [small for small, problem in zip(blobs, problems, strict=True) if problem is None]
+    written = iter(_write_together(folder, good))
+    return [problem or next(written) for problem in problems]
+
+
+def _refused(small: Small) -> Problem:
+    try:
+        verified_hashes(small.token, small.data)
+    except MeshError as error:
+        return error
+    return None
+
+
+def _write_together(folder: BlobFolder, blobs: Sequence[Small]) -> list[Problem]:
     size = sum(small.token.size_bytes for small in blobs)
-    temps: list[tuple[int, Path]] = []
+    temps: list[tuple[int, str]] = []
     done = False
     try:
         with writing(folder.temp, size):
             check_room(folder.temp, size)
             for small in blobs:
-                temps.append(folder.create_temp())
+                temps.append(folder.open_temp())
                 write_all(temps[-1][0], small.data, 0)
             _each_at_once(os.fdatasync, [fd for fd, _ in temps])
-            places = [_put(folder, path, small) for (_, path), small in zip(temps, blobs, strict=True)]
-            _each_at_once(sync_folder, set(places))
+            # All into one folder: each that is written to has to be synced.
+            shelf = blobs[0].token.hash[:2] if blobs else ""
+            places = {_put(folder, path, small, shelf) for (_, path), small in zip(temps, blobs, strict=True)}
+            for place in places:
+                sync_folder(place)
             done = True
     except MeshError as error:
         if len(blobs) == 1:
             return [error]
-        return [problem for small in blobs for problem in publish_together(folder, [small])]
+        return [problem for small in blobs for problem in _write_together(folder, [small])]
     finally:
         for fd, path in temps:
             os.close(fd)
             if not done:
-                path.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):
+                    os.unlink(path)
     for small in blobs:
         folder.show(None, small.token)
         if small.token.hash in folder.partial:  # left here by a version that had files for small ones too
@@ -175,17 +184,18 @@ def publish_together(folder: BlobFolder, blobs: Sequence[Small]) -> list[Problem
     return [None] * len(blobs)
 
 
-def _put(folder: BlobFolder, temp: Path, small: Small) -> str:
+def _put(folder: BlobFolder, temp: str, small: Small, shelf: str) -> str:
     """Move durable content to its place; the folder that has to be synced before it is shown."""
     token = small.token
-    plain = token.metadata == BlobMetadata() and not small.cached and token.hash not in folder.sizes
-    place = f"{folder.blobs}/{token.hash[:2]}"
-    if plain:  # nothing is beside it: one call
-        with suppress(FileNotFoundError):
-            os.rename(temp, f"{place}/{token.hash}")
-            return place
-    folder.put_in_place(temp, token, derived_hashes(token) or b"", cached=small.cached, durable=False)
-    return place
+    if token.hash not in folder.sizes:
+        folder.shelve(token.hash, shelf)
+        if token.metadata == _NO_METADATA and not small.cached:  # nothing is beside it: one call
+            place = f"{folder.blobs}/{shelf}"
+            with suppress(FileNotFoundError):
+                os.rename(temp, f"{place}/{token.hash}")
+                return place
+    hashes = verified_hashes(token, small.data)
+    return str(folder.put_in_place(Path(temp), token, hashes, cached=small.cached, durable=False))
 
 
 def _each_at_once(sync: Callable[[T], object], targets: Collection[T]) -> None:

@@ -6,16 +6,21 @@ Two implementations keep one contract (tests/unit/storage/test_blob_store_contra
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterable, Callable
 from os import PathLike
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from mesh.core.chunks import Buffer, ChunkMap
+from mesh.core.chunks import Buffer, ChunkMap, chunk_matches, derived_hashes
 from mesh.core.tokens import BlobMetadata, BlobToken
 from mesh.errors import MeshError
 
 Source = str | PathLike[str] | bytes | bytearray | memoryview | AsyncIterable[bytes]
+
+
+SMALL_BYTES = 64 * 1024
+"""Blobs of up to so many bytes may be taken whole (see :meth:`BlobStore.take`)."""
 
 
 class CorruptChunk(MeshError):
@@ -28,6 +33,20 @@ class CorruptChunk(MeshError):
         )
         self.hash = hash
         self.index = index
+
+
+def verified_hashes(token: BlobToken, data: Buffer) -> bytes:
+    """The chunk list of a blob of at most one chunk, whose content is ``data``.
+
+    Raises:
+        CorruptChunk: it is not.
+        InvalidToken: the token contradicts itself.
+    """
+    hashes = derived_hashes(token)
+    whole = len(data) == token.size_bytes and (not data or chunk_matches(token, hashes or b"", 0, data))
+    if hashes is None or not whole:
+        raise CorruptChunk(token.hash, 0)
+    return hashes
 
 
 class PartialBlob(Protocol):
@@ -124,6 +143,17 @@ class BlobStore(Protocol):
             DataDirUnusable: the folder cannot be written to.
         """
 
+    def take(self, token: BlobToken, data: bytes, *, cached: bool) -> asyncio.Future[None]:
+        """Verify a blob of 1 to ``SMALL_BYTES`` bytes that came whole, and make it visible, durably, with
+        others that come at the same time. Cancelled before that has begun, it is not kept.
+
+        Raises:
+            CorruptChunk: it is not what the token names.
+            InvalidToken: the token contradicts itself.
+            StorageFull: there is no room for it.
+            DataDirUnusable: the folder cannot be written to.
+        """
+
     def exists(self, hash: str) -> bool:
         """Whether the blob is here, whole and verified."""
 
@@ -132,6 +162,9 @@ class BlobStore(Protocol):
 
     def partials(self) -> list[str]:
         """Every blob that is here in part, or on its way in."""
+
+    def has_partial(self, hash: str) -> bool:
+        """Whether a blob is among them."""
 
     def cache(self) -> list[tuple[str, int]]:
         """Hash and size of every blob that is here whole for others only: the least recently served first."""

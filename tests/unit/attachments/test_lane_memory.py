@@ -49,6 +49,9 @@ class Taker:
     def wants(self, index: int) -> bool:
         return True
 
+    def take_small(self, peer: str, data: Buffer) -> bool:
+        return False
+
     async def take_chunk(self, peer: str, index: int, data: Buffer) -> None:
         self.took.set()
         await self.written.wait()

@@ -13,9 +13,9 @@ from mesh.core.chunks import chunks_hash
 from mesh.core.tokens import BlobMetadata, BlobToken
 from mesh.errors import StorageFull
 from mesh.storage.blob_folder import FolderBlobs
-from mesh.storage.blob_small import MAX_TOGETHER, SMALL_BYTES
+from mesh.storage.blob_small import MAX_TOGETHER
 from mesh.storage.blob_sources import check_room
-from mesh.storage.blobs import PartialBlob
+from mesh.storage.blobs import SMALL_BYTES, PartialBlob
 from mesh.storage.worker import ThreadWorker
 
 
