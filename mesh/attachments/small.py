@@ -66,8 +66,6 @@ class SmallTransfer:
     def stop(self) -> None:
         """Stop."""
         self._end()
-        if self._writing is not None:
-            self._writing.cancel()
 
     def fail(self, error: MeshError) -> None:
         """End with an error."""
@@ -210,6 +208,8 @@ class SmallTransfer:
             self._around.slots.give_back(self)
         if self._lane is not None:
             self._lane.forget(self)
+        if self._writing is not None:
+            self._writing.cancel()
         self._asked = None
 
     # --- progress --------------------------------------------------------------------------------------

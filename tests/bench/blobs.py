@@ -32,8 +32,7 @@ def mesh(folder: Path, count: int) -> dict[str, float]:
         fetcher("fetch", tokens=tokens)
         seconds = fetcher("fetched")
         after = [end("usage") for end in (holder, fetcher)]
-    cpu = sum(end["cpu"] for end in after) - sum(end["cpu"] for end in before)
-    return {"rate": count / seconds, "cpu": cpu / count * 1e6, "peak": max(end["peak"] for end in after)}
+    return _figures(count, seconds, before, after)
 
 
 def raw(folder: Path, count: int) -> dict[str, float]:
@@ -46,8 +45,17 @@ def raw(folder: Path, count: int) -> dict[str, float]:
         before = [end("usage") for end in (holder, fetcher)]
         seconds = fetcher("fetch", url=address, names=names)
         after = [end("usage") for end in (holder, fetcher)]
-    cpu = sum(end["cpu"] for end in after) - sum(end["cpu"] for end in before)
-    return {"rate": count / seconds, "cpu": cpu / count * 1e6, "peak": max(end["peak"] for end in after)}
+    return _figures(count, seconds, before, after)
+
+
+def _figures(
+    count: int, seconds: float, before: list[dict[str, float]], after: list[dict[str, float]]
+) -> dict[str, float]:
+    holder, fetcher = (
+        (now["cpu"] - then["cpu"]) / count * 1e6 for then, now in zip(before, after, strict=True)
+    )
+    peak = max(end["peak"] for end in after)
+    return {"rate": count / seconds, "holder": holder, "fetcher": fetcher, "peak": peak}
 
 
 def resumed(folder: Path, size: int) -> dict[str, float]:
@@ -106,8 +114,8 @@ def main() -> None:
     for kind, figures in results.items():
         middle = {key: statistics.median(one[key] for one in figures) for key in figures[0]}
         print(
-            f"  {kind:5} {middle['rate']:6.0f} blobs/s  {middle['cpu']:5.0f} CPU us each, both ends  "
-            f"{middle['peak']:4.0f} MB at most"
+            f"  {kind:5} {middle['rate']:6.0f} blobs/s  CPU us each: holder {middle['holder']:4.0f}, fetcher "
+            f"{middle['fetcher']:4.0f}  {middle['peak']:4.0f} MB at most"
         )
 
 

@@ -80,3 +80,29 @@ async def test_who_gives_up_does_not_stop_the_others_and_close_waits_for_them(st
     await store.close()
     await asyncio.wait(finishing)
     assert len(store.hashes()) >= 19
+
+
+async def test_those_that_come_together_lie_together_and_are_found_by_their_names(
+    store: FolderBlobs, tmp_path: Path
+) -> None:
+    contents = [b"%d" % number for number in range(50)]
+    await asyncio.gather(*(store.take(token_of(data), data, cached=False) for data in contents))
+    (shelf,) = (tmp_path / "blobs").iterdir()
+    held = {token_of(data).hash for data in contents}
+    assert held <= {path.name for path in shelf.iterdir()}
+    first, second = (token_of(data) for data in contents[:2])
+    assert store.path(first.hash).parent == shelf
+    await store.delete(first.hash)
+    assert first.hash not in {path.name for path in shelf.iterdir()}
+    await store.add(contents[0], BlobMetadata())
+    twin = tmp_path / "blobs" / ("00" if shelf.name != "00" else "01")
+    twin.mkdir(exist_ok=True)
+    (twin / second.hash).write_bytes(contents[1])  # deleted, but for a power cut, before it came again
+    await store.close()
+    again = FolderBlobs(tmp_path, ThreadWorker("blobs"))
+    await again.open()
+    assert set(again.hashes()) == held
+    for data in contents:
+        assert await again.read(token_of(data).hash) == data
+    assert len(list((tmp_path / "blobs").glob(f"*/{second.hash}"))) == 1
+    await again.close()

@@ -310,3 +310,19 @@ async def test_a_cancelled_add_leaves_nothing(store: BlobStore) -> None:
     with pytest.raises(asyncio.CancelledError):
         await adding
     assert store.hashes() == []
+
+
+async def test_a_small_blob_is_taken_whole_if_it_is_what_the_token_names(store: BlobStore) -> None:
+    data = content(5000)
+    token, _, _ = describe(data)
+    with pytest.raises(CorruptChunk):
+        await store.take(token, data[:-1] + b"?", cached=False)
+    with pytest.raises(InvalidToken):
+        await store.take(BlobToken(token.hash, token.size_bytes, "00" * 32), data, cached=False)
+    assert not store.exists(token.hash)
+    await store.take(token, data, cached=True)
+    assert await store.read(token.hash) == data
+    assert await store.cached(token.hash)
+    await store.take(token, data, cached=False)  # it came twice
+    assert store.hashes() == [token.hash]
+    assert store.storage_bytes() == len(data)
