@@ -1,9 +1,9 @@
 """Documents as Yjs clients see and write them: web browsers, which know nothing of ranks and versions.
 
 A client has to be told when it holds an incarnation of a document that has died, or the merge would bring the
-dead back. The protocol of Yjs has no word for that. So each incarnation has a mark: a collected item under a
-client id of its own, which says nothing and shows nowhere. Whoever gets the document from a gateway gets the
-mark as well, and tells it in the state vector that it comes back with; the mesh itself never holds it.
+dead back. The protocol of Yjs has no word for that. So each incarnation has a mark: an item under a client id
+of its own, in a root that nobody looks at. Whoever gets the document from a gateway gets the mark as well, and
+tells it in the state vector that it comes back with; the mesh itself never holds it.
 
 Owned documents are replaced and never merged: each of their records is an incarnation of its own.
 """
@@ -16,13 +16,16 @@ from typing import Any, Literal
 from blake3 import blake3
 
 from mesh.core.document import NEVER, DocumentState, Merged, Name, check_limits
-from mesh.core.items import number, written_once
+from mesh.core.items import written_once
 from mesh.core.library import EMPTY_UPDATE, ROOT_NAME, contributed, refusing_panics, registers_of
 from mesh.core.registers import Registers, counters_of, flatten, unflatten
 from mesh.core.updates import clocks_of, read_update
 from mesh.core.versions import join
 from mesh.core.wire import Change
 from mesh.errors import InvalidDocument
+
+MARK_ROOT = b"mesh:mark"
+"""The root map in which clients hold marks. It is no collected item, which they would tell of as deleted."""
 
 MARKS = 1 << 20
 """Incarnations that are told apart; their marks have neighbouring client ids."""
@@ -38,7 +41,7 @@ def mark_of(name: Name, incarnation: int) -> int:
 
 def marking(mark: int) -> bytes:
     """The update that carries a mark."""
-    return b"\1\1" + number(mark) + b"\0\0\1\0"
+    return written_once(MARK_ROOT, {"incarnation": None}, mark)
 
 
 def marked(name: Name, state_vector: bytes) -> int | None:
