@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -23,6 +23,9 @@ from mesh.network.transport import Connection
 from mesh.network.websocket import WebSocketTransport
 from mesh.node.probe import Probe, declaring
 from mesh.storage.data_dir import CERTIFICATES
+
+if TYPE_CHECKING:
+    from mesh.gateway import Gateway
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +87,22 @@ log = logging.getLogger(__name__)
     callback=parsed(parse_size),
     help="Room for blobs kept for others only: 20GB. [default: a tenth of what is free, up to 10 GiB]",
 )
+@click.option(
+    "--gateway", metavar="HOST:PORT", help="Serve the node over HTTP there; port 0 takes a free one."
+)
+@click.option(
+    "--gateway-token-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Let in who has the token in it; needed off loopback.",
+)
+@click.option(
+    "--gateway-origin",
+    "gateway_origins",
+    multiple=True,
+    metavar="URL",
+    help="Pages of this origin may use the gateway. May be repeated.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
 @click.pass_context
 def up(
@@ -102,6 +121,9 @@ def up(
     download_limit: int | None,
     link_limit: int | None,
     cache: int | None,
+    gateway: str | None,
+    gateway_token_file: Path | None,
+    gateway_origins: tuple[str, ...],
     verbose: bool,
     **declared: Any,
 ) -> None:
@@ -133,7 +155,17 @@ def up(
         link_limit=link_limit,
         cache_bytes=cache,
     )
-    asyncio.run(_serve(node, settings))
+    serving = None if gateway is None else _gateway(node, gateway, gateway_token_file, gateway_origins)
+    asyncio.run(_serve(node, serving, settings))
+
+
+def _gateway(node: Node, listen: str, token_file: Path | None, origins: tuple[str, ...]) -> Gateway:
+    try:
+        from mesh.gateway import Gateway
+    except ModuleNotFoundError as error:
+        raise click.UsageError(f"--gateway: {error}; pip install 'docmesh[gateway]' has it") from None
+    token = None if token_file is None else token_file.read_text().strip()
+    return Gateway(node, listen, token, origins=origins)
 
 
 async def _check_addresses(listen: str | None, peers: tuple[str, ...]) -> None:
@@ -154,7 +186,7 @@ async def _turn_away(connection: Connection) -> None:
     await connection.close("not ready yet")
 
 
-async def _serve(node: Node, settings: Settings) -> None:
+async def _serve(node: Node, gateway: Gateway | None, settings: Settings) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -169,16 +201,20 @@ async def _serve(node: Node, settings: Settings) -> None:
     server = ControlServer(node, settings.home, shutdown=stop.set)
     try:
         await server.start()
-        _announce(node, settings)
+        if gateway is not None:
+            await gateway.start()
+        _announce(node, gateway, settings)
         await stop.wait()
     finally:
         server.retire()
+        if gateway is not None:
+            await gateway.close()
         await node.close()
         await server.close()
 
 
-def _announce(node: Node, settings: Settings) -> None:
-    ready = {
+def _announce(node: Node, gateway: Gateway | None, settings: Settings) -> None:
+    ready: dict[str, Any] = {
         "node_id": node.node_id,
         "name": node.name,
         "address": node.address,
@@ -186,6 +222,9 @@ def _announce(node: Node, settings: Settings) -> None:
         "pid": os.getpid(),
     }
     where = f"listens on {node.address}" if node.address else "dials only"
+    if gateway is not None:
+        ready["gateway"] = gateway.url
+        where += f", gateway on {gateway.url}"
     Output(settings.json).result(ready, f"node {node.node_id} ({node.name}) {where}, home {settings.home}")
 
 

@@ -64,7 +64,9 @@ async def test_fields_go_both_ways(folder: Path) -> None:
             lambda s: s["fields"].get("/title") == "A plan" and s["fields"].get("/size/height") == 1.5
         )
         browser.do("delete", "/tags")
-        await eventually(van, {"_id": "n1", "title": "A plan", "size": {"width": 3, "height": 1.5}, "seen": 2})
+        await eventually(
+            van, {"_id": "n1", "title": "A plan", "size": {"width": 3, "height": 1.5}, "seen": 2}
+        )
 
 
 async def test_a_text_is_edited_by_several(folder: Path) -> None:
@@ -141,7 +143,10 @@ async def test_a_client_of_a_dead_incarnation_starts_afresh(folder: Path) -> Non
         await browser.until(lambda s: s["fields"] == {"/old": True})
         await van.collection("notes").remove("n1")
         state = await browser.until(lambda s: s["closed"])
-        assert state["closed"] == [4410, "this document was removed or replaced: start afresh with a new Y.Doc"]
+        assert state["closed"] == [
+            4410,
+            "this document was removed or replaced: start afresh with a new Y.Doc",
+        ]
 
         browser.do("set", "/written/offline", 1)
         browser.do("online")

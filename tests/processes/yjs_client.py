@@ -73,7 +73,15 @@ class YjsClient:
 
     async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
-            "node", "client.js", self._url, self._id, self._params, cwd=self._folder, stdin=PIPE, stdout=PIPE, limit=16 << 20
+            "node",
+            "client.js",
+            self._url,
+            self._id,
+            self._params,
+            cwd=self._folder,
+            stdin=PIPE,
+            stdout=PIPE,
+            limit=16 << 20,
         )
         return self
 
