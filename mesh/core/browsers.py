@@ -2,8 +2,8 @@
 
 A client has to be told when it holds an incarnation of a document that has died, or the merge would bring the
 dead back. The protocol of Yjs has no word for that. So each incarnation has a mark: an item under a client id
-of its own, in a root that nobody looks at. Whoever gets the document from a gateway gets the mark with it, and
-tells it in the state vector that it comes back with; the mesh itself never holds it.
+of its own, in a root that nobody looks at. Whoever gets the document from a gateway gets the mark with it,
+and tells it in the state vector that it comes back with; the mesh itself never holds it.
 
 Owned documents are replaced and never merged: each of their records is an incarnation of its own.
 """

@@ -1,0 +1,231 @@
+"""Documents, distributions and figures over HTTP."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from typing import Any
+
+import httpx
+import pytest
+
+from mesh import Node, StorageFull
+from mesh.gateway import Gateway
+from mesh.gateway.endpoints import MAX_BODY_BYTES
+
+
+def error_of(response: httpx.Response) -> tuple[int, str, dict[str, Any]]:
+    error = response.json()["error"]
+    assert error["message"]
+    return response.status_code, error["type"], error.get("attributes", {})
+
+
+async def test_the_life_of_a_document(client: httpx.AsyncClient, node: Node) -> None:
+    path = "/api/collections/cars/documents/c1"
+    written = await client.put(path, json={"color": "red", "size": {"seats": 4}})
+    assert (written.status_code, written.json()) == (200, {"_id": "c1"})
+    assert (await client.get(path)).json() == {"_id": "c1", "color": "red", "size": {"seats": 4}}
+    await client.put(path, json={"size": {"doors": 5}}, params={"merge": "true"})
+    await client.patch(path, json={"color": "blue"})
+    assert (await client.get(path)).json() == {
+        "_id": "c1",
+        "color": "blue",
+        "size": {"doors": 5, "seats": 4},
+    }
+    await client.put(path, json={"_id": "c1", "new": None})
+    assert await node.collection("cars").get("c1") == {"_id": "c1", "new": None}
+    assert (await client.delete(path)).json() == {"removed": 1}
+    for response in (await client.get(path), await client.delete(path), await client.patch(path, json={})):
+        assert error_of(response) == (404, "DocumentNotFound", {"collection": "cars", "document_id": "c1"})
+
+
+async def test_documents_are_added(client: httpx.AsyncClient) -> None:
+    path = "/api/collections/cars/documents"
+    made = await client.post(path, json={"a": 1})
+    assert made.status_code == 201
+    assert (await client.get(f"{path}/{made.json()['_id']}")).json()["a"] == 1
+    again = await client.post(path, json={"_id": made.json()["_id"]})
+    assert error_of(again)[:2] == (409, "DocumentExists")
+
+
+async def test_documents_are_found(client: httpx.AsyncClient, node: Node) -> None:
+    for number in range(5):
+        await node.collection("cars").insert({"_id": f"c{number}", "n": number, "deep": {"odd": number % 2}})
+    found = await client.get(
+        "/api/collections/cars/documents",
+        params={
+            "selector": json.dumps({"n": {"$gt": 0}}),
+            "sort": json.dumps([{"n": "desc"}]),
+            "limit": 2,
+            "skip": 1,
+            "fields": "n,deep.odd",
+        },
+    )
+    assert found.json() == {
+        "documents": [{"_id": "c3", "n": 3, "deep": {"odd": 1}}, {"_id": "c2", "n": 2, "deep": {"odd": 0}}]
+    }
+    assert (await client.get("/api/collections")).json() == {"collections": {"cars": 5, "nodes": 1}}
+
+
+async def test_ids_may_hold_anything(client: httpx.AsyncClient, node: Node) -> None:
+    for id in ("a/b", "ü ?#%", "documents/x"):
+        path = f"/api/collections/cars/documents/{httpx.URL('http://x', params={'q': id}).query.decode()[2:]}"
+        path = path.replace("+", "%20")
+        await client.put(path, json={"a": 1})
+        assert await node.collection("cars").get(id) == {"_id": id, "a": 1}
+        assert (await client.get(path)).json() == {"_id": id, "a": 1}
+
+
+@pytest.mark.parametrize(
+    "method, path, content, status, kind",
+    [
+        ("GET", "/api/collections/-/documents", b"", 400, "InvalidCollectionName"),
+        ("GET", "/api/collections/cars/documents?limit=-1", b"", 400, "BadRequest"),
+        ("GET", "/api/collections/cars/documents?limt=1", b"", 400, "BadRequest"),
+        ("GET", "/api/collections/cars/documents?selector={", b"", 400, "BadRequest"),
+        ("GET", '/api/collections/cars/documents?selector={"a":{"$no":1}}', b"", 400, "InvalidSelector"),
+        ("PUT", "/api/collections/cars/documents/c", b"[]", 400, "BadRequest"),
+        ("PUT", "/api/collections/cars/documents/c", b"[" * 100_000, 400, "BadRequest"),
+        ("PUT", "/api/collections/cars/documents/c", b'{"_id": "d"}', 422, "InvalidDocument"),
+        ("PUT", "/api/collections/cars/documents/c", b'{"a": 9007199254740993}', 422, "InvalidDocument"),
+        ("PUT", "/api/collections/nodes/documents/c", b"{}", 403, "PermissionDenied"),
+        (
+            "PUT",
+            "/api/collections/cars/documents/c",
+            b'{"a":"' + b"x" * (2 << 20) + b'"}',
+            413,
+            "DocumentTooLarge",
+        ),
+        ("PUT", "/api/collections/cars/documents/c", b" " * (MAX_BODY_BYTES + 1), 413, "TooLarge"),
+        ("GET", "/api/distributions/nowhere", b"", 404, "UnknownDistribution"),
+        ("POST", "/api/distributions/nowhere/cancel", b"", 404, "UnknownDistribution"),
+        ("POST", "/api/distributions/dry-run", b'{"scope": {"type": "some"}}', 422, "InvalidScope"),
+        ("POST", "/api/distributions", b'{"scope": {"type": "all"}}', 400, "BadRequest"),
+        (
+            "POST",
+            "/api/distributions",
+            b'{"scope": {"type": "all"}, "hash": "' + b"0" * 64 + b'"}',
+            404,
+            "BlobNotFound",
+        ),
+        ("GET", "/nowhere", b"", 404, "MeshError"),
+        ("DELETE", "/api/node", b"", 405, "MeshError"),
+    ],
+)
+async def test_what_fails_says_why(
+    client: httpx.AsyncClient, method: str, path: str, content: bytes, status: int, kind: str
+) -> None:
+    assert error_of(await client.request(method, path, content=content))[:2] == (status, kind)
+
+
+async def test_a_full_disk_and_a_fault(
+    client: httpx.AsyncClient, node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def full() -> None:
+        raise StorageFull("/data", 5, 1)
+
+    monkeypatch.setattr(node, "collections", full)
+    response = await client.get("/api/collections")
+    assert error_of(response) == (507, "StorageFull", {"path": "/data", "needed": 5, "free": 1})
+
+    async def faulty() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(node, "collections", faulty)
+    with caplog.at_level(logging.ERROR):
+        assert error_of(await client.get("/api/collections"))[0] == 500
+    assert "ZeroDivisionError" in caplog.text
+    await node.close()
+    assert error_of(await client.get("/api/presence"))[:2] == (503, "NotStarted")
+    assert (await client.get("/healthz")).status_code == 503
+
+
+async def test_the_node(client: httpx.AsyncClient, node: Node) -> None:
+    async with Node(name="van", peers=[str(node.address)]) as van:
+        await van.settled(10)
+        info = (await client.get("/api/node")).json()
+        assert (info["node_id"], info["name"]) == (node.node_id, "hub")
+        [peer] = (await client.get("/api/presence")).json()["peers"]
+        assert (peer["node_id"], peer["name"]) == (van.node_id, "van")
+        assert (await client.get("/api/stats")).json()["links"] == 1
+        known = (await client.get("/api/nodes")).json()
+        assert known["standings"] == {}
+        assert node.node_id in {one["_id"] for one in known["nodes"]}
+        assert (await client.get("/healthz")).json() == {"status": "ok"}
+
+
+async def test_distributions(client: httpx.AsyncClient, node: Node) -> None:
+    async with Node(name="van", peers=[str(node.address)], formations=["north"]) as van:
+        await van.settled(10)
+        await node.collection("nodes").subscribe()
+        await node.settled(10)
+        token = (await client.put("/blobs", params={"name": "map"}, content=b"map" * 1000)).json()
+        scope = {"type": "formation", "formation_id": "north"}
+        dry = await client.post("/api/distributions/dry-run", json={"scope": scope})
+        assert dry.json() == {"node_ids": [van.node_id]}
+        made = await client.post(
+            "/api/distributions", json={"hash": token["hash"], "scope": scope, "priority": "high"}
+        )
+        assert made.status_code == 201
+        assert made.json()["token"] == token
+        assert made.json()["nodes_in_scope"] == 1
+        id = made.json()["handle"]["distribution_id"]
+        await node.distributions.wait_for_completion(id, 20)
+        listed = (await client.get(f"/api/distributions/{id}")).json()
+        assert listed["name"] == "map"
+        assert listed["status"]["completed"] == 1
+        [one] = (await client.get("/api/distributions")).json()["distributions"]
+        assert one["status"] == listed["status"]
+        assert (await client.post(f"/api/distributions/{id}/retry")).json() == {"distribution_id": id}
+        assert (await client.post(f"/api/distributions/{id}/cancel")).json() == {"distribution_id": id}
+        assert error_of(await client.post(f"/api/distributions/{id}/retry"))[:2] == (
+            422,
+            "InvalidDistribution",
+        )
+
+        named = {"type": "nodes", "node_ids": ["van"]}
+        made = await client.post("/api/distributions", json={"token": token, "scope": named})
+        assert made.json()["handle"]["scope"] == {"type": "nodes", "node_ids": [van.node_id]}
+
+
+async def test_metrics(client: httpx.AsyncClient, node: Node, gateway: Gateway) -> None:
+    await node.collection("cars").insert({"_id": "c"})
+    async with Node(name='a "van"\\', peers=[str(node.address)]) as van:
+        await van.settled(10)
+        response = await client.get("/metrics")
+        assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+        found = parsed_metrics(response.text)
+        assert found["mesh_links", ()] == 1
+        assert found["mesh_documents", (("collection", "cars"),)] == 1
+        assert found["mesh_gateway_clients", (("kind", "yjs"),)] == 0
+        link = (("name", 'a \\"van\\"\\\\'), ("peer", van.node_id))
+        assert found["mesh_link_received_bytes_total", link] > 0
+
+
+def parsed_metrics(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """As the format's own rules have it: HELP, TYPE, then the samples of the family, and each once."""
+    assert text.endswith("\n")
+    found: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+    name = expected = ""
+    families = set()
+    for line in text.splitlines():
+        if line.startswith("# HELP "):
+            name = line.split()[2]
+            assert name not in families
+            families.add(name)
+            expected = "TYPE"
+        elif line.startswith("# TYPE "):
+            assert expected == "TYPE"
+            assert line.split()[2:] in ([name, "gauge"], [name, "counter"])
+            assert (line.split()[3] == "counter") == name.endswith("_total")
+            expected = ""
+        else:
+            matched = re.fullmatch(r"([a-z_]+)(?:\{(.*)\})? (\S+)", line)
+            assert matched is not None
+            assert (matched[1], expected) == (name, "")
+            labels = re.findall(r'([a-z_]+)="((?:[^"\\]|\\.)*)",?', matched[2] or "")
+            key = (name, tuple(sorted(labels)))
+            assert key not in found
+            found[key] = float(matched[3])
+    return found
