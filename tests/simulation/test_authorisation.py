@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 import msgspec
 import pytest
 
-from mesh import BlobToken, Credentials, Nodes, Node, PermissionDenied
+from mesh import BlobToken, Credentials, Node, Nodes, PermissionDenied
 from mesh.core import records
 from mesh.core.certificates import grant_of, issue
 from mesh.core.document import ABSENT
@@ -21,9 +21,9 @@ from mesh.core.wire import (
     BlobAsk,
     BlobHave,
     Change,
+    Changes,
     ChunkList,
     ChunkListGet,
-    Changes,
     Grave,
     Interest,
     InterestEntry,
@@ -31,7 +31,7 @@ from mesh.core.wire import (
     Want,
 )
 from mesh.network.link import Link
-from tests.simulation.test_membership import ROOT, admin, key
+from tests.simulation.test_membership import admin, key
 from tests.simulation.test_membership import linked as wait_for_link
 from tests.simulation.virtual_clock import run_virtual, virtual
 from tests.simulation.world import EPOCH, World
