@@ -1,4 +1,4 @@
-"""Updates that are well formed, and would keep the CRDT library, and with it the process, busy for seconds."""
+"""Well-formed updates that would keep the CRDT library, and with it the process, busy for seconds."""
 
 from __future__ import annotations
 
