@@ -10,6 +10,7 @@ import click
 
 from mesh.cli import deliveries, distributions, documents, facts, files, membership, node
 from mesh.cli.distribute import distribute
+from mesh.cli.doctor import doctor
 from mesh.cli.output import Output, print_json
 from mesh.cli.settings import Settings, common_options
 from mesh.cli.up import up
@@ -98,7 +99,7 @@ def version(context: click.Context) -> None:
 SECTIONS = {
     "The node": (
         up, node.down, node.status, node.peers, node.members, node.connect, node.disconnect, node.pause,
-        node.resume, facts.formations, facts.capabilities, version,
+        node.resume, facts.formations, facts.capabilities, doctor, version,
     ),
     "The mesh": (
         membership.init, membership.invite, membership.join, membership.revoke, membership.whoami,

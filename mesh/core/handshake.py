@@ -42,6 +42,7 @@ _DIALLER, _ACCEPTOR = b"dialler\0", b"acceptor\0"
 _PURPOSES = ("link", "bulk")
 _MAX_TEXT = 256
 _MAX_FEATURES = 64
+_MAX_TIME = 1 << 40
 
 
 class PeerInfo(NamedTuple):
@@ -58,6 +59,7 @@ class PeerInfo(NamedTuple):
         instance: the run of it that speaks.
         member: what it may do in this mesh; ``None``: the mesh is open.
         revoked: the digest of the revocations that it knows.
+        clock_skew: seconds by which its clock is ahead of this node's, about; ``None``: it does not say.
     """
 
     node_id: str
@@ -70,6 +72,7 @@ class PeerInfo(NamedTuple):
     instance: bytes = b""
     member: Member | None = None
     revoked: bytes = b""
+    clock_skew: int | None = None
 
 
 class Handshake:
@@ -134,6 +137,7 @@ class Handshake:
             instance,
             membership.chain if membership else [],
             membership.digest() if membership else b"",
+            int(now),
         )
         self._my_hello = b""
         self._their_hello = b""
@@ -215,6 +219,7 @@ class Handshake:
             hello.instance,
             membership.admit(hello.chain, hello.public_key, self._now) if membership else None,
             hello.revoked,
+            hello.at - int(self._now) if hello.at else None,
         )
 
     def _check_form(self, hello: Hello) -> None:
@@ -222,6 +227,8 @@ class Handshake:
             raise HandshakeFailed("the other side's key or nonce has a wrong length")
         if len(hello.instance) > INSTANCE_BYTES or len(hello.revoked) > DIGEST_BYTES:
             raise HandshakeFailed("the other side's instance or digest has a wrong length")
+        if not 0 <= hello.at < _MAX_TIME:
+            raise HandshakeFailed("the other side's clock shows what no clock can")
         if hello.purpose not in _PURPOSES or (self._dialler and hello.purpose != self._mine.purpose):
             raise HandshakeFailed("the other side wants the connection for something else")
         texts = (hello.name, hello.listen or "", hello.mesh_id, *hello.features)

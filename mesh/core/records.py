@@ -228,7 +228,8 @@ def _open(change: Change, membership: Membership | None) -> SignedRecord:
         try:
             grant = membership.writer(record.public_key, record.chain).grant
         except MembershipRefused as error:
-            raise PermissionDenied(f"{change.collection}/{change.id} is not by a member: {error}") from error
+            what = f"{change.collection}/{change.id} is not by a member"
+            raise PermissionDenied(f"{what}: {error.reason}") from error
     _check_right(change.collection, change.id, body, node_id_of(record.public_key), grant)
     check_owned(change.collection, {**body, "_id": change.id})
     return record

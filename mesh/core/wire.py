@@ -33,7 +33,7 @@ class Hello(_Message, tag=1, frozen=True):
     sender accepts connections (``None``: nowhere), so that the other side may dial a bulk connection.
     ``instance`` is random, and new with every start: it tells a restart from a clone. ``chain`` proves that
     the sender is a member of the mesh ``mesh_id`` (both empty: an open one), and ``revoked`` is the digest of
-    the revocations that it knows.
+    the revocations that it knows. ``at`` is its clock, in seconds since the epoch; 0: it does not say.
     """
 
     protocol_min: int
@@ -48,6 +48,7 @@ class Hello(_Message, tag=1, frozen=True):
     instance: bytes = b""
     chain: list[Certificate] = []
     revoked: bytes = b""
+    at: int = 0
 
 
 class Proof(_Message, tag=2, frozen=True):

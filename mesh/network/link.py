@@ -54,6 +54,7 @@ class Link:
         instance: the run of the peer that is at the other end.
         member: what the peer may do in this mesh, proven; ``None``: the mesh is open.
         revoked: the digest of the revocations that the peer knew when the link came up.
+        clock_skew: by how many seconds the peer's clock was ahead of this node's then; ``None``: not known.
         since: when it came up, in seconds since the epoch.
         started_at: the same on the event loop's clock.
         pending_bytes: queued and not yet handed to the transport.
@@ -88,6 +89,7 @@ class Link:
         self.instance = peer.instance
         self.member = peer.member
         self.revoked = peer.revoked
+        self.clock_skew = peer.clock_skew
         self.url = url
         self.since = since
         self.pending_bytes = 0

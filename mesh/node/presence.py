@@ -18,6 +18,8 @@ class PeerPresence(Struct, frozen=True):
     Attributes:
         url: where it was dialled; ``None``: it dialled this node.
         since: when the link came up, in seconds since the epoch.
+        clock_skew: by how many seconds its clock was ahead of this node's when the link came up; ``None``: it
+            did not say.
         rtt: round-trip time in seconds, smoothed; ``None``: not measured yet.
     """
 
@@ -28,6 +30,7 @@ class PeerPresence(Struct, frozen=True):
     rtt: float | None
     bytes_in: int
     bytes_out: int
+    clock_skew: int | None = None
 
 
 class DialPresence(Struct, frozen=True):
@@ -95,7 +98,14 @@ class PresenceView:
             self.online,
             peers=[
                 PeerPresence(
-                    link.node_id, link.name, link.url, link.since, link.rtt, link.bytes_in, link.bytes_out
+                    link.node_id,
+                    link.name,
+                    link.url,
+                    link.since,
+                    link.rtt,
+                    link.bytes_in,
+                    link.bytes_out,
+                    link.clock_skew,
                 )
                 for link in self._peers.links.values()
             ],

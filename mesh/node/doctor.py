@@ -1,0 +1,126 @@
+"""What could go wrong with a node soon, or already does: `mesh doctor`."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from mesh.core.certificates import RENEW_SECONDS
+from mesh.core.identity import short_id
+from mesh.core.structs import Struct
+from mesh.errors import CredentialsUnusable
+from mesh.membership.credentials import Credentials
+from mesh.node.presence import Presence
+from mesh.storage.data_dir import DataDir
+
+SKEW_SECONDS = 60.0
+"""How far the clocks of two nodes may be apart: expiry, certificates and times in receipts go by them."""
+
+FREE_BYTES = 1 << 30
+FREE_SHARE = 0.05
+"""What has to be free of the disk: the lesser of the two."""
+
+_SECRETS = ("identity.key", "root.key", "tls.pem")
+_DAY = 86_400.0
+
+
+class Finding(Struct, frozen=True):
+    """One thing that is not as it should be.
+
+    Attributes:
+        subject: ``permissions``, ``certificate``, ``disk``, ``plaintext`` or ``clock``.
+        problem: what was found.
+        advice: what to do about it.
+    """
+
+    subject: str
+    problem: str
+    advice: str
+
+
+def examine(home: Path, now: float) -> list[Finding]:
+    """Look at a node's directory, whether the node runs or not; ``now`` in seconds since the epoch."""
+    return [*_permissions(home), *_certificate(home, now), *_disk(home)]
+
+
+def examine_running(presence: Presence) -> list[Finding]:
+    """Look at a node that runs."""
+    return [*_plaintext(presence), *_clocks(presence)]
+
+
+def _permissions(home: Path) -> Iterable[Finding]:
+    directory = DataDir(home)
+    for path in (home, directory.blobs):
+        if path.exists() and (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077:
+            yield Finding("permissions", f"others may enter {path} (mode {mode:o})", f"chmod 700 {path}")
+    for path in (*(home / name for name in _SECRETS), directory.store):
+        if path.exists() and (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077:
+            secret = path.name in _SECRETS
+            yield Finding(
+                "permissions",
+                f"others may read {path} (mode {mode:o})",
+                f"chmod 600 {path}"
+                + (
+                    "; if anybody did, revoke this node and join anew from an empty directory"
+                    if secret
+                    else ""
+                ),
+            )
+
+
+def _certificate(home: Path, now: float) -> Iterable[Finding]:
+    if not DataDir(home).certificates.exists():
+        return
+    try:
+        left = Credentials.load(home).expires_at - now
+    except CredentialsUnusable as error:
+        if "others may" not in str(error):  # that was found already
+            yield Finding("certificate", str(error), "join the mesh anew, from an empty directory")
+        return
+    if left <= 0:
+        yield Finding(
+            "certificate",
+            f"it has expired {-left / _DAY:.0f} days ago: nobody links with this node",
+            "keep the node up until it reaches an admin's node, which renews it",
+        )
+    elif left < RENEW_SECONDS / 2:  # it is renewed as soon as an admin is met
+        yield Finding(
+            "certificate",
+            f"it expires in {left / _DAY:.0f} days, and no admin was met who renews it",
+            "connect this node with an admin's",
+        )
+
+
+def _disk(home: Path) -> Iterable[Finding]:
+    if not home.exists():
+        return
+    usage = shutil.disk_usage(home)
+    if usage.free < min(FREE_BYTES, FREE_SHARE * usage.total):
+        yield Finding(
+            "disk",
+            f"{usage.free >> 20} MiB are free on the disk of {home}",
+            "make room: below that, writes and fetches fail with StorageFull",
+        )
+
+
+def _plaintext(presence: Presence) -> Iterable[Finding]:
+    if presence.address is not None and presence.address.startswith("ws://"):
+        yield Finding(
+            "plaintext",
+            f"{presence.address} is open to every program on this machine, and not encrypted",
+            "for anything but trying things out: `mesh init`, or `mesh join TOKEN`",
+        )
+
+
+def _clocks(presence: Presence) -> Iterable[Finding]:
+    for peer in presence.peers:
+        if peer.clock_skew is not None and abs(peer.clock_skew) > SKEW_SECONDS:
+            where = "ahead of" if peer.clock_skew > 0 else "behind"
+            yield Finding(
+                "clock",
+                f"the clock of {peer.name or short_id(peer.node_id)} is {abs(peer.clock_skew):.0f} s {where} "
+                "that of this node",
+                "set both by NTP: distributions expire and certificates count by them",
+            )

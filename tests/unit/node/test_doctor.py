@@ -1,0 +1,90 @@
+"""What `mesh doctor` finds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from mesh import Credentials
+from mesh.cli.main import cli
+from mesh.node.doctor import examine, examine_running
+from tests.simulation.virtual_clock import virtual
+from tests.simulation.world import World
+
+DAY = 86_400.0
+
+
+def found(home: Path, at: float = 0.0) -> list[tuple[str, str]]:
+    return [(finding.subject, finding.problem) for finding in examine(home, time.time() + at)]
+
+
+def test_a_healthy_member_has_nothing_to_do(tmp_path: Path) -> None:
+    Credentials.create(tmp_path / "hq")
+    assert found(tmp_path / "hq") == []
+    assert found(tmp_path / "hq", 300 * DAY) == []
+    assert found(tmp_path / "nowhere") == []
+
+
+def test_certificates_that_end(tmp_path: Path) -> None:
+    Credentials.create(tmp_path)
+    ((subject, problem),) = found(tmp_path, 360 * DAY)
+    assert (subject, "expires in 5 days" in problem) == ("certificate", True)
+    ((subject, problem),) = found(tmp_path, 400 * DAY)
+    assert (subject, "expired 35 days ago" in problem) == ("certificate", True)
+    (tmp_path / "certificates.json").write_text("[]")
+    assert [subject for subject, _ in found(tmp_path)] == ["certificate"]
+
+
+@pytest.mark.parametrize("name", ["identity.key", "root.key", "tls.pem"])
+def test_loose_permissions_are_found_once(name: str, tmp_path: Path) -> None:
+    Credentials.create(tmp_path)
+    (tmp_path / name).chmod(0o644)
+    ((subject, problem),) = found(tmp_path)
+    assert subject == "permissions"
+    assert str(tmp_path / name) in problem
+    assert "644" in problem
+    tmp_path.chmod(0o755)
+    assert len(found(tmp_path)) == 2
+
+
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    tmp_path.chmod(0o700)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1 << 40, (1 << 40) - (1 << 28), 1 << 28))
+    assert found(tmp_path) == [("disk", f"256 MiB are free on the disk of {tmp_path}")]
+
+
+def test_the_command_says_what_to_do_and_ends_with_one(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    done = CliRunner().invoke(cli, ["--home", str(tmp_path), "doctor"])
+    assert (done.exit_code, "nothing to do" in done.output) == (0, True)
+    tmp_path.chmod(0o755)
+    done = CliRunner().invoke(cli, ["--home", str(tmp_path), "doctor"])
+    assert done.exit_code == 1
+    assert f"chmod 700 {tmp_path}" in done.output
+    done = CliRunner().invoke(cli, ["--home", str(tmp_path), "doctor", "--json"])
+    assert [finding["subject"] for finding in json.loads(done.output)["findings"]] == ["permissions"]
+
+
+@virtual
+async def test_clocks_that_are_apart_and_open_meshes() -> None:
+    world = World(1)
+    hq = await world.start("hq")
+    van = await world.start("van", ["hq"], skew=300.0)
+    async with hq.observe_presence() as stream:
+        async for presence in stream:
+            if presence.peers:
+                break
+    plaintext, clock = examine_running(hq.presence())
+    assert (plaintext.subject, clock.subject) == ("plaintext", "clock")
+    assert "the clock of van is 300 s ahead" in clock.problem
+    await hq.collection("cars").insert({"_id": "c"})
+    await van.settled(10)
+    assert "the clock of hq is 300 s behind" in examine_running(van.presence())[1].problem
+    await world.close()
