@@ -201,9 +201,8 @@ def _check_right(
                 f"lacks the role {PUBLISH}"
             )
     if owner != writer:
-        raise PermissionDenied(
-            f"{collection}/{document_id} is written by its owner only: {short_id(writer)} does not own it"
-        )
+        what = f"{collection}/{document_id} is signed by a node that does not own it"
+        raise PermissionDenied(f"{what}: {short_id(writer)}")
 
 
 def _open(change: Change, membership: Membership | None) -> SignedRecord:

@@ -5,32 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-import msgspec
-
 from mesh.core import reconcile
 from mesh.core.access import OPEN, Access, permits
-from mesh.core.document import NEVER
 from mesh.core.interest import EVERYTHING, InterestSet, entry_digest
-from mesh.core.reconcile import KEY_BITS, Differing, KeySet, Listing, Range
-from mesh.core.records import OWNED_COLLECTIONS
+from mesh.core.reconcile import Differing, KeySet, Listing, Range
+from mesh.core.sync_arrivals import blank, check_grave, permitted, unsaid, without
 from mesh.core.sync_effects import (
     ApplyFrame,
     Effect,
     Push,
     ReadKeys,
     ReadPositions,
-    Refuse,
     SavePosition,
     Send,
     Standing,
 )
-from mesh.core.values import check_collection
-from mesh.core.versions import MAX_COUNTER
 from mesh.core.wire import (
     Ack,
     Changes,
     Differences,
-    Grave,
     InterestEntry,
     Pull,
     Pulled,
@@ -39,7 +32,7 @@ from mesh.core.wire import (
     Summaries,
     Want,
 )
-from mesh.errors import InvalidCollectionName, ProtocolViolation
+from mesh.errors import ProtocolViolation
 
 
 @dataclass(slots=True)
@@ -179,11 +172,11 @@ class Following:
         """Result of :class:`ReadPositions`: the entries, grouped by where this node stands with them."""
         self._reading_positions -= 1
         if self._outdated:
-            standings = [part for standing in standings for part in _without(standing, self._outdated)]
+            standings = [part for standing in standings for part in without(standing, self._outdated)]
         if not self._reading_positions:
             self._outdated.clear()
         if self._access.compares != self._access.takes:
-            standings = [part for standing in standings for part in self._unsaid(standing)]
+            standings = [part for standing in standings for part in unsaid(standing, self._access)]
         effects: list[Effect] = []
         for standing in standings:
             # What has been withdrawn meanwhile must not be asked for any more.
@@ -217,12 +210,17 @@ class Following:
             raise ProtocolViolation(f"frame {frame.number}, where those up to {self._durable} were complete")
         effects: list[Effect] = []
         if self._access.takes:
-            frame = self._permitted(frame, effects)
+            frame, refused = permitted(frame, self._access.takes)
+            if refused is not None:
+                self._refused += refused.documents
+                if self._refused > MAX_REFUSED:
+                    raise ProtocolViolation(f"sent {self._refused} documents that it may not write")
+                effects.append(refused)
         sent = {change.collection for change in frame.changes}
         sent |= {version.collection for version in (*frame.offers, *frame.notices)}
         sent |= {grave.collection for grave in frame.graves}
         for grave in frame.graves:
-            _check_grave(grave)
+            check_grave(grave)
         everything = EVERYTHING.collection in self._told
         if not everything and any(name not in self._wanted and name not in self._told for name in sent):
             raise ProtocolViolation(f"sent documents of {sorted(sent)}, not all of which were asked for")
@@ -230,29 +228,6 @@ class Following:
             raise ProtocolViolation(f"{len(self._lacking)} documents are asked for and do not come")
         self._applying.add(frame.number)
         return [*effects, ApplyFrame(frame)]
-
-    def _permitted(self, frame: Changes, effects: list[Effect]) -> Changes:
-        """The frame without what the peer may not write."""
-        only = self._access.takes
-        named = {change.collection for change in frame.changes}
-        named |= {version.collection for version in (*frame.offers, *frame.notices)}
-        named |= {grave.collection for grave in frame.graves}
-        foreign = {name for name in named if not permits(only, name)}
-        if not foreign:
-            return frame
-        kept = msgspec.structs.replace(
-            frame,
-            changes=[change for change in frame.changes if change.collection not in foreign],
-            offers=[version for version in frame.offers if version.collection not in foreign],
-            notices=[version for version in frame.notices if version.collection not in foreign],
-            graves=[grave for grave in frame.graves if grave.collection not in foreign],
-        )
-        refused = _documents(frame) - _documents(kept)
-        self._refused += refused
-        if self._refused > MAX_REFUSED:
-            raise ProtocolViolation(f"sent {self._refused} documents of collections that it may not write")
-        effects.append(Refuse(refused, sorted(foreign)))
-        return kept
 
     def applied(self, frame: Changes, wants: Sequence[Want]) -> list[Effect]:
         """Result of :class:`ApplyFrame`: the frame is durable, but for ``wants``."""
@@ -264,7 +239,9 @@ class Following:
             key = (want.collection, want.id)
             self._lacking[key] = max(frame.number, self._lacking.get(key, 0))
         if self._access.compares != self._access.takes:
-            wants = [want if self._shown(want.collection) else _blank(want) for want in wants]
+            wants = [
+                want if permits(self._access.compares, want.collection) else blank(want) for want in wants
+            ]
         self._applying.discard(frame.number)
         self._ahead.add(frame.number)
         while self._durable + 1 in self._ahead:
@@ -402,49 +379,6 @@ class Following:
         self._reached = {scan: upto for scan, upto in self._reached.items() if scan in early}
         return effects
 
-    def _shown(self, collection: str) -> bool:
-        return permits(self._access.compares, collection)
-
-    def _unsaid(self, standing: Standing) -> list[Standing]:
-        """A standing, but of what the peer may not read as if nothing were held: it sends all of it."""
-        shown = [entry for entry in standing.entries if self._shown(entry.collection)]
-        others = [entry for entry in standing.entries if not self._shown(entry.collection)]
-        return [
-            Standing(standing.log_id, standing.after, standing.empty, shown),
-            Standing(standing.log_id, standing.after, True, others),
-        ]
-
     def _save(self, effects: list[Effect], entries: list[bytes], upto: int) -> None:
         if entries:
             effects.append(SavePosition(self._their_log, entries, upto))
-
-
-def _without(standing: Standing, evicted: set[str]) -> list[Standing]:
-    """A standing, but for what has been evicted: of that, nothing is known."""
-    touched = {EVERYTHING.collection, *evicted}
-    held = [entry for entry in standing.entries if entry.collection not in touched]
-    lost = [entry for entry in standing.entries if entry.collection in touched]
-    return [
-        Standing(standing.log_id, standing.after, standing.empty, held),
-        Standing(b"", 0, False, lost),
-    ]
-
-
-def _documents(frame: Changes) -> int:
-    return len(frame.changes) + len(frame.offers) + len(frame.notices) + len(frame.graves)
-
-
-def _blank(want: Want) -> Want:
-    """The same, and nothing of what is held."""
-    return Want(want.collection, want.id, NEVER, {}, b"\0")
-
-
-def _check_grave(grave: Grave) -> None:
-    numbers = (grave.key >> KEY_BITS, grave.version >> KEY_BITS)
-    counted = 0 <= grave.incarnation <= MAX_COUNTER and 0 <= grave.age <= MAX_COUNTER
-    try:
-        check_collection(grave.collection)
-    except InvalidCollectionName as error:
-        raise ProtocolViolation(f"told of a grave: {error}") from error
-    if numbers != (0, 0) or not counted or grave.collection in OWNED_COLLECTIONS:
-        raise ProtocolViolation(f"a grave that cannot be: {grave}")

@@ -79,11 +79,13 @@ def contribute(
     """Write what a client that holds ``incarnation`` has changed; nothing unless its standing is current.
 
     Raises:
-        PermissionDenied: the document belongs to a node.
+        PermissionDenied: the document belongs to a node, or this one may not write the collection.
         Incomplete, InvalidDocument: see :func:`~mesh.core.browsers.contribute`.
     """
     if collection in OWNED_COLLECTIONS:
         raise PermissionDenied(f"{collection} belongs to the mesh: its documents can only be read")
+    if rows.membership is not None:
+        rows.membership.require_write(collection)
     row = rows.get(collection, document_id)
     held = rows.state_of(row)
     standing = browsers.standing(held, incarnation)
