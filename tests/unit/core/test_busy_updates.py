@@ -1,4 +1,4 @@
-"""Well-formed updates that would keep the CRDT library, and with it the process, busy for seconds."""
+"""Updates that are well formed and would keep the CRDT library, and with it the process, busy for seconds."""
 
 from __future__ import annotations
 
