@@ -135,14 +135,14 @@ def join(context: click.Context, token: str | None, token_file: Path | None) -> 
     if token is not None and token_file is not None:
         raise click.UsageError("give TOKEN or --token-file")
     if token_file is not None:
-        text = token_file.read_text()
+        text = token_file.read_text(errors="replace")
     elif token not in (None, "-"):
         assert token is not None
         text = token
     elif sys.stdin.isatty():
         text = click.prompt("Token", hide_input=True, err=True)
     else:
-        text = sys.stdin.read()
+        text = sys.stdin.buffer.read().decode(errors="replace")
     addresses = read_token(text).addresses
     with _stopped(settings.home):
         credentials = asyncio.run(Credentials.join(settings.home, text))

@@ -57,7 +57,7 @@ class ServedNode:
     def _shut_down(self) -> None:
         self.spawn(self._server.close())
 
-    def mesh(self, *arguments: str, stdin: str = "") -> Result:
+    def mesh(self, *arguments: str, stdin: str | bytes = "") -> Result:
         """The result of ``mesh --home HOME ARGUMENTS``."""
         return CliRunner().invoke(cli, ["--home", str(self.home), *arguments], input=stdin)
 

@@ -366,6 +366,8 @@ def test_revoking_by_name_by_the_start_of_an_id_and_by_the_whole_one(served: Ser
 
 def test_a_token_comes_from_one_place(served: ServedNode, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("mesh1-x")
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"mesh1-\xff")
     both = served.mesh("join", "mesh1-x", "--token-file", str(tmp_path / "token"))
     assert both.exit_code == 2
     for result in (
@@ -373,6 +375,8 @@ def test_a_token_comes_from_one_place(served: ServedNode, tmp_path: Path) -> Non
         served.mesh("join", "--token-file", str(tmp_path / "token")),
         served.mesh("join", stdin="mesh1-x\n"),
         served.mesh("join", "-", stdin="mesh1-x\n"),
+        served.mesh("join", stdin=b"mesh1-\xff\n"),
+        served.mesh("join", "--token-file", str(binary)),
     ):
         assert result.exit_code == 4
         assert "mistyped or cut" in result.stderr
