@@ -110,10 +110,14 @@ def grant_of(role: str, read: Iterable[str] = EVERYTHING, write: Iterable[str] |
     """
     if role not in ROLES:
         raise ValueError(f"there is no role {role!r}: choose one of {', '.join(ROLES)}")
-    readable = sorted(set(read))
-    grant = Grant(list(ROLES[role]), readable, readable if write is None else sorted(set(write)))
+    readable = _names(read)
+    grant = Grant(list(ROLES[role]), readable, readable if write is None else _names(write))
     grant.check()
     return grant
+
+
+def _names(given: Iterable[str]) -> list[str]:
+    return [given] if isinstance(given, str) else sorted(set(given))  # not its letters: one may be a *
 
 
 def role_of(grant: Grant) -> str:

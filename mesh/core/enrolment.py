@@ -29,11 +29,11 @@ SECRET_BYTES = 20
 
 MAX_TTL_SECONDS = 365 * 86_400
 MAX_USES = 100_000
+MAX_ADDRESSES = 16
 
 _PREFIX = "mesh1-"
 _CHECKSUM_BYTES = 4
 _MAX_TOKEN_CHARS = 4096
-_MAX_ADDRESSES = 16
 _ENROL, _RENEW = b"docmesh enrol 1\0", b"docmesh renew 1\0"
 
 
@@ -95,7 +95,7 @@ def read_token(token: str) -> Invitation:
         invitation = msgspec.msgpack.decode(body, type=Invitation)
     except (binascii.Error, ValueError, msgspec.MsgspecError) as error:
         raise InvitationRefused("the token was mistyped or cut: copy all of it") from error
-    if not 1 <= len(invitation.addresses) <= _MAX_ADDRESSES:
+    if not 1 <= len(invitation.addresses) <= MAX_ADDRESSES:
         raise InvitationRefused("the token does not say whom to dial")
     return invitation
 

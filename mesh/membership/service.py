@@ -29,6 +29,7 @@ from mesh.core.certificates import (
     role_of,
 )
 from mesh.core.enrolment import (
+    MAX_ADDRESSES,
     MAX_TTL_SECONDS,
     MAX_USES,
     SECRET_BYTES,
@@ -148,11 +149,14 @@ class MembershipService:
             )
         self._require_grant(grant)
         known = [self._peers.address] if self._peers.address else []
-        reachable = list(dict.fromkeys([*addresses, *known]))
+        given = [addresses] if isinstance(addresses, str) else addresses
+        reachable = list(dict.fromkeys([*given, *known]))
         if not reachable or not self._peers.binding:
             raise InvalidInvitation(
                 "this node accepts no connections, or does not know at which address it does"
             )
+        if len(reachable) > MAX_ADDRESSES:
+            raise InvalidInvitation(f"a token holds at most {MAX_ADDRESSES} addresses, not {len(reachable)}")
         for address in reachable:
             self._transport.check(address)
         secret = self._random.randbytes(SECRET_BYTES)

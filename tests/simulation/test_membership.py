@@ -190,7 +190,8 @@ async def test_what_nobody_can_be_invited_to() -> None:
     world = World(7)
     hq_credentials = admin()
     hq = await world.start("hq", credentials=hq_credentials)
-    for wrong in ({"role": "king"}, {"uses": 0}, {"ttl": 0}, {"collections": ["a b"]}):
+    many = [f"wss://127.0.0.1:{port}" for port in range(1, 17)]
+    for wrong in ({"role": "king"}, {"uses": 0}, {"ttl": 0}, {"collections": ["a b"]}, {"addresses": many}):
         with pytest.raises(InvalidInvitation):
             await hq.invite(**wrong)
     van = await world.start("van", credentials=member("van", hq_credentials))

@@ -271,3 +271,8 @@ def test_renewal() -> None:
     assert membership.chain == newer
     with pytest.raises(MembershipRefused):
         membership.renewed(HQ_CHAIN, late)
+
+
+def test_one_name_alone_grants_that_and_not_its_letters() -> None:
+    assert grant_of("member", "cars*", "vans*").read == ["cars*"]
+    assert grant_of("member", "cars*", "vans*").write == ["vans*"]
