@@ -66,6 +66,12 @@ class Credentials:
         root = None if root_key is None else _read_key(Path(root_key))
         path, identity = cls._prepare(home)
         if root is None:
+            if (path / _ROOT).exists():
+                raise CredentialsUnusable(
+                    str(path),
+                    f"{_ROOT} there is the key of a mesh already: make another admin of that one with "
+                    f"`mesh init --root-key {path / _ROOT}`, or move it to a safe place",
+                )
             secret = os.urandom(PRIVATE_KEY_BYTES)
             write_private(path / _ROOT, secret.hex().encode() + b"\n")
             root = Identity(secret)

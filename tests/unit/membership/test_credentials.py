@@ -40,6 +40,16 @@ def test_the_key_of_a_mesh_makes_another_admin(tmp_path: Path) -> None:
     assert not (tmp_path / "hq3").exists()
 
 
+def test_the_key_of_a_mesh_is_never_replaced_by_another(tmp_path: Path) -> None:
+    first = Credentials.create(tmp_path)
+    (tmp_path / "certificates.json").unlink()  # as after a kill before it was written
+    with pytest.raises(CredentialsUnusable, match=r"root\.key there is the key of a mesh already"):
+        Credentials.create(tmp_path)
+    again = Credentials.create(tmp_path, tmp_path / "root.key")
+    assert (again.mesh_id, again.node_id) == (first.mesh_id, first.node_id)
+    assert again.root() is not None
+
+
 def test_only_their_owner_may_read_them_whatever_the_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
