@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from mesh.core.patterns import compile_pattern
-from mesh.core.values import identical, normalized, split_path
+from mesh.core.values import MAX_SAFE_INTEGER, identical, normalized, split_path
 from mesh.errors import InvalidDocument, InvalidSelector
 
 MAX_SELECTOR_BYTES = 8 * 1024
@@ -319,8 +319,8 @@ def check_window(skip: int, limit: int | None, fields: Sequence[str] | None = No
         InvalidSelector: a number is none or negative, or ``fields`` are no names.
     """
     for name, number in (("skip", skip), ("limit", 0 if limit is None else limit)):
-        if type(number) is not int or number < 0:
-            raise InvalidSelector(f"{name} is a number of documents, 0 or more, not {number!r}")
+        if type(number) is not int or not 0 <= number <= MAX_SAFE_INTEGER:
+            raise InvalidSelector(f"{name} is a number of documents, 0 or more, not {_shown(number)}")
     if fields is not None and (isinstance(fields, str) or not all(isinstance(f, str) for f in fields)):
         raise InvalidSelector(f"fields is a list of paths, not {fields!r}")
 

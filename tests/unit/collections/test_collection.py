@@ -310,7 +310,7 @@ async def test_selectors_that_cannot_be_are_refused(cars: Collection) -> None:
             await cars.find(sort=bad)
         with pytest.raises(InvalidSelector):
             cars.observe(sort=bad)
-    for window in ({"skip": -1}, {"limit": -1}):
+    for window in ({"skip": -1}, {"limit": -1}, {"limit": 2**63}, {"skip": 2**64}):
         with pytest.raises(InvalidSelector):
             await cars.find(**window)  # type: ignore[arg-type]
     assert await cars.count() == 1
