@@ -4,36 +4,30 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from os import PathLike
-from pathlib import Path
-from random import Random
 
 import msgspec
 
 from mesh.core.board import handle_of
 from mesh.core.catalogue import Catalogue
 from mesh.core.changes import Change
-from mesh.core.delivery import ReceiveMode, is_live
+from mesh.core.delivery import is_live
 from mesh.core.direct import FEATURE, must_offer, offer_of, offered_by, receipt_of
 from mesh.core.receipts import DistributionRecord, NodeRecord, Receipt
-from mesh.core.scopes import AllNodes, DistributionScope, NodeFacts, check_scope, matches
+from mesh.core.scopes import AllNodes, DistributionScope, check_scope, matches
 from mesh.core.status import DistributionHandle, DistributionStatus, TransferPriority, TransferState
 from mesh.core.tokens import BlobToken
 from mesh.core.wire import DirectReceipt
 from mesh.distributions.checks import id_of, new_distribution
-from mesh.distributions.deliveries import Deliveries
 from mesh.distributions.expiry import ExpiryTimer
 from mesh.distributions.following import SETTLE, Followed, completion_of, progress_of
-from mesh.distributions.inbox import Inbox
 from mesh.distributions.offers import Offers
-from mesh.distributions.policy import Policy
 from mesh.distributions.ports import NODES, Blobs, OwnedDocuments
+from mesh.distributions.reception import Reception
 from mesh.distributions.tasks import Tasks
 from mesh.distributions.watches import board_of, update_board
 from mesh.errors import InvalidDistribution, InvalidDocument, NotStarted, UnknownDistribution
 from mesh.network.link import Link
 from mesh.network.peers import Peers
-from mesh.storage.worker import InlineWorker, Worker
 from mesh.streams import Stream
 
 logger = logging.getLogger("mesh.distributions")
@@ -85,16 +79,8 @@ class DirectFileDistribution:
         documents: OwnedDocuments,
         blobs: Blobs,
         peers: Peers,
+        reception: Reception,
         *,
-        node_id: str,
-        facts: Callable[[], NodeFacts],
-        clock: Callable[[], float],
-        random: Random,
-        deliveries: Deliveries,
-        receive: ReceiveMode = "auto",
-        inbox: str | PathLike[str] | None = None,
-        worker: Worker | None = None,
-        policy: Policy | None = None,
         require_publish: Callable[[], None] = lambda: None,
     ) -> None:
         """
@@ -102,13 +88,12 @@ class DirectFileDistribution:
             documents: only read, to know which nodes there are.
             peers: the links; the handlers of the messages of this service are registered here.
             require_publish: raises PermissionDenied if this node may not distribute.
-        For the others see :class:`~mesh.distributions.service.MeshFileDistribution`.
         """
         self._documents = documents
         self._peers = peers
-        self._node_id = node_id
-        self._clock = clock
-        self._random = random
+        self._node_id = reception.node_id
+        self._clock = clock = reception.clock
+        self._random = reception.random
         self._require_publish = require_publish
         self._catalogue = Catalogue()
         self._published: dict[str, _Published] = {}
@@ -119,19 +104,7 @@ class DirectFileDistribution:
         self._started = False
         self._on_change: Callable[[str], None] = lambda hash: None
         self._offers = Offers(
-            self._catalogue,
-            blobs,
-            peers,
-            self._learn,
-            self._acknowledged,
-            node_id=node_id,
-            facts=facts,
-            clock=clock,
-            random=random,
-            receive=receive,
-            inbox=Inbox(Path(inbox), blobs, worker or InlineWorker(), node_id) if inbox is not None else None,
-            deliveries=deliveries,
-            policy=policy,
+            self._catalogue, blobs, peers, reception, learn=self._learn, acknowledge=self._acknowledged
         )
         peers.handle(DirectReceipt, self._take_receipt)
         peers.on_up(self._linked)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from random import Random
 from typing import Any
 
 import msgspec
@@ -12,16 +11,12 @@ import msgspec
 from mesh.core.catalogue import Catalogue
 from mesh.core.certificates import PUBLISH
 from mesh.core.changes import Document
-from mesh.core.delivery import ReceiveMode
 from mesh.core.direct import MAX_HELD_BYTES, offered_by
 from mesh.core.receipts import DistributionRecord, Receipt, advanced, new_receipt, receipt_id_of
-from mesh.core.scopes import NodeFacts
 from mesh.core.status import TransferState
 from mesh.core.wire import DirectOffer, DirectReceipt
-from mesh.distributions.deliveries import Deliveries
-from mesh.distributions.inbox import Inbox
-from mesh.distributions.policy import Policy
 from mesh.distributions.ports import Blobs, Selector
+from mesh.distributions.reception import Reception
 from mesh.distributions.subscriber import Subscriber
 from mesh.errors import InvalidDocument
 from mesh.network.link import Link
@@ -42,50 +37,29 @@ class Offers:
         catalogue: Catalogue,
         blobs: Blobs,
         peers: Peers,
+        reception: Reception,
+        *,
         learn: Callable[[DistributionRecord], None],
         acknowledge: Callable[[Receipt], None],
-        *,
-        node_id: str,
-        facts: Callable[[], NodeFacts],
-        clock: Callable[[], float],
-        random: Random,
-        receive: ReceiveMode,
-        inbox: Inbox | None,
-        deliveries: Deliveries,
-        policy: Policy | None,
     ) -> None:
         """
         Args:
             catalogue: what is known; ``learn`` puts a record into it and wakes the subscriber.
             acknowledge: takes this node's receipts of its own distributions.
-        For the others see :class:`~mesh.distributions.service.MeshFileDistribution`.
         """
         self._catalogue = catalogue
         self._peers = peers
         self._learn = learn
         self._acknowledge = acknowledge
-        self._node_id = node_id
-        self._facts = facts
-        self._clock = clock
+        self._node_id = reception.node_id
+        self._facts = reception.facts
+        self._clock = reception.clock
         self._receipts: dict[str, Receipt] = {}
         self._sizes: dict[str, dict[str, int]] = {}
         """Per publisher, the distributions that it has offered, in that order, and their bytes."""
         self._runs: dict[str, bytes] = {}
         """Per publisher, the run of it that has offered them."""
-        self.subscriber = Subscriber(
-            self,
-            blobs,
-            catalogue,
-            node_id=node_id,
-            facts=facts,
-            clock=clock,
-            random=random,
-            receive=receive,
-            inbox=inbox,
-            deliveries=deliveries,
-            hub=False,
-            policy=policy,
-        )
+        self.subscriber = Subscriber(self, blobs, catalogue, reception, hub=False)
         peers.handle(DirectOffer, self._take)
         peers.on_up(self._linked)
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from os import PathLike
-from pathlib import Path
-from random import Random
 
 import msgspec
 
 from mesh.core.board import handle_of
 from mesh.core.catalogue import Catalogue
 from mesh.core.changes import Change, Document
-from mesh.core.delivery import ReceiveMode, is_live
+from mesh.core.delivery import is_live
 from mesh.core.receipts import (
     DistributionRecord,
     NodeRecord,
@@ -22,16 +19,15 @@ from mesh.core.receipts import (
     parse_distribution,
     receipt_id_of,
 )
-from mesh.core.scopes import AllNodes, DistributionScope, NodeFacts, check_scope, matches, nodes_selector
+from mesh.core.scopes import AllNodes, DistributionScope, check_scope, matches, nodes_selector
 from mesh.core.status import DistributionHandle, DistributionStatus, TransferPriority
 from mesh.core.tokens import BlobToken
 from mesh.distributions.checks import id_of, new_distribution, write_record
-from mesh.distributions.deliveries import Deliveries, Delivery
+from mesh.distributions.deliveries import Delivery
 from mesh.distributions.expiry import ExpiryTimer
 from mesh.distributions.following import SETTLE, completion_of, progress_of
-from mesh.distributions.inbox import Inbox
-from mesh.distributions.policy import Policy
 from mesh.distributions.ports import DISTRIBUTIONS, NODES, RECEIPTS, Blobs, OwnedDocuments
+from mesh.distributions.reception import Reception
 from mesh.distributions.retention import RETENTION_SECONDS, Retention
 from mesh.distributions.subscriber import Subscriber
 from mesh.distributions.tasks import Tasks
@@ -45,7 +41,6 @@ from mesh.errors import (
     PermissionDenied,
     UnknownDistribution,
 )
-from mesh.storage.worker import InlineWorker, Worker
 from mesh.streams import Stream
 
 logger = logging.getLogger("mesh.distributions")
@@ -63,38 +58,24 @@ class MeshFileDistribution:
         self,
         documents: OwnedDocuments,
         blobs: Blobs,
+        reception: Reception,
         *,
-        node_id: str,
-        facts: Callable[[], NodeFacts],
-        clock: Callable[[], float],
-        random: Random,
-        receive: ReceiveMode = "auto",
-        inbox: str | PathLike[str] | None = None,
-        deliveries: Deliveries | None = None,
         hub: bool = False,
-        worker: Worker | None = None,
-        policy: Policy | None = None,
         retention: float = RETENTION_SECONDS,
         admin: Callable[[], bool] = lambda: False,
     ) -> None:
         """
         Args:
-            facts: what this node says of itself now; :meth:`facts_changed` tells that it says something else.
-            clock: wall clock, seconds since the epoch.
-            random: makes ids that nobody can guess, so a ``SystemRandom`` outside tests.
-            receive: ``auto`` fetches what this node is in the scope of and puts it into ``inbox``, ``manual``
-                leaves that to :meth:`deliveries`, ``off`` refuses.
-            deliveries: the undecided ones of this node, if others than this service find some too.
+            reception: how this node receives; :meth:`facts_changed` tells that it says something else of
+                itself.
             hub: also caches every live distribution for others.
-            policy: may refuse what this node is in the scope of.
             admin: whether this node may cancel the distributions of others.
             retention: seconds that a distribution of this node stays after it is over.
-            worker: where the inbox's files are written; ``None``: on the event loop's thread.
         """
         self._documents = documents
-        self._node_id = node_id
-        self._clock = clock
-        self._random = random
+        self._node_id = reception.node_id
+        self._clock = clock = reception.clock
+        self._random = reception.random
         self._hub = hub
         self._catalogue = Catalogue()
         self._watches = Watches(documents, self._catalogue, self._known, clock, self._wants_changed)
@@ -103,7 +84,7 @@ class MeshFileDistribution:
         self._retention = Retention(
             documents,
             self._catalogue,
-            node_id,
+            self._node_id,
             clock,
             retention,
             status=self.status,
@@ -115,21 +96,8 @@ class MeshFileDistribution:
         self._admin = admin
         self._started = False
         self._on_change: Callable[[str], None] = lambda hash: None
-        self._deliveries = deliveries or Deliveries()
-        self._subscriber = Subscriber(
-            documents,
-            blobs,
-            self._catalogue,
-            node_id=node_id,
-            facts=facts,
-            clock=clock,
-            random=random,
-            receive=receive,
-            inbox=Inbox(Path(inbox), blobs, worker or InlineWorker(), node_id) if inbox is not None else None,
-            deliveries=self._deliveries,
-            hub=hub,
-            policy=policy,
-        )
+        self._deliveries = reception.deliveries
+        self._subscriber = Subscriber(documents, blobs, self._catalogue, reception, hub=hub)
 
     async def start(self) -> None:
         """Take up what the documents say; when this returns, every distribution that is held is known.

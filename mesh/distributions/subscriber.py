@@ -12,20 +12,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from random import Random
 
 from mesh.core.catalogue import Catalogue
-from mesh.core.delivery import Action, Decision, ReceiveMode, decide, is_live
+from mesh.core.delivery import Action, Decision, decide, is_live
 from mesh.core.receipts import DistributionRecord, Receipt, advanced, new_receipt, receipt_id_of
 from mesh.core.scopes import NodeFacts
 from mesh.core.status import TransferState
-from mesh.distributions.deliveries import UNDECIDED, Deliveries, Delivery
-from mesh.distributions.inbox import Inbox
+from mesh.distributions.deliveries import UNDECIDED, Delivery
 from mesh.distributions.jobs import MAX_RETRY_SECONDS, Jobs
-from mesh.distributions.policy import Policy, Verdicts
+from mesh.distributions.policy import Verdicts
 from mesh.distributions.ports import RECEIPTS, Blobs, OwnRecords
 from mesh.distributions.receipt_writer import ReceiptWriter
+from mesh.distributions.reception import Reception
 from mesh.distributions.tasks import Tasks
 from mesh.errors import InvalidDocument
 
@@ -40,31 +38,31 @@ class Subscriber:
         documents: OwnRecords,
         blobs: Blobs,
         catalogue: Catalogue,
+        reception: Reception,
         *,
-        node_id: str,
-        facts: Callable[[], NodeFacts],
-        clock: Callable[[], float],
-        random: Random,
-        receive: ReceiveMode,
-        inbox: Inbox | None,
-        deliveries: Deliveries,
         hub: bool,
-        policy: Policy | None,
     ) -> None:
-        self.deliveries = deliveries
+        self.deliveries = reception.deliveries
         self._documents = documents
         self._blobs = blobs
         self._catalogue = catalogue
-        self._node_id = node_id
-        self._facts = facts
-        self._clock = clock
-        self._receive: ReceiveMode = receive
-        self._inbox = inbox
+        self._node_id = reception.node_id
+        self._facts = reception.facts
+        self._clock = reception.clock
+        self._mode = reception.mode
+        self._inbox = reception.inbox_of(blobs)
         self._hub = hub
         self._tasks = Tasks()
         self._writers: dict[str, ReceiptWriter] = {}
-        self._jobs = Jobs(blobs, inbox, self._tasks, self._writer_of, clock=clock, random=random)
-        self._verdicts = Verdicts(policy, self._tasks, self.wake)
+        self._jobs = Jobs(
+            blobs,
+            self._inbox,
+            self._tasks,
+            self._writer_of,
+            clock=reception.clock,
+            random=reception.random,
+        )
+        self._verdicts = Verdicts(reception.policy, self._tasks, self.wake)
         self._changed: dict[str, None] = {}
         self._wakeup = asyncio.Event()
         self._again: dict[str, asyncio.TimerHandle] = {}
@@ -142,7 +140,7 @@ class Subscriber:
             writer.current if writer else None,
             node_id=self._node_id,
             facts=facts,
-            receive=self._receive,
+            receive=self._mode,
             superseded_by=superseded_by,
             now=now,
         )

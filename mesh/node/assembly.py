@@ -18,8 +18,8 @@ from mesh.core.interest import EVERYTHING
 from mesh.core.receipts import NodeRecord
 from mesh.core.scopes import Capabilities
 from mesh.core.wire import InterestEntry
-from mesh.distributions.deliveries import Deliveries
 from mesh.distributions.direct import DirectFileDistribution
+from mesh.distributions.reception import Reception
 from mesh.distributions.service import MeshFileDistribution
 from mesh.membership.service import MembershipService
 from mesh.network.peers import Peers
@@ -266,34 +266,27 @@ class Assembly:
     ) -> tuple[MeshFileDistribution, DirectFileDistribution]:
         settings, environment = self._settings, self._environment
         credentials, membership = settings.credentials, settings.membership
-        deliveries = Deliveries()
-        return MeshFileDistribution(
-            owned,
-            attachments,
+        reception = Reception(
             node_id=self._identity.node_id,
             facts=lambda: profile.facts,
             clock=environment.clock,
             random=environment.random,
-            receive=settings.receive,
+            mode=settings.receive,
             inbox=settings.inbox,
-            deliveries=deliveries,
-            hub=settings.hub,
             worker=worker,
             policy=settings.policy,
+        )
+        return MeshFileDistribution(
+            owned,
+            attachments,
+            reception,
+            hub=settings.hub,
             retention=settings.retention,
             admin=lambda: credentials is not None and ADMIN in credentials.roles,
         ), DirectFileDistribution(
             owned,
             attachments,
             peers,
-            node_id=self._identity.node_id,
-            facts=lambda: profile.facts,
-            clock=environment.clock,
-            random=environment.random,
-            receive=settings.receive,
-            inbox=settings.inbox,
-            deliveries=deliveries,
-            worker=worker,
-            policy=settings.policy,
+            reception,
             require_publish=(lambda: None) if membership is None else membership.require_publish,
         )

@@ -13,6 +13,8 @@ from mesh.core.delivery import ReceiveMode
 from mesh.core.receipts import NodeRecord, Receipt
 from mesh.core.scopes import Capabilities, Formation, NodeFacts
 from mesh.core.status import DistributionHandle, DistributionStatus, TransferState
+from mesh.distributions.policy import Policy
+from mesh.distributions.reception import Reception
 from mesh.distributions.service import MeshFileDistribution
 from tests.simulation.virtual_clock import run_virtual
 from tests.unit.distributions.fakes import FakeBlobs, FakeDocuments, Key, document_of
@@ -25,10 +27,18 @@ NORTH = Formation("north")
 class FakePeer:
     """One node: its disk survives :meth:`World.restart`, its service does not."""
 
-    def __init__(self, world: World, node_id: str, facts: NodeFacts, options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        world: World,
+        node_id: str,
+        facts: NodeFacts,
+        reception: dict[str, Any],
+        options: dict[str, Any],
+    ) -> None:
         self.world = world
         self.node_id = node_id
         self.facts = facts
+        self.reception = reception
         self.options = options
         self.skew = 0.0
         self.documents = FakeDocuments(world, node_id)
@@ -42,23 +52,18 @@ class FakePeer:
     async def up(self) -> None:
         """Start the service and say who this is."""
         await self._describe()
-        self.service = MeshFileDistribution(
-            self.documents,
-            self.blobs,
-            node_id=self.node_id,
-            facts=lambda: self.facts,
-            clock=self.clock,
-            random=self.world.random,
-            **self.options,
+        reception = Reception(
+            self.node_id, lambda: self.facts, self.clock, self.world.random, **self.reception
         )
+        self.service = MeshFileDistribution(self.documents, self.blobs, reception, **self.options)
         await self.service.start()
 
-    async def restart(self, **options: Any) -> None:
+    async def restart(self, **reception: Any) -> None:
         """Stop and start again, with the same disk."""
         await self.service.close()
         self.documents.wants.clear()
         self.documents.selectors.clear()
-        self.options.update(options)
+        self.reception.update(reception)
         await self.up()
 
     async def set_formations(self, *formations: str) -> None:
@@ -109,13 +114,14 @@ class World:
         *,
         receive: ReceiveMode = "auto",
         inbox: Path | None = None,
+        policy: Policy | None = None,
         hub: bool = False,
         **options: Any,
     ) -> FakePeer:
         """A node that is not up yet."""
         facts = NodeFacts(tuple(formations), capabilities or Capabilities())
-        options |= {"receive": receive, "inbox": inbox, "hub": hub}
-        peer = self.peers[node_id] = FakePeer(self, node_id, facts, options)
+        reception = {"mode": receive, "inbox": inbox, "policy": policy}
+        peer = self.peers[node_id] = FakePeer(self, node_id, facts, reception, options | {"hub": hub})
         return peer
 
     async def start(self, node_id: str, formations: Sequence[str] = (), **options: Any) -> FakePeer:
