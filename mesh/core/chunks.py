@@ -29,8 +29,6 @@ Buffer = bytes | bytearray | memoryview
 HASH_BYTES = 32
 CHUNK_KIND = 3
 CHUNK_HEAD_BYTES = 16
-MAX_CHUNK_FRAME_BYTES = CHUNK_HEAD_BYTES + CHUNK_BYTES
-"""Largest message on a bulk connection."""
 
 EMPTY_HASH = blake3(b"").hexdigest()
 """The hash, and the ``chunks_hash``, of the blob without bytes."""

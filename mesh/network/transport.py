@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from mesh.core.chunks import CHUNK_HEAD_BYTES
 from mesh.core.frames import MAX_FRAME_BYTES
 from mesh.core.handshake import MAX_HANDSHAKE_BYTES
 from mesh.core.tokens import CHUNK_BYTES
@@ -22,7 +23,7 @@ PATHS = ("/", BULK_PATH, JOIN_PATH)
 MAX_STRANGER_BYTES = MAX_HANDSHAKE_BYTES
 """Largest message of somebody who has not proven who it is."""
 
-MAX_BULK_MESSAGE_BYTES = CHUNK_BYTES + 16
+MAX_BULK_MESSAGE_BYTES = CHUNK_HEAD_BYTES + CHUNK_BYTES
 """Largest message on a bulk connection: a chunk and its header."""
 
 
