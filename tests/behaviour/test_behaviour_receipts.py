@@ -31,7 +31,7 @@ async def test_given_a_forged_receipt_when_it_arrives_then_no_status_changes(
     handle = await mesh.distribute(scope=Formation("north"))
     before = await mesh.files().status(handle)
     await mesh.claim(handle, "evil", DONE, len(MAP), of="van")
-    assert re.search("is signed by a node that does not own it|only a node itself says", caplog.text)
+    assert re.search("does not own it|only a node itself says", caplog.text)
     assert await mesh.files().status(handle) == before
     assert mesh.states_of(before) == {"van": PENDING}
     await mesh.node("van").resume()
