@@ -8,7 +8,8 @@ What a peer, or an application that asks for too much, can make a node hold is b
   neither a file nor a map of chunks;
 - bytes asked of one source and not arrived: ``core.picking.MAX_WINDOW`` for each fetch; received and not yet
   written: ``lanes.QUEUED_CHUNKS`` for each holder;
-- small blobs on their way to the disk: ``storage.blob_small.MAX_TOGETHER``;
+- small blobs on their way to the disk: as many as there are fetches under way, ``storage.blobs.SMALL_BYTES``
+  each;
 - what one downloader has asked for and not got: ``requests.MAX_QUEUED`` chunks; more end its connection;
 - demands that a link brought: ``core.demand.MAX_DEMANDS_PER_LINK``; more are ignored until they are repeated.
 """

@@ -84,14 +84,16 @@ class SmallTransfer:
     def holder(self, peer: str, have: ChunkMap | None) -> None:
         """A peer says what it holds (``None``: everything)."""
         self.known[peer] = have
-        if not self._claimed and (have is None or have):
+        if not self._claimed and self._holders():
             self._claimed = True
             self._around.slots.claim(self, self._begin)
+        else:
+            self.go_on()
 
     def gone(self, peer: str) -> None:
         """A peer is not a source any more."""
         self.known.pop(peer, None)
-        if self._asked == peer:
+        if self._asked == peer or (self._granted and not self._holders()):
             self._falter()
 
     def give_way(self) -> None:
@@ -159,7 +161,7 @@ class SmallTransfer:
         self._ask()
 
     def _ask(self) -> None:
-        holders = [peer for peer, have in self.known.items() if have is None or have]
+        holders = self._holders()
         if not holders:
             self._falter()
             return
@@ -172,6 +174,9 @@ class SmallTransfer:
             lane.ask(self, [0])
             self._around.downlink.got_on(self)
         self._report()
+
+    def _holders(self) -> list[str]:
+        return [peer for peer, have in self.known.items() if have is None or have]
 
     def _written(self, writing: asyncio.Future[None]) -> None:
         if writing.cancelled() or self._ended:

@@ -194,7 +194,7 @@ def _put(folder: BlobFolder, temp: str, small: Small, shelf: str) -> str:
             with suppress(FileNotFoundError):
                 os.rename(temp, f"{place}/{token.hash}")
                 return place
-    hashes = verified_hashes(token, small.data)
+    hashes = derived_hashes(token) or b""
     return str(folder.put_in_place(Path(temp), token, hashes, cached=small.cached, durable=False))
 
 
