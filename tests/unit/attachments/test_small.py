@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mesh.attachments.transfers import Transfer
+from mesh.core.rates import MIN_LIMIT, NO_LIMITS, Limits
 from mesh.core.tokens import BlobToken
 from mesh.errors import StorageFull
 from mesh.storage.blobs import SMALL_BYTES
@@ -122,3 +123,19 @@ async def test_who_gives_up_leaves_nothing(world: World) -> None:
     lane = exchange.bulk.lane(world.nodes["b"].node_id)
     assert lane is not None
     assert not lane._pending
+
+
+@simulated()
+async def test_what_waits_for_its_turn_while_its_holder_leaves_is_had_from_the_next(world: World) -> None:
+    await world.link("ab")
+    tokens = await many(world, "b")
+    world["a"].set_limits(Limits(download=MIN_LIMIT))
+    fetching = asyncio.create_task(fetch(world, tokens))
+    await asyncio.sleep(0.5)
+    assert not fetching.done()
+    await world.nodes["b"].peers.close()
+    await world.link("ac")
+    await many(world, "c")
+    world["a"].set_limits(NO_LIMITS)
+    async with asyncio.timeout(10):
+        await fetching
