@@ -1,4 +1,4 @@
-"""`python -m demo`: a mesh on this machine, in the terminal and on a page."""
+"""`python -m demo`: a mesh on this machine, and a page to watch and control it; or a story in the terminal."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import shutil
 import signal
 import sys
 import tempfile
+import webbrowser
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from demo.files import NoFile, checked_file, find_file
+from demo.fleet import HOST, Fleet
 from demo.processes import NodeFailed, Supervisor
+from demo.scenarios import SCENARIOS, Scenarios
 from demo.story import Story
 from demo.terminal import Screen, silence
 from mesh.cli.units import size
@@ -24,6 +27,11 @@ PORT = 6374
 """M-E-S-H on a telephone's keys."""
 COPIES = 10
 """Times the file is on the disk at worst: a blob and an inbox copy for each of five nodes."""
+
+FILE_BYTES = 8_000_000
+"""The largest file of a scenario is three times this."""
+MOMENT_SECONDS = 4.0
+"""How long a scenario lets people look."""
 
 NOTICE_SECONDS = 1.0
 """How long after a lost connection the death of its node is waited for."""
@@ -35,15 +43,18 @@ def arguments() -> argparse.Namespace:
     """The command line; ends the process with status 2 if it makes no sense."""
     parser = argparse.ArgumentParser(
         prog="python -m demo",
-        description="Starts a mesh of five nodes on this machine, distributes a file, kills a node on the "
-        "way and brings it back, and proves that every copy is the same. Then a page shows the mesh.",
+        description="Starts a mesh of five nodes on this machine and serves a page to watch and control it. "
+        "With --once there is no page: it distributes a file, kills a node on the way and brings it back, "
+        "and proves that every copy is the same.",
     )
     parser.add_argument(
-        "file", nargs="?", type=Path, help="what to distribute (default: a large file of Python's)"
+        "file", nargs="?", type=Path, help="what --once distributes (default: a large file of Python's)"
     )
     parser.add_argument(
         "--once", action="store_true", help="no page; end with status 0 if everything completed"
     )
+    parser.add_argument("--scenario", choices=SCENARIOS, help="play this when the page is up")
+    parser.add_argument("--open", action="store_true", help="open the page in a browser")
     parser.add_argument(
         "--port", type=int, default=PORT, help=f"where the page is, if it is free (default: {PORT})"
     )
@@ -51,8 +62,13 @@ def arguments() -> argparse.Namespace:
     given = parser.parse_args()
     if not 0 <= given.port <= 65535:
         parser.error(f"there is no port {given.port}")
+    if given.file is not None and not given.once:
+        parser.error("a FILE is for --once; drop it on the page instead")
+    if given.once and (given.scenario or given.open):
+        parser.error("--scenario and --open are for the page, and --once has none")
     try:
-        given.file = find_file() if given.file is None else checked_file(given.file)
+        if given.once:
+            given.file = find_file() if given.file is None else checked_file(given.file)
     except NoFile as error:
         parser.error(str(error))
     return given
@@ -63,7 +79,8 @@ def main() -> int:
     given = arguments()
     try:
         with directory(given.dir) as folder:
-            needed, free = COPIES * given.file.stat().st_size, shutil.disk_usage(folder).free
+            largest = given.file.stat().st_size if given.once else 3 * FILE_BYTES
+            needed, free = COPIES * largest, shutil.disk_usage(folder).free
             if needed > free:
                 raise NodeFailed(f"{folder} has {size(free)} free, and the demo may take {size(needed)}")
             return asyncio.run(run(given, folder))
@@ -92,23 +109,54 @@ async def run(given: argparse.Namespace, folder: Path) -> int:
         async with contextlib.AsyncExitStack() as stack:
             supervisor = await stack.enter_async_context(Supervisor(folder))
             screen = Screen()
-            story = Story(supervisor, screen, given.file)
-            stack.push_async_callback(story.close)
-            screen.say(f"{given.file} is {size(given.file.stat().st_size)}; the nodes live in {folder}")
-            await unless(supervisor.died, story.start())
-            if not given.once:
-                from demo.page import serve  # here: --once needs nothing but the mesh itself
-
-                url = await stack.enter_async_context(serve(story.hub.home, given.port))
-                screen.say(f"watch it at {url}", "bold cyan")
-            status = 0 if await unless(supervisor.died, story.run()) else 1
-            if not given.once:
-                screen.say(f"the mesh stays up until Ctrl-C; watch it at {url}", "bold cyan")
-                await supervisor.died
+            if given.once:
+                status = 0 if await tell_story(supervisor, screen, given.file, stack) else 1
+            else:
+                await show_page(supervisor, screen, given, stack)
     except asyncio.CancelledError:
         if not signals:
             raise
     return 128 + signals[0] if status is None else status
+
+
+async def tell_story(
+    supervisor: Supervisor, screen: Screen, file: Path, stack: contextlib.AsyncExitStack
+) -> bool:
+    """The story in the terminal; whether it ended well."""
+    story = Story(supervisor, screen, file)
+    stack.push_async_callback(story.close)
+    screen.say(f"{file} is {size(file.stat().st_size)}; the nodes live in {supervisor.directory}")
+    await unless(supervisor.died, story.start())
+    return await unless(supervisor.died, story.run())
+
+
+async def show_page(
+    supervisor: Supervisor, screen: Screen, given: argparse.Namespace, stack: contextlib.AsyncExitStack
+) -> None:
+    """Start the mesh of the page and serve it until a signal comes, or a node ends by itself."""
+    from demo.page import application, listening, serve  # here: --once needs nothing but the mesh itself
+
+    sock = stack.enter_context(listening(given.port))
+    port = sock.getsockname()[1]
+    fleet = Fleet(supervisor, [f"http://{host}:{port}" for host in (HOST, "localhost")])
+    scenarios = Scenarios(
+        fleet, supervisor.directory, screen.say, moment=MOMENT_SECONDS, file_bytes=FILE_BYTES
+    )
+    screen.say(f"the nodes live in {supervisor.directory}")
+    await unless(supervisor.died, fleet.start())
+    await stack.enter_async_context(serve(application(fleet, scenarios), sock))
+    stack.push_async_callback(fleet.close)
+    stack.push_async_callback(scenarios.close)
+    for node in fleet.nodes:
+        screen.say(f"{node.name:<10} {node.formation or 'hub':<6} {node.address}  {node.gateway}")
+    url = f"http://{HOST}:{port}/"
+    screen.say(f"watch and control it at {url}", "bold cyan")
+    if given.open:
+        await asyncio.to_thread(webbrowser.open, url)
+    if given.scenario:
+        scenarios.begin(given.scenario)
+    screen.say("the mesh stays up until Ctrl-C")
+    await supervisor.died
 
 
 def stop_on_signals() -> list[signal.Signals]:

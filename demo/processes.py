@@ -37,7 +37,8 @@ class NodeProcess:
         role: what it is in this mesh, for people.
         formation: the named group that it belongs to.
         node_id, address: what it said when it was ready.
-        condition: ``starting``, ``online``, ``killed`` or ``stopped``.
+        gateway: the address of its gateway, if it has one.
+        condition: ``starting``, ``online``, ``offline`` (it is paused), ``killed`` or ``stopped``.
     """
 
     name: str
@@ -45,6 +46,7 @@ class NodeProcess:
     home: Path
     options: list[str] = field(default_factory=list)
     formation: str | None = None
+    gateway: str | None = None
     node_id: str = ""
     address: str = ""
     condition: str = "stopped"
@@ -131,6 +133,14 @@ class Supervisor:
         node.process = None
         return process.pid
 
+    async def stop(self, node: NodeProcess) -> None:
+        """Close it in good order, or kill it if that takes too long."""
+        process = node.process
+        assert process is not None, f"{node.name} does not run"
+        node.condition = "stopped"
+        await _end(process)
+        node.process = None
+
     async def close(self) -> None:
         """Close every node: asked first, killed if that takes too long. May be repeated."""
         running = [node for node in self.nodes.values() if node.process is not None]
@@ -151,7 +161,7 @@ class Supervisor:
 
     async def _guard(self, node: NodeProcess, process: Process) -> None:
         status = await process.wait()
-        if node.process is process and node.condition == "online" and not self.died.done():
+        if node.process is process and node.condition in ("online", "offline") and not self.died.done():
             node.condition = "stopped"
             error = NodeFailed(f"{node.name} ended by itself with status {status}{_tail(node.log)}")
             self.died.set_exception(error)

@@ -75,6 +75,14 @@ async def members(served: Served) -> list[dict[str, Any]]:
     return await served.node.members()
 
 
+@METHODS.add("node.set_limits")
+async def set_limits(
+    served: Served, *, upload: float | None = None, download: float | None = None, link: float | None = None
+) -> None:
+    """``Node.set_limits()``."""
+    served.node.set_limits(upload=upload, download=download, link=link)
+
+
 @METHODS.add("node.set_formations")
 async def set_formations(served: Served, *, formations: Annotated[list[Text], Meta(max_length=64)]) -> None:
     """``Node.set_formations()``."""

@@ -1,0 +1,222 @@
+// A collection as a live table. Rows are kept by id, and only those that change are touched.
+
+import { at, choices, h, onAction, problem, render, toast } from "./dom.js";
+import { diffList, differences } from "./diff.js";
+import { changedMeanwhile, edit } from "./editor.js";
+import { cell, clock, plural } from "./format.js";
+import { draws, mesh } from "./state.js";
+
+const OWNED = ["nodes", "distributions", "receipts"]; // written by their owners alone
+const PREFERRED = ["tasks", "sensors"];
+const COLUMNS = 7; // the fields that most documents have; the rest share one cell
+const ROWS_A_FRAME = 60;
+
+const documents = new Map();
+const rows = new Map();
+let order = []; // ids as they are shown
+let columns = [];
+let collection = null;
+let selector = "";
+let following = null;
+let counted = null; // what the counts of the collections were asked for
+let last = null; // {id, changes, at, alone}
+const unsynced = new Set(); // ids that changed while this node had no link: nobody else can have them
+
+// --- following ---------------------------------------------------------------------------------------------
+
+function follow() {
+  following?.close();
+  following = null;
+  clear();
+  unsynced.clear();
+  problem(at("selector-error"), null);
+  if (!collection || !mesh.gateway) return;
+  const one = { kind: "documents", collection };
+  if (selector) {
+    try {
+      one.selector = JSON.parse(selector);
+    } catch (error) {
+      return problem(at("selector-error"), new Error(`That is no JSON: ${error.message}`));
+    }
+  }
+  following = mesh.gateway.live([one], { take, failed: (_, error) => problem(at("selector-error"), error) });
+}
+
+function clear() {
+  documents.clear();
+  rows.clear();
+  order = [];
+  columns = [];
+  last = null;
+  at("table").querySelector("tbody").replaceChildren();
+  at("table").querySelector("thead").replaceChildren();
+  drawFoot();
+}
+
+function take(_, kind, data) {
+  if (kind === "snapshot") {
+    clear();
+    for (const document of data.documents) documents.set(document._id, document);
+  } else {
+    for (const document of [...data.inserted, ...data.updated]) {
+      heard(document._id, documents.get(document._id), document);
+      documents.set(document._id, document);
+      rows.get(document._id)?.remove();
+      rows.delete(document._id);
+      fresh.add(document._id);
+    }
+    for (const id of data.removed) {
+      heard(id, documents.get(id), null);
+      documents.delete(id);
+      rows.get(id)?.remove();
+      rows.delete(id);
+    }
+    askForCounts();
+  }
+  order = [...documents.keys()].sort(natural.compare);
+  soon();
+}
+
+const natural = new Intl.Collator("en", { numeric: true });
+
+function heard(id, before, after) {
+  const alone = mesh.presence !== null && !mesh.presence.peers.length;
+  if (alone) unsynced.add(id);
+  last = { id, made: !before, removed: !after, changes: differences(before, after), at: new Date(), alone };
+  changedMeanwhile(collection, id, after);
+}
+
+// --- drawing -----------------------------------------------------------------------------------------------
+
+const fresh = new Set();
+let drawing = false;
+
+function soon() {
+  if (drawing) return;
+  drawing = true;
+  requestAnimationFrame(drawRows);
+}
+
+function widestColumns() {
+  const uses = new Map();
+  for (const document of documents.values()) {
+    for (const name of Object.keys(document)) if (name !== "_id") uses.set(name, (uses.get(name) ?? 0) + 1);
+  }
+  return [...uses].sort(([a, many], [b, others]) => others - many || natural.compare(a, b)).slice(0, COLUMNS).map(([name]) => name).sort(natural.compare);
+}
+
+/** Put the rows in order, making a share of the missing ones each frame. */
+function drawRows() {
+  drawing = false;
+  const body = at("table").querySelector("tbody");
+  const wanted = widestColumns();
+  if (wanted.join("\n") !== columns.join("\n")) {
+    columns = wanted;
+    rows.clear();
+    body.replaceChildren();
+    at("table").querySelector("thead").replaceChildren(h("tr", {}, ["_id", ...columns, "more"].map((name) => h("th", { scope: "col", class: name === "more" ? "narrow" : "" }, name))));
+  }
+  let made = 0;
+  let here = body.firstElementChild;
+  for (const id of order) {
+    let row = rows.get(id);
+    if (!row) {
+      if (made === ROWS_A_FRAME) {
+        soon();
+        break;
+      }
+      made += 1;
+      row = rowOf(documents.get(id));
+      rows.set(id, row);
+    }
+    if (row === here) here = here.nextElementSibling;
+    else body.insertBefore(row, here);
+  }
+  fresh.clear();
+  drawFoot();
+}
+
+function rowOf(document) {
+  const rest = Object.keys(document).filter((name) => name !== "_id" && !columns.includes(name));
+  return h("tr", { class: fresh.has(document._id) ? "fresh" : "" },
+    h("th", { scope: "row" }, h("button", { type: "button", class: "link", "data-action": document._id, title: document._id }, document._id)),
+    columns.map((name) => h("td", { title: typeof document[name] === "object" ? JSON.stringify(document[name]) : null }, cell(name, document[name]))),
+    h("td", { class: "narrow" }, rest.length ? `+${rest.length}` : ""));
+}
+
+function drawFoot() {
+  at("documents-count").textContent = collection ? plural(documents.size, "document") : "";
+  at("table").hidden = !documents.size;
+  at("documents-empty").hidden = documents.size > 0;
+  at("documents-empty").textContent = selector ? "No document matches." : "No documents yet.";
+  at("create").disabled = OWNED.includes(collection);
+  drawUnsynced();
+  at("last-change").hidden = !last;
+  if (!last) return;
+  const what = last.removed ? "was removed" : last.made ? "was added" : "changed";
+  const who = last.alone ? `written through ${mesh.presence.name}: it has no links` : `as ${mesh.presence?.name ?? "the node"} heard`;
+  render(at("last-change"), h("p", {}, h("b", {}, last.id), ` ${what} at ${clock(last.at)}, ${who}`), last.removed ? null : diffList(last.changes));
+}
+
+function drawUnsynced() {
+  if (mesh.presence?.peers.length) unsynced.clear();
+  const name = mesh.presence?.name ?? "this node";
+  at("unsynced").textContent = unsynced.size
+    ? `${plural(unsynced.size, "document")} unsynced: changed on ${name} while it has no link.`
+    : mesh.presence?.peers.length ? `0 unsynced: changes leave ${name} as they are made.` : `0 unsynced; ${name} has no link: what changes now will wait.`;
+  at("unsynced").classList.toggle("warn", unsynced.size > 0);
+}
+
+// --- the collections ---------------------------------------------------------------------------------------
+
+let asking = false;
+
+async function askForCounts() {
+  if (asking || !mesh.gateway) return;
+  asking = true;
+  const { gateway } = mesh;
+  try {
+    const { collections } = await gateway.call("GET", "/api/collections");
+    if (gateway === mesh.gateway) drawCollections(collections);
+  } catch {
+    // the banner says that the node does not answer
+  } finally {
+    asking = false;
+  }
+}
+
+function drawCollections(counts) {
+  const names = [...new Set([...Object.keys(counts), ...(collection ? [collection] : [])])].sort((a, b) => OWNED.includes(a) - OWNED.includes(b) || natural.compare(a, b));
+  choices(at("collection"), names.map((name) => [name, `${name} (${counts[name] ?? 0})`]), collection ?? undefined);
+  const first = PREFERRED.find((name) => names.includes(name)) ?? names[0];
+  if (!collection && first) show(first);
+}
+
+function show(name) {
+  collection = name;
+  at("collection").value = name;
+  follow();
+}
+
+at("collection").addEventListener("change", () => {
+  selector = at("selector").value = "";
+  show(at("collection").value);
+});
+at("find").addEventListener("submit", (event) => {
+  event.preventDefault();
+  selector = at("selector").value.trim();
+  follow();
+});
+at("create").addEventListener("click", () => (collection ? edit(collection) : toast("There is no collection yet.")));
+onAction(at("table"), "click", (id) => documents.has(id) && edit(collection, documents.get(id), OWNED.includes(collection)));
+
+draws(() => {
+  follow();
+  askForCounts();
+}, "gateway");
+draws(drawUnsynced, "presence");
+draws(() => {
+  if (counted === mesh.stats?.documents) return;
+  counted = mesh.stats?.documents;
+  askForCounts();
+}, "stats");

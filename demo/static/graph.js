@@ -1,0 +1,106 @@
+// The mesh as one node sees it: itself in the middle, its links, and who it knows without a link.
+
+import { at, h, onAction, render, s } from "./dom.js";
+import { milliseconds, plural } from "./format.js";
+import { changed, draws, formations, linkOf, members, mesh, processOf, receiving, self, standing } from "./state.js";
+
+const CENTRE = [360, 220];
+const LABELLED = 24; // nodes; with more, names are shown for the pointed at and the selected
+const COLOURS = 6; // in style.css
+
+const colourOf = (node, names) => (node.formations.length ? `f${names.indexOf(node.formations[0]) % COLOURS}` : "f-none");
+
+function places(others) {
+  const around = new Map();
+  const rings = others.length > 40 ? 3 : others.length > LABELLED ? 2 : 1;
+  others.forEach((node, index) => {
+    const angle = (2 * Math.PI * index) / others.length - Math.PI / 2 + (others.length === 2 ? Math.PI / 2 : others.length % 2 ? 0 : Math.PI / others.length);
+    const reach = rings === 1 ? 1 : [1, 0.8, 0.6][index % rings];
+    around.set(node._id, [CENTRE[0] + 270 * reach * Math.cos(angle), CENTRE[1] + 160 * reach * Math.sin(angle)]);
+  });
+  return around;
+}
+
+function draw() {
+  const me = self();
+  const all = members();
+  if (!me) return render(at("graph"), s("text", { x: CENTRE[0], y: CENTRE[1], class: "quiet", "text-anchor": "middle" }, "waiting for the node"));
+  const names = formations();
+  const others = all.filter((node) => node._id !== me);
+  const around = places(others);
+  const many = all.length > LABELLED;
+  const centre = mesh.nodes.get(me) ?? { _id: me, name: mesh.presence.name, formations: [], hub: false };
+  at("graph").classList.toggle("many", many);
+  render(
+    at("graph"),
+    others.map((node) => line(node, around.get(node._id), many)),
+    others.map((node) => circle(node, around.get(node._id), names, many)),
+    circle(centre, CENTRE, names, many),
+  );
+  const linked = others.filter((node) => linkOf(node._id)).length;
+  const unknown = mesh.presence.peers.filter((peer) => !mesh.nodes.has(peer.node_id)).length;
+  at("graph-count").textContent = `${plural(all.length, "node")} known, ${linked + unknown} linked with ${mesh.presence.name}`;
+  render(
+    at("legend"),
+    names.map((name, index) => h("li", {}, h("i", { class: `swatch f${index % COLOURS}` }), name)),
+    h("li", {}, h("i", { class: "swatch hub" }), "hub"),
+    h("li", {}, h("i", { class: "swatch flow" }), "chunks flowing"),
+    h("li", {}, h("i", { class: "swatch apart" }), "no link from here"),
+  );
+}
+
+function line(node, [x, y], many) {
+  const link = linkOf(node._id);
+  const [cx, cy] = CENTRE;
+  const cut = isCut(node);
+  if (!link && many) return null;
+  const flow = !link ? "" : receiving(node._id) ? "out" : receiving(self()) ? "in" : "";
+  const path = { x1: cx, y1: cy, x2: x, y2: y };
+  return s("g", { "data-key": `link/${node._id}`, class: `link ${link ? "" : cut ? "cut" : "none"}` },
+    s("line", path),
+    flow ? s("line", { ...path, class: `flow ${flow}` }) : null,
+    link && !many ? s("text", { x: cx + (x - cx) * 0.52, y: cy + (y - cy) * 0.52 - 6, "text-anchor": "middle", class: "rtt" }, milliseconds(link.rtt)) : null,
+    cut && !link ? s("text", { x: cx + (x - cx) * 0.52, y: cy + (y - cy) * 0.52 - 6, "text-anchor": "middle", class: "rtt bad" }, "cut") : null);
+}
+
+const isCut = (node) => {
+  const one = processOf(self())?.name;
+  const other = processOf(node._id)?.name;
+  return Boolean(mesh.supervisor?.cuts.some((pair) => pair.includes(one) && pair.includes(other)));
+};
+
+function circle(node, [x, y], names, many) {
+  const how = standing(node._id);
+  const here = node._id === self();
+  const radius = many ? (here ? 14 : 8) : node.hub ? 26 : 21;
+  const role = [node.hub ? "hub" : "", ...node.formations].filter(Boolean).join(", ");
+  const words = { here: "looked through", offline: "offline, looked through", linked: `linked, ${milliseconds(linkOf(node._id)?.rtt)}`, apart: "no link from here" }[how];
+  const below = y >= CENTRE[1] - 1;
+  return s("g", {
+    "data-key": `node/${node._id}`, "data-action": node._id, transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})`, tabindex: "0", role: "button",
+    "aria-pressed": String(mesh.selected === node._id), "aria-label": `${node.name}${role ? `, ${role}` : ""}: ${words}`,
+    class: `node ${how} ${colourOf(node, names)} ${node.hub ? "is-hub" : ""} ${mesh.selected === node._id ? "selected" : ""} ${receiving(node._id) ? "receiving" : ""}`,
+  },
+    s("circle", { r: radius + 6, class: "halo" }),
+    node.hub && !many ? s("rect", { x: -radius, y: -radius, width: 2 * radius, height: 2 * radius, rx: 9, class: "body" }) : s("circle", { r: radius, class: "body" }),
+    many ? null : s("text", { class: "mark", "text-anchor": "middle", dy: "0.35em" }, node.hub ? "hub" : mark(node)),
+    s("text", { class: "name", "text-anchor": "middle", y: many ? -13 : below ? radius + 19 : -radius - 10 }, node.name),
+    how === "apart" || how === "offline" ? s("text", { class: "how", "text-anchor": "middle", y: many ? -26 : below ? radius + 34 : -radius - 26 }, how === "offline" ? "offline" : "no link") : null);
+}
+
+const mark = (node) => (node.formations[0] ?? node.name).slice(0, 1).toUpperCase() + (node.name.match(/\d+$/)?.[0] ?? "");
+
+export function select(id) {
+  mesh.selected = mesh.selected === id ? null : id;
+  changed("selected");
+}
+
+onAction(at("graph"), "click", select);
+at("graph").addEventListener("keydown", (event) => {
+  const id = event.target.dataset?.action;
+  if (id && (event.key === "Enter" || event.key === " ")) {
+    event.preventDefault();
+    select(id);
+  }
+});
+draws(draw, "nodes", "presence", "distributions", "selected", "supervisor");
