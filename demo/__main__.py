@@ -1,4 +1,4 @@
-"""`python -m demo`: a mesh on this machine, and a page to watch and control it; or a story in the terminal."""
+"""`python -m demo`: a mesh on this machine, and a page to watch it; or a story in the terminal."""
 
 from __future__ import annotations
 
@@ -54,6 +54,13 @@ def arguments() -> argparse.Namespace:
         "--once", action="store_true", help="no page; end with status 0 if everything completed"
     )
     parser.add_argument("--scenario", choices=SCENARIOS, help="play this when the page is up")
+    parser.add_argument(
+        "--pace",
+        type=float,
+        default=MOMENT_SECONDS,
+        metavar="SECONDS",
+        help=f"how long scenarios let people look (default: {MOMENT_SECONDS:g})",
+    )
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     parser.add_argument(
         "--port", type=int, default=PORT, help=f"where the page is, if it is free (default: {PORT})"
@@ -62,6 +69,8 @@ def arguments() -> argparse.Namespace:
     given = parser.parse_args()
     if not 0 <= given.port <= 65535:
         parser.error(f"there is no port {given.port}")
+    if not 0 <= given.pace <= 3600:
+        parser.error(f"--pace is 0 to 3600 seconds, not {given.pace:g}")
     if given.file is not None and not given.once:
         parser.error("a FILE is for --once; drop it on the page instead")
     if given.once and (given.scenario or given.open):
@@ -139,9 +148,7 @@ async def show_page(
     sock = stack.enter_context(listening(given.port))
     port = sock.getsockname()[1]
     fleet = Fleet(supervisor, [f"http://{host}:{port}" for host in (HOST, "localhost")])
-    scenarios = Scenarios(
-        fleet, supervisor.directory, screen.say, moment=MOMENT_SECONDS, file_bytes=FILE_BYTES
-    )
+    scenarios = Scenarios(fleet, supervisor.directory, screen.say, moment=given.pace, file_bytes=FILE_BYTES)
     screen.say(f"the nodes live in {supervisor.directory}")
     await unless(supervisor.died, fleet.start())
     await stack.enter_async_context(serve(application(fleet, scenarios), sock))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 from weakref import WeakSet
@@ -11,6 +12,7 @@ from weakref import WeakSet
 from demo.processes import NodeProcess, Supervisor
 from demo.sensors import COLLECTION, write_readings
 from mesh import Stream
+from mesh.cli.units import size
 
 HOST = "127.0.0.1"
 TASKS = "tasks"
@@ -21,7 +23,7 @@ LOG_EVENTS = 100
 FIRST_TASKS = (
     {
         "_id": "antenna",
-        "title": "Mend the antenna on the roof",
+        "title": "Mend the antenna",
         "place": "north",
         "priority": 2,
         "done": False,
@@ -87,13 +89,7 @@ class Fleet:
             NodeFailed: a node did not start.
         """
         first = [self._add("hub", None, "--hub")]
-        for name, formation in (
-            ("north-1", "north"),
-            ("north-2", "north"),
-            ("south-1", "south"),
-            ("south-2", "south"),
-        ):
-            first.append(self._add(name, formation))
+        first += [self._add(f"{side}-{number}", side) for side in ("north", "south") for number in (1, 2)]
         try:
             async with asyncio.TaskGroup() as starting:
                 for node in first:
@@ -124,8 +120,8 @@ class Fleet:
                 await self.restart(node.name)
             elif node.condition == "offline":
                 await self.resume(node.name)
-            if node.name in self._limits:
-                await self.cap(node.name, None)
+        if self._limits:
+            await self.cap_all(None)
 
     # --- what can be done to a node ---------------------------------------------------------------
 
@@ -165,14 +161,15 @@ class Fleet:
     async def cap(self, name: str, upload_limit: int | None) -> None:
         """Send files no faster, in bytes a second; ``None``: as fast as it goes."""
         node = self._expect(name, "online", "offline")
-        async with node.control() as control:
-            await control.call("node.set_limits", {"upload": upload_limit})
-        if upload_limit is None:
-            self._limits.pop(name, None)
-        else:
-            self._limits[name] = upload_limit
-        how = "is without a cap" if upload_limit is None else f"is capped at {upload_limit / 1e6:.2g} MB/s"
-        self.tell(f"the uplink of {name} {how}")
+        await self._limit(node, upload_limit)
+        self.tell(f"the uplink of {name} {_cap_text(upload_limit)}")
+
+    async def cap_all(self, upload_limit: int | None) -> None:
+        """:meth:`cap` for every node that runs."""
+        for node in self.nodes:
+            if node.condition in ("online", "offline") and self._limits.get(node.name) != upload_limit:
+                await self._limit(node, upload_limit)
+        self.tell(f"every uplink {_cap_text(upload_limit)}")
 
     async def cut(self, one: str, other: str) -> None:
         """End the link between two nodes, and keep it from coming back."""
@@ -205,7 +202,7 @@ class Fleet:
     def tell(self, text: str, kind: str = "") -> None:
         """An event for the log of every page."""
         self._count += 1
-        self._events.append({"number": self._count, "text": text, "kind": kind})
+        self._events.append({"number": self._count, "at": time.time(), "text": text, "kind": kind})
         del self._events[:-LOG_EVENTS]
         self._changed()
 
@@ -276,6 +273,14 @@ class Fleet:
             self._writers[node.name] = asyncio.create_task(write_readings(node))
         self._changed()
 
+    async def _limit(self, node: NodeProcess, upload_limit: int | None) -> None:
+        async with node.control() as control:
+            await control.call("node.set_limits", {"upload": upload_limit})
+        if upload_limit is None:
+            self._limits.pop(node.name, None)
+        else:
+            self._limits[node.name] = upload_limit
+
     def _expect(self, name: str, *conditions: str) -> NodeProcess:
         node = self.node(name)
         if node.condition not in conditions:
@@ -289,6 +294,10 @@ class Fleet:
     def _changed(self) -> None:
         for stream in list(self._watchers):
             stream.push(self.state())
+
+
+def _cap_text(upload_limit: int | None) -> str:
+    return "is without a cap" if upload_limit is None else f"is capped at {size(upload_limit)}/s"
 
 
 def free_port() -> int:

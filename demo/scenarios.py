@@ -95,10 +95,8 @@ class Scenarios:
     # --- the plays ----------------------------------------------------------------------------------
 
     async def _fan_out(self) -> None:
-        hub, others = self._fleet.hub, self._online()[1:]
-        for node in (hub, *others):
-            await self._fleet.cap(node.name, CAP)
-        copies = len(others)
+        hub, copies = self._fleet.hub, len(self._online()) - 1
+        await self._fleet.cap_all(CAP)
         alone = copies * self._file_bytes / CAP
         self._say(
             f"Every uplink is capped at {size(CAP)}/s: {hub.name} alone would need {alone:.0f} s for "
@@ -172,13 +170,12 @@ class Scenarios:
             await transfer.until(lambda status: _state(status, joiner) is TransferState.COMPLETED)
             await _until_found(joiner, {"_id": "shift-plan"}, 1, TASKS)
         self._say(
-            f"{joiner.name} had the file and the documents {time.monotonic() - began:.1f} s after it was started."
+            f"{joiner.name} had the file and the documents {time.monotonic() - began:.1f} s after its start."
         )
 
     async def _cancel(self) -> None:
         hub = self._fleet.hub
-        for node in self._online():
-            await self._fleet.cap(node.name, SLOW_CAP)
+        await self._fleet.cap_all(SLOW_CAP)
         self._say(
             f"A large file goes to formation north, at {size(SLOW_CAP)}/s. It is cancelled on the way: look "
             "at the receipts."

@@ -9,11 +9,10 @@ import { at, choices } from "./dom.js";
 import { clock } from "./format.js";
 import { Gateway } from "./gateway.js";
 import { note } from "./log.js";
-import { changed, draws, mesh, nameOf } from "./state.js";
+import { SAMPLE_SECONDS, changed, draws, mesh, nameOf } from "./state.js";
 import { followSupervisor } from "./supervisor.js";
 import "./scenarios.js";
 
-const SAMPLE_SECONDS = 2;
 const SUBSCRIPTIONS = [
   { kind: "documents", collection: "nodes" },
   { kind: "presence", every: SAMPLE_SECONDS },

@@ -1,15 +1,16 @@
 // Who gets which file, and how far each is.
 
 import { at, h, onAction, render, toast } from "./dom.js";
-import { PRIORITIES, duration, percent, scope, size } from "./format.js";
+import { PRIORITIES, duration, percent, plural, scope, size } from "./format.js";
 import { draws, mesh, nameOf, standing } from "./state.js";
 
 const SHOWN = 30; // receipts of one distribution; the rest are told as a number
-const opened = new Set();
+const opened = new Set(); // ids whose receipts are all shown
+const toggled = new Map(); // ids that were folded or unfolded by hand
 
 function draw() {
   const listed = [...mesh.distributions.values()].sort((a, b) => b.status.handle.started_at - a.status.handle.started_at);
-  render(at("distributions"), listed.length ? listed.map(card) : h("p", { class: "empty" }, "No file is distributed yet. Drop one on this page."));
+  render(at("distributions"), listed.length ? listed.map((one, index) => card(one, index === 0)) : h("p", { class: "empty" }, "No file is distributed yet. Drop one on this page."));
 }
 
 const fractionOf = (receipt) => (receipt.status === "completed" ? 1 : receipt.total_bytes ? receipt.progress_bytes / receipt.total_bytes : 0);
@@ -29,7 +30,7 @@ function verdict(status) {
   return [`${status.completed} of ${status.total_targets}`, "busy"];
 }
 
-function card({ status, name, size_bytes, publisher }) {
+function card({ status, name, size_bytes, publisher }, newest) {
   const { handle } = status;
   const id = handle.distribution_id;
   const receipts = Object.values(status.node_statuses).sort((a, b) => nameOf(a.node_id).localeCompare(nameOf(b.node_id), "en", { numeric: true }));
@@ -39,6 +40,7 @@ function card({ status, name, size_bytes, publisher }) {
   const title = name ?? handle.blob_hash.slice(0, 12);
   const shown = opened.has(id) ? receipts : receipts.slice(0, SHOWN);
   const going = !status.is_cancelled && !status.is_expired && status.completed < status.total_targets;
+  const unfolded = toggled.get(id) ?? (newest || going);
   const button = (action, text, more) => h("button", { type: "button", "data-key": action, "data-action": action, "data-id": id, ...more }, text);
   return h("article", { "data-key": id, class: "distribution", "aria-label": title },
     h("header", {},
@@ -50,9 +52,10 @@ function card({ status, name, size_bytes, publisher }) {
     h("div", { class: "overall" },
       h("progress", { max: "1", value: String(done), "aria-label": `All of ${title}`, class: kind }),
       h("span", { class: "amount" }, percent(done))),
-    h("ul", { class: "receipts" }, shown.map((receipt) => line(receipt, id))),
+    unfolded ? h("ul", { class: "receipts" }, shown.map((receipt) => line(receipt, id))) : null,
     h("div", { class: "buttons" },
-      receipts.length > shown.length ? button("more", `${receipts.length - shown.length} more receipts`) : null,
+      receipts.length ? button("fold", unfolded ? "Hide receipts" : plural(receipts.length, "receipt"), { "aria-expanded": String(unfolded), class: "quiet" }) : null,
+      unfolded && receipts.length > shown.length ? button("more", `${receipts.length - shown.length} more receipts`) : null,
       going ? button("cancel", "Cancel", { class: "danger" }) : null,
       status.failed && !status.is_cancelled ? button("retry", "Retry the failed") : null));
 }
@@ -65,7 +68,7 @@ function line(receipt, id) {
   let said = status;
   if (status === "transferring" && rate) said = `${size(rate)}/s, ${duration((total_bytes - progress_bytes) / rate)} left`;
   else if (status === "completed" && started_at && completed_at) said = `completed in ${Math.max(completed_at - started_at, 0).toFixed(1)} s`;
-  if (error) said = `${status}: ${error}`;
+  if (error) said = error.startsWith(status) ? error : `${status}: ${error}`;
   else if (away && (status === "transferring" || status === "connecting")) said = `${status} when last heard of, no link from here`;
   else if (away && status === "pending") said = "pending, no link from here";
   return h("li", { "data-key": node_id, class: status },
@@ -77,6 +80,10 @@ function line(receipt, id) {
 
 onAction(at("distributions"), "click", async (action, element) => {
   const { id } = element.dataset;
+  if (action === "fold") {
+    toggled.set(id, element.getAttribute("aria-expanded") !== "true");
+    return draw();
+  }
   if (action === "more") {
     opened.add(id);
     return draw();

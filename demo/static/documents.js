@@ -105,6 +105,12 @@ function widestColumns() {
   return [...uses].sort(([a, many], [b, others]) => others - many || natural.compare(a, b)).slice(0, COLUMNS).map(([name]) => name).sort(natural.compare);
 }
 
+/** The share of the width that a column takes: by the text in the first rows. */
+function widthOf(name) {
+  const lengths = order.slice(0, 50).map((id) => cell(name, documents.get(id)[name]).length);
+  return Math.min(26, Math.max(name.length, 7, ...lengths));
+}
+
 /** Put the rows in order, making a share of the missing ones each frame. */
 function drawRows() {
   drawing = false;
@@ -114,7 +120,13 @@ function drawRows() {
     columns = wanted;
     rows.clear();
     body.replaceChildren();
-    at("table").querySelector("thead").replaceChildren(h("tr", {}, ["_id", ...columns, "more"].map((name) => h("th", { scope: "col", class: name === "more" ? "narrow" : "" }, name))));
+    const widths = [14, ...columns.map(widthOf), 4].map((width) => {
+      const column = document.createElement("col");
+      column.style.width = `${width}%`;
+      return column;
+    });
+    at("table").querySelector("colgroup").replaceChildren(...widths);
+    at("table").querySelector("thead").replaceChildren(h("tr", {}, ["_id", ...columns, ""].map((name) => h("th", { scope: "col", class: name === "" ? "narrow" : "" }, name))));
   }
   let made = 0;
   let here = body.firstElementChild;

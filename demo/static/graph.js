@@ -4,7 +4,11 @@ import { at, h, onAction, render, s } from "./dom.js";
 import { milliseconds, plural } from "./format.js";
 import { changed, draws, formations, linkOf, members, mesh, processOf, receiving, self, standing } from "./state.js";
 
-const CENTRE = [360, 220];
+const WIDE = { size: [720, 440], reach: [270, 160] };
+const NARROW = { size: [400, 400], reach: [145, 145] };
+const phone = matchMedia("(max-width: 34rem)");
+let shape = WIDE;
+let centre;
 const LABELLED = 24; // nodes; with more, names are shown for the pointed at and the selected
 const COLOURS = 6; // in style.css
 
@@ -16,26 +20,29 @@ function places(others) {
   others.forEach((node, index) => {
     const angle = (2 * Math.PI * index) / others.length - Math.PI / 2 + (others.length === 2 ? Math.PI / 2 : others.length % 2 ? 0 : Math.PI / others.length);
     const reach = rings === 1 ? 1 : [1, 0.8, 0.6][index % rings];
-    around.set(node._id, [CENTRE[0] + 270 * reach * Math.cos(angle), CENTRE[1] + 160 * reach * Math.sin(angle)]);
+    around.set(node._id, [centre[0] + shape.reach[0] * reach * Math.cos(angle), centre[1] + shape.reach[1] * reach * Math.sin(angle)]);
   });
   return around;
 }
 
 function draw() {
+  shape = phone.matches ? NARROW : WIDE;
+  centre = shape.size.map((length) => length / 2);
+  at("graph").setAttribute("viewBox", `0 0 ${shape.size.join(" ")}`);
   const me = self();
   const all = members();
-  if (!me) return render(at("graph"), s("text", { x: CENTRE[0], y: CENTRE[1], class: "quiet", "text-anchor": "middle" }, "waiting for the node"));
+  if (!me) return render(at("graph"), s("text", { x: centre[0], y: centre[1], class: "quiet", "text-anchor": "middle" }, "waiting for the node"));
   const names = formations();
   const others = all.filter((node) => node._id !== me);
   const around = places(others);
   const many = all.length > LABELLED;
-  const centre = mesh.nodes.get(me) ?? { _id: me, name: mesh.presence.name, formations: [], hub: false };
+  const own = mesh.nodes.get(me) ?? { _id: me, name: mesh.presence.name, formations: [], hub: false };
   at("graph").classList.toggle("many", many);
   render(
     at("graph"),
     others.map((node) => line(node, around.get(node._id), many)),
     others.map((node) => circle(node, around.get(node._id), names, many)),
-    circle(centre, CENTRE, names, many),
+    circle(own, centre, names, many),
   );
   const linked = others.filter((node) => linkOf(node._id)).length;
   const unknown = mesh.presence.peers.filter((peer) => !mesh.nodes.has(peer.node_id)).length;
@@ -51,7 +58,7 @@ function draw() {
 
 function line(node, [x, y], many) {
   const link = linkOf(node._id);
-  const [cx, cy] = CENTRE;
+  const [cx, cy] = centre;
   const cut = isCut(node);
   if (!link && many) return null;
   const flow = !link ? "" : receiving(node._id) ? "out" : receiving(self()) ? "in" : "";
@@ -75,7 +82,7 @@ function circle(node, [x, y], names, many) {
   const radius = many ? (here ? 14 : 8) : node.hub ? 26 : 21;
   const role = [node.hub ? "hub" : "", ...node.formations].filter(Boolean).join(", ");
   const words = { here: "looked through", offline: "offline, looked through", linked: `linked, ${milliseconds(linkOf(node._id)?.rtt)}`, apart: "no link from here" }[how];
-  const below = y >= CENTRE[1] - 1;
+  const below = y >= centre[1] - 1;
   return s("g", {
     "data-key": `node/${node._id}`, "data-action": node._id, transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})`, tabindex: "0", role: "button",
     "aria-pressed": String(mesh.selected === node._id), "aria-label": `${node.name}${role ? `, ${role}` : ""}: ${words}`,
@@ -88,7 +95,7 @@ function circle(node, [x, y], names, many) {
     how === "apart" || how === "offline" ? s("text", { class: "how", "text-anchor": "middle", y: many ? -26 : below ? radius + 34 : -radius - 26 }, how === "offline" ? "offline" : "no link") : null);
 }
 
-const mark = (node) => (node.formations[0] ?? node.name).slice(0, 1).toUpperCase() + (node.name.match(/\d+$/)?.[0] ?? "");
+const mark = (node) => node.name.slice(0, 1).toUpperCase() + (node.name.match(/\d+$/)?.[0] ?? "");
 
 export function select(id) {
   mesh.selected = mesh.selected === id ? null : id;
@@ -103,4 +110,5 @@ at("graph").addEventListener("keydown", (event) => {
     select(id);
   }
 });
+phone.addEventListener("change", draw);
 draws(draw, "nodes", "presence", "distributions", "selected", "supervisor");

@@ -3,7 +3,7 @@
 import { at, h, onAction, render } from "./dom.js";
 import { milliseconds, size, time } from "./format.js";
 import { select } from "./graph.js";
-import { draws, linkOf, members, mesh, processOf, self, standing } from "./state.js";
+import { SAMPLE_SECONDS, draws, linkOf, members, mesh, processOf, self, standing } from "./state.js";
 import { order } from "./supervisor.js";
 
 const CAPS = [["", "no cap"], ["262144", "256 kB/s"], ["1048576", "1 MB/s"], ["4194304", "4 MB/s"]];
@@ -81,7 +81,7 @@ function drawStats() {
   const { stats, before } = mesh;
   if (!stats) return render(at("stats"));
   const fact = (name, value) => h("div", { "data-key": name }, h("dt", {}, name), h("dd", {}, value));
-  const passed = (key) => (before ? ` (+${size(stats[key] - before[key])})` : "");
+  const passed = (key) => (before && stats[key] > before[key] ? `, ${size((stats[key] - before[key]) / SAMPLE_SECONDS)}/s` : "");
   render(at("stats"),
     fact("links", String(stats.links)),
     fact("documents", stats.documents.toLocaleString("en")),

@@ -1,5 +1,7 @@
 // What is known, and who draws it. A drawing runs at most once a frame, however much has changed.
 
+export const SAMPLE_SECONDS = 2; // between round-trip times, byte counts and totals
+
 export const mesh = {
   gateway: null, // of the node that the page looks through
   live: false, // its stream is up

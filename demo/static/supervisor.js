@@ -12,8 +12,8 @@ export function followSupervisor() {
     mesh.supervisor = JSON.parse(event.data);
     const { log } = mesh.supervisor;
     if (log.at(-1)?.number < told) told = 0; // another supervisor
-    for (const { number, text, kind } of log) {
-      if (number > told) note(text, kind);
+    for (const { number, at, text, kind } of log) {
+      if (number > told) note(text, kind, new Date(at * 1000));
       told = Math.max(told, number);
     }
     changed("supervisor");
