@@ -181,7 +181,7 @@ class Scenarios:
             "at the receipts."
         )
         async with self._distributed(hub, "cancel", Formation("north"), times=3) as transfer:
-            status = await transfer.until(lambda status: status.overall_progress > 0.05)
+            status = await transfer.until(lambda status: status.overall_progress > 0.02)
             await self._moment()
             async with hub.control() as control:
                 await control.call("distributions.cancel", {"id": transfer.id})

@@ -16,10 +16,10 @@ ROOT = Path(__file__).resolve().parents[2]
 class DemoProcess:
     """``python -m demo ARGUMENTS`` with its nodes in ``folder``.
 
-    A context manager that makes sure it is gone.
+    A context manager that makes sure it is gone, after ``patience`` seconds at the latest.
     """
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, patience: float = 60) -> None:
         self.folder = folder
         self.output = ""
         self._process = subprocess.Popen(
@@ -31,7 +31,7 @@ class DemoProcess:
             text=True,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )
-        self._watchdog = threading.Timer(60, self._process.kill)
+        self._watchdog = threading.Timer(patience, self._process.kill)
         self._watchdog.start()
 
     def until(self, text: str) -> str:
