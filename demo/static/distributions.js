@@ -1,7 +1,7 @@
 // Who gets which file, and how far each is.
 
 import { at, h, onAction, render, toast } from "./dom.js";
-import { PRIORITIES, duration, percent, plural, scope, size } from "./format.js";
+import { PRIORITIES, duration, natural, percent, plural, scope, size } from "./format.js";
 import { draws, mesh, nameOf, standing } from "./state.js";
 
 const SHOWN = 30; // receipts of one distribution; the rest are told as a number
@@ -33,7 +33,7 @@ function verdict(status) {
 function card({ status, name, size_bytes, publisher }, newest) {
   const { handle } = status;
   const id = handle.distribution_id;
-  const receipts = Object.values(status.node_statuses).sort((a, b) => nameOf(a.node_id).localeCompare(nameOf(b.node_id), "en", { numeric: true }));
+  const receipts = Object.values(status.node_statuses).sort((a, b) => natural(nameOf(a.node_id), nameOf(b.node_id)));
   const [word, kind] = verdict(status);
   const done = overall(status);
   const priority = PRIORITIES[handle.priority];

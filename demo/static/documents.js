@@ -1,15 +1,15 @@
-// A collection as a live table. Rows are kept by id, and only those that change are touched.
+// A collection as a live table. There are rows only for what can be seen of it, and empty space for the rest.
 
 import { at, choices, h, onAction, problem, render, toast } from "./dom.js";
 import { diffList, differences } from "./diff.js";
 import { changedMeanwhile, edit } from "./editor.js";
-import { cell, clock, plural } from "./format.js";
+import { cell, clock, natural, plural } from "./format.js";
 import { draws, mesh } from "./state.js";
 
 const OWNED = ["nodes", "distributions", "receipts"]; // written by their owners alone
 const PREFERRED = ["tasks", "sensors"];
 const COLUMNS = 7; // the fields that most documents have; the rest share one cell
-const ROWS_A_FRAME = 60;
+const SPARE = 10; // rows above and below those that can be seen
 
 const documents = new Map();
 const rows = new Map();
@@ -19,7 +19,7 @@ let collection = null;
 let selector = "";
 let following = null;
 let counted = null; // what the counts of the collections were asked for
-let last = null; // {id, changes, at, alone}
+let lastChange = null; // {id, changes, at, alone}
 const unsynced = new Set(); // ids that changed while this node had no link: nobody else can have them
 
 // --- following ---------------------------------------------------------------------------------------------
@@ -47,10 +47,11 @@ function clear() {
   rows.clear();
   order = [];
   columns = [];
-  last = null;
+  lastChange = null;
   at("table").querySelector("tbody").replaceChildren();
   at("table").querySelector("thead").replaceChildren();
-  drawFoot();
+  at("table").scrollTop = 0;
+  soon();
 }
 
 function take(_, kind, data) {
@@ -71,18 +72,17 @@ function take(_, kind, data) {
       rows.get(id)?.remove();
       rows.delete(id);
     }
-    askForCounts();
+    if (data.inserted.length || data.removed.length) askForCounts();
   }
-  order = [...documents.keys()].sort(natural.compare);
+  order = [...documents.keys()].sort(natural);
   soon();
 }
 
-const natural = new Intl.Collator("en", { numeric: true });
 
 function heard(id, before, after) {
   const alone = mesh.presence !== null && !mesh.presence.peers.length;
   if (alone) unsynced.add(id);
-  last = { id, made: !before, removed: !after, changes: differences(before, after), at: new Date(), alone };
+  lastChange = { id, made: !before, removed: !after, changes: differences(before, after), at: new Date(), alone };
   changedMeanwhile(collection, id, after);
 }
 
@@ -102,7 +102,7 @@ function widestColumns() {
   for (const document of documents.values()) {
     for (const name of Object.keys(document)) if (name !== "_id") uses.set(name, (uses.get(name) ?? 0) + 1);
   }
-  return [...uses].sort(([a, many], [b, others]) => others - many || natural.compare(a, b)).slice(0, COLUMNS).map(([name]) => name).sort(natural.compare);
+  return [...uses].sort(([a, many], [b, others]) => others - many || natural(a, b)).slice(0, COLUMNS).map(([name]) => name).sort(natural);
 }
 
 /** The share of the width that a column takes: by the text in the first rows. */
@@ -111,41 +111,54 @@ function widthOf(name) {
   return Math.min(26, Math.max(name.length, 7, ...lengths));
 }
 
-/** Put the rows in order, making a share of the missing ones each frame. */
+const space = () => h("tr", { class: "space", "aria-hidden": "true" }, h("td"));
+const [above, below] = [space(), space()];
+
+/** Have the rows that can be seen, in order. */
 function drawRows() {
   drawing = false;
-  const body = at("table").querySelector("tbody");
+  const box = at("table");
+  const body = box.querySelector("tbody");
   const wanted = widestColumns();
-  if (wanted.join("\n") !== columns.join("\n")) {
+  if (wanted.join("\n") !== columns.join("\n") || !body.firstChild) {
     columns = wanted;
     rows.clear();
-    body.replaceChildren();
-    const widths = [14, ...columns.map(widthOf), 4].map((width) => {
-      const column = document.createElement("col");
-      column.style.width = `${width}%`;
-      return column;
-    });
-    at("table").querySelector("colgroup").replaceChildren(...widths);
-    at("table").querySelector("thead").replaceChildren(h("tr", {}, ["_id", ...columns, ""].map((name) => h("th", { scope: "col", class: name === "" ? "narrow" : "" }, name))));
+    drawHead();
+    body.replaceChildren(above, below);
   }
-  let made = 0;
-  let here = body.firstElementChild;
-  for (const id of order) {
-    let row = rows.get(id);
-    if (!row) {
-      if (made === ROWS_A_FRAME) {
-        soon();
-        break;
-      }
-      made += 1;
-      row = rowOf(documents.get(id));
-      rows.set(id, row);
-    }
+  at("table").hidden = !order.length;
+  const height = rows.values().next().value?.offsetHeight || 34;
+  const first = Math.max(0, Math.floor(box.scrollTop / height) - SPARE);
+  const last = Math.min(order.length, Math.ceil((box.scrollTop + box.clientHeight) / height) + SPARE);
+  const shown = new Set(order.slice(first, last));
+  for (const [id, row] of rows) {
+    if (shown.has(id)) continue;
+    row.remove();
+    rows.delete(id);
+  }
+  let here = above.nextElementSibling;
+  for (const id of shown) {
+    const row = rows.get(id) ?? rowOf(documents.get(id));
+    rows.set(id, row);
     if (row === here) here = here.nextElementSibling;
     else body.insertBefore(row, here);
   }
+  above.firstChild.style.height = `${first * height}px`;
+  below.firstChild.style.height = `${(order.length - last) * height}px`;
+  box.querySelector("table").setAttribute("aria-rowcount", order.length + 1);
   fresh.clear();
   drawFoot();
+}
+
+function drawHead() {
+  const widths = [14, ...columns.map(widthOf), 4].map((width) => {
+    const column = document.createElement("col");
+    column.style.width = `${width}%`;
+    return column;
+  });
+  at("table").querySelector("colgroup").replaceChildren(...widths);
+  const names = ["_id", ...columns].map((name) => h("th", { scope: "col" }, name));
+  at("table").querySelector("thead").replaceChildren(h("tr", {}, names, h("td", { class: "narrow" })));
 }
 
 function rowOf(document) {
@@ -158,16 +171,15 @@ function rowOf(document) {
 
 function drawFoot() {
   at("documents-count").textContent = collection ? plural(documents.size, "document") : "";
-  at("table").hidden = !documents.size;
   at("documents-empty").hidden = documents.size > 0;
   at("documents-empty").textContent = selector ? "No document matches." : "No documents yet.";
   at("create").disabled = OWNED.includes(collection);
   drawUnsynced();
-  at("last-change").hidden = !last;
-  if (!last) return;
-  const what = last.removed ? "was removed" : last.made ? "was added" : "changed";
-  const who = last.alone ? `written through ${mesh.presence.name}: it has no links` : `as ${mesh.presence?.name ?? "the node"} heard`;
-  render(at("last-change"), h("p", {}, h("b", {}, last.id), ` ${what} at ${clock(last.at)}, ${who}`), last.removed ? null : diffList(last.changes));
+  at("last-change").hidden = !lastChange;
+  if (!lastChange) return;
+  const what = lastChange.removed ? "was removed" : lastChange.made ? "was added" : "changed";
+  const who = lastChange.alone ? `written through ${mesh.presence.name}: it has no links` : `as ${mesh.presence?.name ?? "the node"} heard`;
+  render(at("last-change"), h("p", {}, h("b", {}, lastChange.id), ` ${what} at ${clock(lastChange.at)}, ${who}`), lastChange.removed ? null : diffList(lastChange.changes));
 }
 
 function drawUnsynced() {
@@ -198,7 +210,7 @@ async function askForCounts() {
 }
 
 function drawCollections(counts) {
-  const names = [...new Set([...Object.keys(counts), ...(collection ? [collection] : [])])].sort((a, b) => OWNED.includes(a) - OWNED.includes(b) || natural.compare(a, b));
+  const names = [...new Set([...Object.keys(counts), ...(collection ? [collection] : [])])].sort((a, b) => OWNED.includes(a) - OWNED.includes(b) || natural(a, b));
   choices(at("collection"), names.map((name) => [name, `${name} (${counts[name] ?? 0})`]), collection ?? undefined);
   const first = PREFERRED.find((name) => names.includes(name)) ?? names[0];
   if (!collection && first) show(first);
@@ -220,6 +232,7 @@ at("find").addEventListener("submit", (event) => {
   follow();
 });
 at("create").addEventListener("click", () => (collection ? edit(collection) : toast("There is no collection yet.")));
+at("table").addEventListener("scroll", soon, { passive: true });
 onAction(at("table"), "click", (id) => documents.has(id) && edit(collection, documents.get(id), OWNED.includes(collection)));
 
 draws(() => {

@@ -45,6 +45,7 @@ export function render(parent, ...children) {
 const alike = (a, b) => a.nodeType === b.nodeType && a.nodeName === b.nodeName;
 
 function sync(old, next) {
+  if (old.isEqualNode(next)) return;
   if (old.nodeType === Node.TEXT_NODE) {
     if (old.data !== next.data) old.data = next.data;
     return;
@@ -52,10 +53,7 @@ function sync(old, next) {
   for (const { name } of [...old.attributes]) if (!next.hasAttribute(name)) old.removeAttribute(name);
   for (const { name, value } of next.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
   render(old, [...next.childNodes]);
-  if (old.localName === "select" && old.dataset.value !== undefined && old !== document.activeElement) {
-    old.value = old.dataset.value;
-  }
-  if (old.localName === "progress") old.value = Number(next.getAttribute("value"));
+  if (old.localName === "select" && old.dataset.value !== undefined) old.value = old.dataset.value;
 }
 
 /** Choose among `options` ([value, text] pairs), keeping what is chosen if it is still there. */

@@ -1,7 +1,10 @@
 // Numbers as people read them.
 
-export const clock = (date) => date.toLocaleTimeString([], { hour12: false });
+const CLOCK = new Intl.DateTimeFormat([], { timeStyle: "medium", hour12: false });
+export const clock = (date) => CLOCK.format(date);
 export const time = (seconds) => (seconds ? clock(new Date(seconds * 1000)) : "");
+/** As people sort: node-2 before node-10. */
+export const natural = new Intl.Collator("en", { numeric: true }).compare;
 export const percent = (fraction) => `${Math.floor(fraction * 100)} %`;
 export const short = (id) => id.slice(0, 8);
 

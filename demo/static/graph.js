@@ -2,13 +2,14 @@
 
 import { at, h, onAction, render, s } from "./dom.js";
 import { milliseconds, plural } from "./format.js";
-import { changed, draws, formations, linkOf, members, mesh, processOf, receiving, self, standing } from "./state.js";
+import { changed, draws, formations, linkOf, members, mesh, processOf, receivers, self, standing } from "./state.js";
 
 const WIDE = { size: [720, 440], reach: [270, 160] };
 const NARROW = { size: [400, 400], reach: [145, 145] };
 const phone = matchMedia("(max-width: 34rem)");
 let shape = WIDE;
 let centre;
+let receiving = new Set();
 const LABELLED = 24; // nodes; with more, names are shown for the pointed at and the selected
 const COLOURS = 6; // in style.css
 
@@ -61,7 +62,7 @@ function line(node, [x, y], many) {
   const [cx, cy] = centre;
   const cut = isCut(node);
   if (!link && many) return null;
-  const flow = !link ? "" : receiving(node._id) ? "out" : receiving(self()) ? "in" : "";
+  const flow = !link ? "" : receiving.has(node._id) ? "out" : receiving.has(self()) ? "in" : "";
   const path = { x1: cx, y1: cy, x2: x, y2: y };
   return s("g", { "data-key": `link/${node._id}`, class: `link ${link ? "" : cut ? "cut" : "none"}` },
     s("line", path),
@@ -86,7 +87,7 @@ function circle(node, [x, y], names, many) {
   return s("g", {
     "data-key": `node/${node._id}`, "data-action": node._id, transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})`, tabindex: "0", role: "button",
     "aria-pressed": String(mesh.selected === node._id), "aria-label": `${node.name}${role ? `, ${role}` : ""}: ${words}`,
-    class: `node ${how} ${colourOf(node, names)} ${node.hub ? "is-hub" : ""} ${mesh.selected === node._id ? "selected" : ""} ${receiving(node._id) ? "receiving" : ""}`,
+    class: `node ${how} ${colourOf(node, names)} ${node.hub ? "is-hub" : ""} ${mesh.selected === node._id ? "selected" : ""} ${receiving.has(node._id) ? "receiving" : ""}`,
   },
     s("circle", { r: radius + 6, class: "halo" }),
     node.hub && !many ? s("rect", { x: -radius, y: -radius, width: 2 * radius, height: 2 * radius, rx: 9, class: "body" }) : s("circle", { r: radius, class: "body" }),
@@ -111,4 +112,10 @@ at("graph").addEventListener("keydown", (event) => {
   }
 });
 phone.addEventListener("change", draw);
-draws(draw, "nodes", "presence", "distributions", "selected", "supervisor");
+draws(draw, "nodes", "presence", "selected", "supervisor");
+draws(() => {
+  const now = receivers();
+  if ([...now].join() === [...receiving].join()) return;
+  receiving = now;
+  draw();
+}, "distributions");

@@ -90,13 +90,17 @@ function drawStats() {
     fact("chunks served", size(stats.blob_bytes_out) + passed("blob_bytes_out")));
 }
 
-function act(action, element) {
+async function act(action, element) {
   const { node } = element.dataset;
   if (action === "select") return select(node);
   const process = processOf(node);
   if (action === "attach") return dispatchEvent(new CustomEvent("mesh:attach", { detail: process }));
   if (action === "cut" || action === "mend") return order(`links/${action}`, { one: processOf(self()).name, other: process.name });
-  if (action === "cap") return order(`nodes/${process.name}/cap`, { upload_limit: Number(element.value) || null });
+  if (action === "cap") {
+    await order(`nodes/${process.name}/cap`, { upload_limit: Number(element.value) || null });
+    element.value = processOf(node)?.upload_limit ?? ""; // what holds, if that went wrong
+    return undefined;
+  }
   return order(`nodes/${process.name}/${action}`);
 }
 

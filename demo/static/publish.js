@@ -1,7 +1,7 @@
 // A new distribution: a file that was dropped or chosen, for whom, how urgent; and who that is just now.
 
 import { at, choices, h, problem, render, toast } from "./dom.js";
-import { plural, size } from "./format.js";
+import { natural, plural, size } from "./format.js";
 import { draws, formations, members, mesh, nameOf, self } from "./state.js";
 
 const dialog = at("publish");
@@ -49,7 +49,7 @@ async function dryRun() {
   try {
     const { node_ids } = await mesh.gateway.call("POST", "/api/distributions/dry-run", { scope: wanted });
     if (number !== asked) return;
-    const names = node_ids.map(nameOf).sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
+    const names = node_ids.map(nameOf).sort(natural);
     line.textContent = names.length
       ? `${plural(names.length, "node")} would get it now: ${names.slice(0, 12).join(", ")}${names.length > 12 ? ` and ${names.length - 12} more` : ""}.`
       : "No node that is known here would get it now; those that come to match later will.";

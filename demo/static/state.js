@@ -1,5 +1,7 @@
 // What is known, and who draws it. A drawing runs at most once a frame, however much has changed.
 
+import { natural } from "./format.js";
+
 export const SAMPLE_SECONDS = 2; // between round-trip times, byte counts and totals
 
 export const mesh = {
@@ -25,6 +27,7 @@ export function draws(draw, ...topics) {
 }
 
 export function changed(...topics) {
+  if (topics.includes("nodes")) inOrder = null;
   for (const topic of topics) for (const draw of drawings.get(topic) ?? []) due.add(draw);
   if (waiting || !due.size) return;
   waiting = true;
@@ -44,8 +47,10 @@ export const processOf = (id) => mesh.supervisor?.nodes.find((node) => node.node
 /** Members: hubs first, then by formation and name. */
 export function members() {
   const rank = (node) => `${node.hub ? 0 : 1} ${node.formations.join()} ${node.name}`;
-  return [...mesh.nodes.values()].map((node) => [rank(node), node]).sort(([a], [b]) => a.localeCompare(b, "en", { numeric: true })).map(([, node]) => node);
+  inOrder ??= [...mesh.nodes.values()].map((node) => [rank(node), node]).sort(([a], [b]) => natural(a, b)).map(([, node]) => node);
+  return inOrder;
 }
+let inOrder = null;
 
 export const formations = () => [...new Set([...mesh.nodes.values()].flatMap((node) => node.formations))].sort();
 
@@ -55,11 +60,12 @@ export function standing(id) {
   return linkOf(id) ? "linked" : "apart";
 }
 
-/** How a node's transfers stand, all distributions together: whether bytes arrive there now. */
-export function receiving(id) {
+/** The ids of the nodes where chunks arrive now. */
+export function receivers() {
+  const found = new Set();
   for (const { status } of mesh.distributions.values()) {
-    const receipt = status.node_statuses[id];
-    if (receipt?.status === "transferring" && !status.is_cancelled) return true;
+    if (status.is_cancelled) continue;
+    for (const receipt of Object.values(status.node_statuses)) if (receipt.status === "transferring") found.add(receipt.node_id);
   }
-  return false;
+  return found;
 }

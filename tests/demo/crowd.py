@@ -144,6 +144,8 @@ class Crowd:
         async def stream(asked: list[dict[str, Any]]) -> AsyncIterator[bytes]:
             for tick in itertools.count():
                 for of, one in enumerate(asked):
+                    if tick % round(one.get("every", TICK_SECONDS) / TICK_SECONDS):
+                        continue
                     name = "change" if tick else "snapshot"
                     yield f"event: {name}\ndata: {json.dumps(self.events(of, one, tick))}\n\n".encode()
                 await asyncio.sleep(TICK_SECONDS)
