@@ -122,6 +122,8 @@ async def run(given: argparse.Namespace, folder: Path) -> int:
                 status = 0 if await tell_story(supervisor, screen, given.file, stack) else 1
             else:
                 await show_page(supervisor, screen, given, stack)
+                status = 0
+                await supervisor.died
     except asyncio.CancelledError:
         if not signals:
             raise
@@ -142,7 +144,7 @@ async def tell_story(
 async def show_page(
     supervisor: Supervisor, screen: Screen, given: argparse.Namespace, stack: contextlib.AsyncExitStack
 ) -> None:
-    """Start the mesh of the page and serve it until a signal comes, or a node ends by itself."""
+    """Start the mesh of the page, and serve it until ``stack`` is closed."""
     from demo.page import application, listening, serve  # here: --once needs nothing but the mesh itself
 
     sock = stack.enter_context(listening(given.port))
@@ -163,7 +165,6 @@ async def show_page(
     if given.scenario:
         scenarios.begin(given.scenario)
     screen.say("the mesh stays up until Ctrl-C")
-    await supervisor.died
 
 
 def stop_on_signals() -> list[signal.Signals]:

@@ -22,6 +22,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from demo.fleet import HOST, Fleet, NotPossible
+from demo.processes import NodeFailed
 from demo.scenarios import Scenarios
 from mesh.errors import MeshError
 
@@ -87,7 +88,7 @@ def application(fleet: Fleet, scenarios: Scenarios) -> Starlette:
                 await order(request)
             except msgspec.ValidationError as error:
                 return JSONResponse({"error": str(error)}, 400)
-            except (NotPossible, MeshError) as error:
+            except (NotPossible, NodeFailed, MeshError) as error:
                 return JSONResponse({"error": str(error)}, 409)
             return JSONResponse({})
 

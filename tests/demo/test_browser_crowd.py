@@ -20,7 +20,7 @@ ATTEMPTS = 3
 
 
 def test_a_thousand_documents_and_a_hundred_nodes_without_a_long_task(tmp_path: Path) -> None:
-    longest = []
+    longest: list[float] = []
     with crowded_page(Crowd(NODES, DOCUMENTS), tmp_path) as url, chromium() as browser:
         while len(longest) < ATTEMPTS and min(longest, default=LONGEST_MS + 1) > LONGEST_MS:
             with looking(browser, url, viewport={"width": 1360, "height": 900}, unreachable=True) as page:

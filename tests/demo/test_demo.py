@@ -38,25 +38,27 @@ def test_once_ends_by_itself_with_every_copy_proven(tmp_path: Path, file: Path) 
     assert got_it == {"north-1", "north-2"}
 
 
-def test_ctrl_c_ends_the_page_and_every_node(tmp_path: Path, file: Path) -> None:
+def test_ctrl_c_ends_the_page_and_every_node(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with DemoProcess(tmp_path / "mesh", str(file), "--port", str(port)) as demo:
-            url = demo.until("watch it at").split()[-1]
+        arguments = ("--port", str(port), "--scenario", "conflict", "--pace", "0")
+        with DemoProcess(tmp_path / "mesh", *arguments) as demo:
+            url = demo.until("watch and control it at").split()[-1]
             assert httpx.URL(url).port not in (None, port)  # that one is taken
-            assert demo.until("the mesh stays up").rstrip().endswith(f" {url}")  # nothing else is copied
-            with httpx.stream("GET", f"{url}events", timeout=20) as response:
-                snapshot = next(line for line in response.iter_lines() if line.startswith("data: "))
-                state = json.loads(snapshot.removeprefix("data: "))
-                assert {each["name"] for key, each in state.items() if key.startswith("node/")} == {
-                    "publisher", "hub", "north-1", "north-2", "south-1",
-                }  # fmt: skip
-                assert len(state["presence"]["peers"]) == 4
-                assert [each["status"]["completed"] for each in state["distributions"]] == [4, 2]
-                publisher = state[f"node/{state['distributions'][0]['publisher']}"]["name"]
-                assert publisher == "publisher"
+            demo.until("Both edits survive, on every node")
+            with httpx.stream("GET", f"{url}demo/events", timeout=20) as response:
+                data = next(line for line in response.iter_lines() if line.startswith("data: "))
+                nodes = json.loads(data.removeprefix("data: "))["nodes"]
+                assert [node["name"] for node in nodes] == ["hub", "north-1", "north-2", "south-1", "south-2"]
+                seen = httpx.get(f"{nodes[-1]['gateway']}/api/collections/tasks/documents/shift-plan").json()
+                assert seen == {
+                    "_id": "shift-plan",
+                    "title": "Plan the night shift",
+                    "driver": "Ada, shift 1",
+                    "vehicle": "van 1",
+                }
                 demo.send(signal.SIGINT)  # with a browser that looks
                 assert demo.wait() == 0, demo.output
         assert demo.nodes() == []
@@ -85,6 +87,19 @@ def test_a_start_that_fails_half_way_leaves_no_node_behind(tmp_path: Path, file:
         assert demo.nodes() == []
     assert "demo: north-2 did not start" in demo.output
     assert "Traceback" not in demo.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["file.bin"], "a FILE is for --once"),
+        (["--once", "--scenario", "cancel"], "--once has none"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(tmp_path: Path, arguments: list[str], reason: str) -> None:
+    with DemoProcess(tmp_path / "mesh", *arguments) as demo:
+        assert demo.wait() == 2
+    assert reason in demo.output
 
 
 @pytest.mark.parametrize(("name", "reason"), [("nothing", "No such file"), (".", "s a directory")])

@@ -1,156 +1,132 @@
-"""The page's application, fed by hand."""
+"""The page's application: its files, the state of the processes, and orders; without processes."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
-from typing import Any
+from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 
-from demo.page import Feed, PageServer, State, application, listening
-from mesh import Stream
-
-
-def parsed(text: str) -> list[tuple[str, Any]]:
-    """Server-sent events: their kinds and data."""
-    found = []
-    for block in text.split("\n\n"):
-        fields = dict(line.split(": ", 1) for line in block.splitlines())
-        if "data" in fields:
-            found.append((fields["event"], json.loads(fields["data"])))
-    return found
+from demo.fleet import HOST, Fleet
+from demo.page import STATIC, application, listening, serve
+from demo.processes import Supervisor
+from demo.scenarios import SCENARIOS, Scenarios
 
 
-class NoticingFeed(Feed):
-    """Tells when somebody begins to look."""
+class Page:
+    """An application over a fleet of one node that does not run, and a client of it."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.looked_at = asyncio.Event()
+    def __init__(self, folder: Path) -> None:
+        self.supervisor = Supervisor(folder)
+        self.supervisor.add("hub", "node")
+        self.fleet = Fleet(self.supervisor)
+        self.scenarios = Scenarios(self.fleet, folder, lambda line: None, moment=0, file_bytes=1)
+        self.app = application(self.fleet, self.scenarios)
 
-    def watch(self) -> Stream[State]:
-        self.looked_at.set()
-        return super().watch()
-
-
-def client(feed: Feed, host: str = "127.0.0.1") -> httpx.AsyncClient:
-    return httpx.AsyncClient(
-        transport=httpx.ASGITransport(application(feed)), base_url=f"http://{host}", timeout=10
-    )
-
-
-async def test_the_page_and_its_files_need_no_other_host() -> None:
-    async with client(Feed()) as browser:
-        page = await browser.get("/")
-        assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
-        assert "default-src 'none'" in page.headers["content-security-policy"]
-        for name in ("page.js", "style.css"):
-            assert f"/static/{name}" in page.text
-            found = await browser.get(f"/static/{name}")
-            assert found.status_code == 200
-            assert not re.search(r"https?://|@import|url\(", found.text)
-
-
-async def test_the_page_holds_what_is_known_when_it_is_asked_for() -> None:
-    feed = Feed()
-    async with client(feed) as browser:
-        for name in ("a", "</script><b>&amp;"):
-            feed.put("node/a", {"name": name})
-            page = (await browser.get("/")).text
-            held = re.findall(r'<script id="snapshot" type="application/json">(.*?)</script>', page)
-            assert [json.loads(text) for text in held] == [{"node/a": {"name": name}}]
-            assert page.endswith("</html>\n")
-
-
-async def test_a_browser_gets_a_snapshot_and_then_what_changes() -> None:
-    feed = NoticingFeed()
-    feed.put("node/a", {"name": "a"})
-    feed.put("node/b", {"name": "b"})
-    stream = feed.watch()
-    assert await anext(stream) == {"node/a": {"name": "a"}, "node/b": {"name": "b"}}
-    feed.put("node/b", None)
-    assert await anext(stream) == {"node/b": None}
-    await stream.aclose()
-    feed.looked_at.clear()
-    async with client(feed) as browser:
-        asking = asyncio.create_task(browser.get("/events"))
-        await feed.looked_at.wait()
-        feed.put("node/c", {"name": "c"})
-        feed.close()
-        events = parsed((await asking).text)
-    assert events[0][0] == "snapshot"
-    assert {kind for kind, _ in events[1:]} <= {"change"}
-    merged: dict[str, Any] = {}
-    for _, state in events:
-        merged |= state
-    assert merged == {"node/a": {"name": "a"}, "node/c": {"name": "c"}}
-    assert feed.watchers == 0
-
-
-async def test_a_slow_browser_gets_several_changes_as_one() -> None:
-    feed = Feed()
-    stream = feed.watch()
-    await anext(stream)
-    for count in range(1000):
-        feed.put("presence", count)
-        feed.put(f"document/{count % 2}", count)
-    assert await anext(stream) == {"presence": 999, "document/0": 998, "document/1": 999}
-
-
-async def test_another_host_name_is_refused() -> None:
-    async with client(Feed(), "evil.example") as browser:
-        assert (await browser.get("/events")).status_code == 400
-
-
-async def test_a_feed_that_has_ended_gives_its_last_state_and_ends() -> None:
-    feed = Feed()
-    feed.put("node/a", 1)
-    feed.close()
-    async with client(feed) as browser:
-        assert parsed((await browser.get("/events")).text) == [("snapshot", {"node/a": 1})]
+    def client(self, host: str = HOST) -> httpx.AsyncClient:
+        url = f"http://{host}"
+        transport = httpx.ASGITransport(self.app)
+        return httpx.AsyncClient(transport=transport, base_url=url, headers={"origin": url}, timeout=10)
 
 
 @pytest.fixture
-async def served() -> AsyncIterator[tuple[Feed, str]]:
-    """A feed, and where it is really served."""
-    feed = Feed()
-    with listening(0) as sock:
-        config = uvicorn.Config(application(feed), lifespan="off", ws="none", log_config=None)
-        server = PageServer(config)
-        running = asyncio.create_task(server.serve([sock]))
-        yield feed, f"http://127.0.0.1:{sock.getsockname()[1]}"
-        feed.close()
-        server.should_exit = True
-        await running
+async def page(tmp_path: Path) -> AsyncIterator[Page]:
+    one = Page(tmp_path)
+    async with one.supervisor:
+        yield one
+        await one.scenarios.close()
+        await one.fleet.close()
 
 
-async def test_browsers_that_go_away_leave_nothing_behind(
-    served: tuple[Feed, str], monkeypatch: pytest.MonkeyPatch
+async def test_the_page_and_its_files_need_no_other_host(page: Page) -> None:
+    async with page.client() as browser:
+        files = ["/", *(f"/static/{path.name}" for path in STATIC.iterdir())]
+        for file in files:
+            found = await browser.get(file)
+            assert found.status_code == 200
+            assert found.headers["content-security-policy"].startswith(
+                "default-src 'none'; script-src 'self';"
+            )
+            others = re.findall(r"https?://[^\s\"'`]+|@import", found.text)
+            assert set(others) <= {"http://www.w3.org/2000/svg", "http://127.0.0.1:8080"}, file
+
+
+async def test_a_browser_gets_the_state_and_then_every_change(page: Page) -> None:
+    stream = page.fleet.watch()
+    first = await anext(stream)
+    assert [node["name"] for node in first["nodes"]] == ["hub"]
+    assert [each["name"] for each in first["scenarios"]] == list(SCENARIOS)
+    for count in range(300):
+        page.fleet.tell(f"event {count}")
+    merged = await anext(stream)  # a slow reader gets them as one
+    assert [event["text"] for event in merged["log"]] == [f"event {count}" for count in range(200, 300)]
+    await page.fleet.close()
+    async with page.client() as browser:
+        lines = (await browser.get("/demo/events")).text.split("\n")
+    assert "event: state" in lines
+    assert json.loads(lines[lines.index("event: state") + 1].removeprefix("data: ")) == page.fleet.state()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "reason"),
+    [
+        ("nodes/nobody/pause", {}, 409, "there is no node 'nobody'"),
+        ("nodes/hub/kill", {}, 409, "hub is stopped: that cannot be done to it now"),
+        ("nodes/hub/cap", {"upload_limit": 1}, 400, ">= 4096"),
+        ("links/cut", {"one": "hub"}, 400, "other"),
+        ("scenarios/tragedy", {}, 409, "there is no scenario 'tragedy': choose fan-out"),
+    ],
+)
+async def test_an_order_that_cannot_be_done_says_why(
+    page: Page, path: str, body: dict[str, object], status: int, reason: str
 ) -> None:
-    feed, url = served
-    gone = asyncio.Event()
-    discard = feed._watchers.discard
+    async with page.client() as browser:
+        answer = await browser.post(f"/demo/{path}", json=body)
+    assert answer.status_code == status
+    assert reason in answer.json()["error"]
 
-    def left(stream: Any) -> None:
-        discard(stream)
-        if not feed.watchers:
-            gone.set()
 
-    monkeypatch.setattr(feed._watchers, "discard", left)
-    for _ in range(3):
+async def test_a_scenario_that_goes_wrong_says_so_and_another_may_be_played(page: Page) -> None:
+    async with page.client() as browser:
+        for _ in range(2):
+            assert (await browser.post("/demo/scenarios/conflict")).status_code == 200
+            stream = page.fleet.watch()
+            while (state := await anext(stream))["playing"] or not state["line"].startswith("It went wrong"):
+                pass
+            assert "there is no node 'north-1'" in state["line"]
+
+
+async def test_orders_come_from_the_page_alone(page: Page) -> None:
+    async with page.client("evil.example") as browser:
+        assert (await browser.get("/")).status_code == 400
+    async with page.client() as browser:
+        for origin in ("http://evil.example", "null"):
+            answer = await browser.post("/demo/joiners", headers={"origin": origin})
+            assert answer.status_code == 403
+        del browser.headers["origin"]
+        assert (await browser.post("/demo/joiners")).status_code == 403
+
+
+async def test_browsers_that_go_away_leave_nothing_behind(page: Page) -> None:
+    with listening(0) as sock:
+        url = f"http://{HOST}:{sock.getsockname()[1]}"
         async with (
+            serve(page.app, sock),
             httpx.AsyncClient(base_url=url) as browser,
-            browser.stream("GET", "/events") as one,
-            browser.stream("GET", "/events") as other,
+            browser.stream("GET", "/demo/events") as one,
+            browser.stream("GET", "/demo/events") as other,
         ):
             await anext(one.aiter_lines())
             await anext(other.aiter_lines())
-            assert feed.watchers == 2
-        await asyncio.wait_for(gone.wait(), 5)
-        gone.clear()
-    assert feed.watchers == 0
+            assert len(page.fleet._watchers) == 2
+    assert not page.fleet._watchers
+
+
+async def test_a_port_that_is_taken_is_replaced() -> None:
+    with listening(0) as first:
+        first.listen()
+        with listening(first.getsockname()[1]) as second:
+            assert first.getsockname()[1] != second.getsockname()[1]
