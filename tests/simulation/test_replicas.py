@@ -446,7 +446,7 @@ async def everything(node: DocumentNode) -> dict[int, Held]:
 
 def same(one: Held | None, other: Held | None) -> bool:
     """Whether two nodes hold the same. Of a removal only the rank counts: a grave, which is left where what
-    came after the removal was evicted, has no version vector, and whoever heard of it by one knows no other."""
+    came after the removal was evicted, has no version vector, and who heard of it by one knows no other."""
     if one is not None and other is not None and one[1][1]:
         return one[:2] == other[:2]
     return one == other
