@@ -66,6 +66,11 @@ class Parts:
     distributions: MeshFileDistribution
     direct: DirectFileDistribution
     membership: MembershipService | None
+    stack: AsyncExitStack
+
+    async def close(self) -> None:
+        """Take everything down."""
+        await self.stack.aclose()
 
 
 def open_home(settings: Settings, stack: AsyncExitStack) -> Home:
@@ -100,7 +105,7 @@ class Assembly:
         self._stack = stack
 
     async def build(self) -> Parts:
-        """The parts, running."""
+        """The parts, running; they take over what is in the stack."""
         stack, settings = self._stack, self._settings
         store = await self._open_store()
         peers, membership = await self._meet_peers(store)
@@ -164,6 +169,7 @@ class Assembly:
             distributions,
             direct,
             membership,
+            stack.pop_all(),
         )
 
     async def _open_store(self) -> DocumentStore:

@@ -38,3 +38,7 @@ class Environment:
     clock: Callable[[], float] = time.time
     worker: Callable[[str], Worker] = ThreadWorker
     probe: Probe = detect_capabilities
+
+    def new_id(self) -> str:
+        """An id that nobody else has."""
+        return self.random.randbytes(16).hex()

@@ -119,7 +119,6 @@ class Node:
         )
         check_settings(self._settings)
         self._parts: Parts | None = None
-        self._stack: AsyncExitStack | None = None
         self._node_id: str | None = None
         self._turn = asyncio.Lock()  # start, close, pause and resume take turns
         self.name = name or ""
@@ -140,22 +139,19 @@ class Node:
             In each case nothing stays open, and :meth:`start` may be called again.
         """
         async with self._turn:
-            if self._stack is not None:
+            if self._parts is not None:
                 return
             async with AsyncExitStack() as stack:
                 home = open_home(self._settings, stack)
                 self._node_id, self.name = home.identity.node_id, home.name
-                parts = await Assembly(self._settings, home, stack).build()
-                self._stack = stack.pop_all()
-            self._parts = parts
+                self._parts = await Assembly(self._settings, home, stack).build()
 
     async def close(self) -> None:
         """Leave the mesh and release everything; what was written is kept. May be repeated."""
         async with self._turn:
-            stack, self._stack = self._stack, None
-            self._parts = None
-            if stack is not None:
-                await stack.aclose()
+            parts, self._parts = self._parts, None
+            if parts is not None:
+                await parts.close()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -209,9 +205,9 @@ class Node:
         Raises:
             InvalidCollectionName: nothing can be called that.
         """
-        parts = self._started
+        parts, new_id = self._started, self._settings.environment.new_id
         return Collection(
-            name, parts.store, parts.observers, parts.subscriptions, self._new_id, self._settings.membership
+            name, parts.store, parts.observers, parts.subscriptions, new_id, self._settings.membership
         )
 
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:
@@ -227,10 +223,7 @@ class Node:
             NestedTransaction: it is asked for inside of another one.
             TransactionEnded: at the end of the block: it has been rolled back before, and why.
         """
-        return transaction(self._started.store, self._new_id, self._settings.membership)
-
-    def _new_id(self) -> str:
-        return self._settings.environment.random.randbytes(16).hex()
+        return transaction(self._started.store, self._settings.environment.new_id, self._settings.membership)
 
     def yjs_documents(self) -> YjsDocuments:
         """Documents as Yjs clients read and write them, for a gateway; to be closed before the node is."""
