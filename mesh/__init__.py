@@ -1,4 +1,9 @@
-"""An embedded, offline-first CRDT document mesh for Python, with a file distribution service on top."""
+"""An embedded, offline-first CRDT document mesh for Python, with a file distribution service on top.
+
+What an application uses is named here. Whoever reads on begins with :mod:`mesh.node.assembly`, which puts a
+node together, and goes down: the services (collections, attachments, distributions, membership), what they
+stand on (storage, network), and at last ``core``, which decides and never acts.
+"""
 
 from __future__ import annotations
 
