@@ -8,7 +8,7 @@ import asyncio
 from mesh.attachments.lanes import Lane
 from mesh.attachments.surroundings import Surroundings
 from mesh.attachments.transfers import STUCK_SECONDS
-from mesh.attachments.waiters import Waiter
+from mesh.attachments.wanted import Wanted
 from mesh.core.chunks import Buffer, ChunkMap
 from mesh.core.fetching import SILENCE
 from mesh.core.tokens import BlobProgress, BlobToken
@@ -18,23 +18,18 @@ LATE_SECONDS = 5.0
 """What one holder was asked for so long ago is asked of others, where there are any."""
 
 
-class SmallTransfer:
+class SmallTransfer(Wanted):
     """Does for a blob of one small chunk what :class:`~mesh.attachments.transfers.Transfer` does for any; at
     the first sign of trouble it gives its place to one.
 
     Attributes:
-        waiters: who waits for it here; none for a blob that is fetched for other nodes only.
-        relay_priority: the highest priority among other nodes that want it; 0: none does.
         held: nothing is held until it is whole.
     """
 
     held: ChunkMap | None = None
 
     def __init__(self, around: Surroundings, token: BlobToken) -> None:
-        self.token = token
-        self.waiters: list[Waiter] = []
-        self.relay_priority = 0
-        self.known: dict[str, ChunkMap | None] = {}
+        super().__init__(token)
         self._around = around
         self._moved_at = asyncio.get_running_loop().time()
         self._claimed = False
@@ -43,21 +38,6 @@ class SmallTransfer:
         self._lane: Lane | None = None  # that it was asked over
         self._writing: asyncio.Future[None] | None = None
         self._ended = False
-
-    @property
-    def sources(self) -> list[str]:
-        """The peers that said what they hold."""
-        return list(self.known)
-
-    @property
-    def whole_sources(self) -> list[str]:
-        """The peers that said they hold all of it."""
-        return [peer for peer, have in self.known.items() if have is None]
-
-    @property
-    def priority(self) -> int:
-        """The highest priority of anybody who wants it."""
-        return max((waiter.priority for waiter in self.waiters), default=self.relay_priority)
 
     def name(self, token: BlobToken) -> None:
         """Keep the metadata of ``token``, which is of the same blob."""

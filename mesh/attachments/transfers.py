@@ -9,7 +9,7 @@ from typing import Any
 from mesh.attachments.asking import Asking
 from mesh.attachments.progress import Tally, no_room, no_source
 from mesh.attachments.surroundings import Surroundings
-from mesh.attachments.waiters import Waiter
+from mesh.attachments.wanted import Wanted
 from mesh.core.chunks import Buffer, ChunkMap
 from mesh.core.fetching import Action, Ask, FetchPlan
 from mesh.core.limits import peer_log
@@ -30,24 +30,19 @@ GROWTH_BYTES = 32 * 1024
 log = peer_log(__name__)
 
 
-class Transfer:
+class Transfer(Wanted):
     """See the module. Runs from :meth:`start` until it is whole, fails, or :meth:`stop`.
 
     Attributes:
-        waiters: who waits for it here; none for a blob that is fetched for other nodes only.
-        relay_priority: the highest priority among other nodes that want it; 0: none does.
         partial: what is here of it, once known.
     """
 
     def __init__(self, around: Surroundings, token: BlobToken) -> None:
-        self.token = token
-        self.waiters: list[Waiter] = []
-        self.relay_priority = 0
+        super().__init__(token)
         self.partial: PartialBlob | None = None
         self._around = around
         self._loop = asyncio.get_running_loop()
         self._plan: FetchPlan | None = None
-        self._known: dict[str, ChunkMap | None] = {}
         self._asking = Asking(around, self)
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
@@ -60,21 +55,6 @@ class Transfer:
         self._finishing = False
         self._full: StorageFull | None = None  # while there is no room; the timer then ends the pause
         self._ended = False
-
-    @property
-    def sources(self) -> list[str]:
-        """The peers that said what they hold."""
-        return list(self._known)
-
-    @property
-    def whole_sources(self) -> list[str]:
-        """The peers that said they hold all of it."""
-        return [peer for peer, have in self._known.items() if have is None]
-
-    @property
-    def priority(self) -> int:
-        """The highest priority of anybody who wants it."""
-        return max((waiter.priority for waiter in self.waiters), default=self.relay_priority)
 
     @property
     def held(self) -> ChunkMap | None:
@@ -120,7 +100,7 @@ class Transfer:
 
     def holder(self, peer: str, have: ChunkMap | None) -> None:
         """A peer says what it holds (``None``: everything)."""
-        self._known[peer] = have
+        self.known[peer] = have
         if have is None or have:
             self._begins.set()
         if self._plan is not None:
@@ -128,7 +108,7 @@ class Transfer:
 
     def gone(self, peer: str) -> None:
         """A peer is not a source any more."""
-        if self._known.pop(peer, self) is not self and self._plan is not None:
+        if self.known.pop(peer, self) is not self and self._plan is not None:
             self._tally.forget(peer=peer)
             self._asking.withdraw(peer, list(self._plan.requested(peer)))
             self._act(self._plan.gone(peer, self._loop.time()))
@@ -244,7 +224,7 @@ class Transfer:
         self._around.downlink.enter(self)
         if self.partial.held:
             self._around.grew(self)
-        for peer, have in self._known.items():
+        for peer, have in self.known.items():
             self._act(self._plan.holder(peer, have, self._loop.time()))
         self._act([])
 
