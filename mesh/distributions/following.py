@@ -17,8 +17,8 @@ SETTLE = 0.5
 
 
 class Follower:
-    """One stream of statuses, held weakly, and when it ends: once every target is terminal, there are
-    ``min_targets``, and nothing has changed for ``settle`` seconds; or the distribution is over."""
+    """One stream of statuses, held weakly, and when it ends: once every target is terminal and there are
+    ``min_targets``, or its time is over, and nothing changed for ``settle`` seconds; or it is cancelled."""
 
     def __init__(
         self,
@@ -45,9 +45,10 @@ class Follower:
         if stream is None:
             return
         stream.push(status)
-        if status.is_cancelled or status.is_expired:
+        complete = status.is_complete and status.total_targets >= self._min_targets
+        if status.is_cancelled:
             stream.finish()
-        elif status.is_complete and status.total_targets >= self._min_targets:
+        elif complete or status.is_expired:  # who was under way says that it has stopped
             self._timer = asyncio.get_running_loop().call_later(self._settle, self.finish)
 
     def finish(self) -> None:

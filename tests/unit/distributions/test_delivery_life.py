@@ -37,7 +37,8 @@ def test_given_a_running_fetch_when_it_expires_then_it_stops_and_the_receipt_say
         van.blobs.seconds = 7200
         await van.up()
         handle = await hq.service.distribute(hq.blobs.add(b"map"), Formation("north"), expires_in=3600)
-        await later(3600.5)
+        status = await hq.service.wait_for_completion(handle, 4000)
+        assert (status.is_expired, status.failed) == (True, 1), "also what the target says last is waited for"
         receipt = van.receipt(handle.distribution_id)
         assert receipt is not None
         assert receipt.status is TransferState.FAILED
