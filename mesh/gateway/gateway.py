@@ -114,6 +114,7 @@ class Gateway:
                     self._application(rooms, streams),
                     lifespan="off",
                     log_config=None,
+                    log_level="warning",  # below, it tells of requests as they came, tokens included
                     access_log=False,
                     server_header=False,
                     timeout_graceful_shutdown=CLOSE_SECONDS,
@@ -129,8 +130,11 @@ class Gateway:
                 rooms.close()
                 server.should_exit = True
                 await serving
+                for connection in list(server.server_state.connections):
+                    connection.transport.abort()  # it does not read what it was sent
 
             stack.push_async_callback(stop)
+            await server.ready.wait()
             self._stack = stack.pop_all()
         host = f"[{self._endpoint.host}]" if ":" in self._endpoint.host else self._endpoint.host
         self.url = f"http://{host}:{listening.getsockname()[1]}"
@@ -232,6 +236,15 @@ class Gateway:
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+        """It listens."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Does nothing: signals are the application's to handle."""

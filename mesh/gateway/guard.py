@@ -13,8 +13,8 @@ from collections.abc import Collection
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.datastructures import Headers
-from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from mesh.gateway.answers import refusal
 
@@ -22,6 +22,9 @@ TOKEN_PARAMETER = "access_token"
 """Where the token is where a browser cannot set headers."""
 
 _OPEN = frozenset({"/healthz"})
+
+_Refused = tuple[int, str, dict[str, str]]
+"""Status, reason and headers."""
 
 
 class Guard:
@@ -59,23 +62,24 @@ class Guard:
         refused = self._refused(scope, headers, shown)
         if refused is None:
             await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            await refusal(*refused)(scope, receive, send)
         else:
-            await refused(scope, receive, send)  # of a WebSocket, the handshake is answered so
+            websocket = WebSocket(scope, receive, send)
+            await websocket.accept()  # a client is told nothing of a handshake that was refused
+            await websocket.close(4000 + refused[0], refused[1])
 
-    def _refused(self, scope: Scope, headers: Headers, shown: bytes | None) -> Response | None:
+    def _refused(self, scope: Scope, headers: Headers, shown: bytes | None) -> _Refused | None:
         host = headers.get("host", "")
         if not self._is_known(host):
-            return refusal(403, f"the host {host!r} is not this gateway: use its IP address, or localhost")
+            return 403, "this host is not this gateway: use its IP address, or localhost", {}
         origin = headers.get("origin")
         if not self._is_welcome(scope, headers, host, origin):
-            asking = origin or "another web site"
-            return refusal(403, f"{asking} may not talk to this gateway: it would have to be allowed")
+            return 403, "a page of another origin may not talk to this gateway, unless it is allowed", {}
         if self._token is None or scope["path"] in _OPEN or not scope["path"].startswith(self._guarded):
             return None
         if shown is None or not hmac.compare_digest(shown, self._token):
-            return refusal(
-                401, "this gateway takes a token: Authorization: Bearer TOKEN", {"www-authenticate": "Bearer"}
-            )
+            return 401, "this gateway takes a token (Authorization: Bearer)", {"www-authenticate": "Bearer"}
         return None
 
     def _is_known(self, host: str) -> bool:

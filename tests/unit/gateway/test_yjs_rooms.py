@@ -1,0 +1,217 @@
+"""The protocol of y-websocket, spoken to the gateway byte by byte."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pycrdt
+import pytest
+import websockets
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
+
+from mesh import Node
+from mesh.core.yjs_messages import (
+    AWARENESS,
+    STEP_1,
+    STEP_2,
+    SYNC,
+    UPDATE,
+    Awareness,
+    decode_awareness,
+    decode_message,
+    encode_awareness,
+    encode_sync,
+)
+from mesh.gateway import Gateway, yjs
+
+
+class Client:
+    """What a provider does, without waiting for anything by itself."""
+
+    def __init__(self, connection: ClientConnection, doc: pycrdt.Doc[Any] | None = None) -> None:
+        self.connection = connection
+        self.doc = doc or pycrdt.Doc()
+        self.map = self.doc.get("doc", type=pycrdt.Map)
+        self.told: list[Awareness] = []
+
+    async def begin(self) -> None:
+        """Sync, as a provider does when it is connected."""
+        await self.connection.send(encode_sync(STEP_1, self.doc.get_state()))
+        await self.until(lambda about, step: (about, step) == (SYNC, STEP_1))
+
+    async def until(self, condition: Callable[[int, int], bool]) -> None:
+        """Take messages, up to one that fits."""
+        while True:
+            data = await self.connection.recv()
+            assert isinstance(data, bytes)
+            message = decode_message(data)
+            if message.about == AWARENESS:
+                self.told += decode_awareness(message.payload)
+            elif message.step == STEP_1:
+                await self.connection.send(encode_sync(STEP_2, self.doc.get_update(message.payload)))
+            else:
+                self.doc.apply_update(message.payload)
+            if condition(message.about, message.step):
+                return
+
+    async def write(self, fields: dict[str, Any]) -> None:
+        before = self.doc.get_state()
+        self.map.update(fields)
+        await self.connection.send(encode_sync(UPDATE, self.doc.get_update(before)))
+
+    async def reads(self, fields: dict[str, Any]) -> None:
+        while self.map.to_py() != fields:
+            await self.until(lambda about, step: True)
+
+    async def closed(self) -> tuple[int, str]:
+        try:
+            while True:
+                await self.connection.recv()
+        except ConnectionClosed as closed:
+            assert closed.rcvd is not None
+            return closed.rcvd.code, closed.rcvd.reason
+
+
+@asynccontextmanager
+async def client_of(
+    gateway: Gateway, name: str = "notes/n1", doc: pycrdt.Doc[Any] | None = None
+) -> AsyncIterator[Client]:
+    async with websockets.connect(f"{gateway.url.replace('http', 'ws')}/yjs/{name}") as connection:
+        yield Client(connection, doc)
+
+
+async def version(node: Node) -> int:
+    """The changes that this node has made so far."""
+    return node._started.store.head
+
+
+async def test_one_version_for_each_update_that_says_something(node: Node, gateway: Gateway) -> None:
+    async with client_of(gateway) as one, client_of(gateway) as two:
+        await one.begin()
+        await two.begin()
+        before = await version(node)
+        await one.write({"/a": 1, "/b": 2})
+        await two.reads({"/a": 1.0, "/b": 2.0})
+        assert await version(node) == before + 1
+        await one.connection.send(encode_sync(UPDATE, one.doc.get_update()))
+        await one.connection.send(encode_sync(STEP_2, one.doc.get_update()))
+        await two.connection.send(encode_sync(STEP_2, two.doc.get_update()))
+        await one.write({"/a": 2})
+        await two.reads({"/a": 2.0, "/b": 2.0})
+        assert await version(node) == before + 2
+        assert await node.collection("notes").get("n1") == {"_id": "n1", "a": 2, "b": 2}
+
+
+async def test_a_client_with_a_past_of_its_own_is_merged(node: Node, gateway: Gateway) -> None:
+    """It was written to before it ever met the gateway."""
+    await node.collection("notes").insert({"_id": "n1", "a": 1})
+    async with client_of(gateway) as client:
+        client.map["/b"] = 2
+        await client.begin()
+        await client.reads({"/a": 1.0, "/b": 2.0})
+        await client.until(lambda about, step: step == UPDATE)
+        assert await node.collection("notes").get("n1") == {"_id": "n1", "a": 1, "b": 2}
+
+
+async def test_who_comes_back_lacks_only_what_is_new(node: Node, gateway: Gateway) -> None:
+    await node.collection("notes").insert({"_id": "n1", "a": "x" * 10_000})
+    async with client_of(gateway) as client:
+        await client.begin()
+        doc = client.doc
+    await node.collection("notes").update("n1", {"b": 1})
+    async with client_of(gateway, doc=doc) as client:
+        await client.connection.send(encode_sync(STEP_1, doc.get_state()))
+        answer = await client.connection.recv()
+        assert len(answer) < 200
+
+
+async def test_what_was_dropped_here_comes_back_with_a_client(node: Node, gateway: Gateway) -> None:
+    await node.collection("notes").insert({"_id": "n1", "a": 1})
+    async with client_of(gateway) as client:
+        await client.begin()
+        await node.collection("notes").evict("n1")
+        assert (await client.closed())[0] == 4503
+        doc = client.doc
+    async with client_of(gateway, doc=doc) as client:
+        await client.begin()
+        await client.until(lambda about, step: step == UPDATE)
+    assert await node.collection("notes").get("n1") == {"_id": "n1", "a": 1}
+
+
+async def test_a_client_that_knows_more_comes_later(node: Node, gateway: Gateway) -> None:
+    """It comes from another gateway, where the document has begun anew."""
+    async with Node() as other, Gateway(other) as ahead:
+        for _ in range(2):
+            await other.collection("notes").insert({"_id": "n1", "a": 1})
+            await other.collection("notes").remove("n1")
+        await other.collection("notes").insert({"_id": "n1", "a": 1})
+        async with client_of(ahead) as client:
+            await client.begin()
+            doc = client.doc
+        await node.collection("notes").insert({"_id": "n1", "old": 1})
+        async with client_of(gateway, doc=doc) as client:
+            await client.connection.send(encode_sync(STEP_1, doc.get_state()))
+            assert (await client.closed())[0] == 4503
+
+
+async def test_what_is_not_of_the_protocol(gateway: Gateway) -> None:
+    update = encode_sync(UPDATE, b"\1\1\1\0\x28\1\3doc\2/a\1w\1x\0")
+    for name, messages, code in (
+        ("notes/n1", ["text"], 4400),
+        ("notes/n1", [b"\0\7"], 4400),
+        ("notes/n1", [update], 4400),
+        ("notes/n1", [encode_sync(STEP_1, b"\xff\xff")], 4422),
+        ("notes/n1", [encode_sync(STEP_1, b"\0"), encode_sync(UPDATE, b"garbage")], 4422),
+        ("notes/n1", [encode_sync(STEP_1, b"\0"), encode_sync(UPDATE, b"\0\1\5\1\0\1")], 4503),
+        ("notes/n1", [encode_awareness([Awareness(1, 1, "no JSON")])], 4400),
+        ("-/n1", [encode_sync(STEP_1, b"\0")], 4400),
+        ("notes/" + "x" * 600, [encode_sync(STEP_1, b"\0")], 4422),
+        ("nodes/me", [encode_sync(STEP_1, b"\0"), update], 4403),
+    ):
+        async with client_of(gateway, name) as client:
+            for message in messages:
+                await client.connection.send(message)
+            assert (await client.closed())[0] == code, (name, messages)
+
+
+async def test_a_message_over_the_limit(gateway: Gateway) -> None:
+    async with client_of(gateway) as client:
+        await client.connection.send(b"x" * (5 << 20))
+        assert (await client.closed())[0] == 1009
+
+
+async def test_awareness_comes_back_to_its_sender(gateway: Gateway) -> None:
+    async with client_of(gateway) as one, client_of(gateway) as two:
+        ada = Awareness(1, 0, '{"name": "Ada"}')
+        await one.connection.send(encode_awareness([ada]))
+        for client in (one, two):
+            await client.until(lambda about, step: about == AWARENESS)
+            assert client.told == [ada]
+        await two.connection.send(b"\3")
+        await two.until(lambda about, step: about == AWARENESS)
+        assert two.told == [ada, ada]
+        await one.connection.close()
+        await two.until(lambda about, step: about == AWARENESS)
+        assert two.told[-1] == Awareness(1, 1, "null")
+
+
+async def test_a_client_that_does_not_read_costs_itself(
+    node: Node, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(yjs, "MAX_UNSENT_BYTES", 1 << 20)
+    notes = node.collection("notes")
+    async with client_of(gateway) as slow:
+        await slow.begin()
+        slow.connection.transport.pause_reading()
+        async with client_of(gateway) as quick:
+            await quick.begin()
+            for n in range(60):
+                await notes.upsert({"_id": "n1", "n": n, "ballast": f"{n} " * 100_000})
+                while quick.map.to_py().get("/n") != n:
+                    await quick.until(lambda about, step: True)
+        slow.connection.transport.resume_reading()
+        assert (await asyncio.wait_for(slow.closed(), 20))[0] == 4503
