@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from mesh.core.browsers import Standing
 from mesh.core.commits import Commit
 from mesh.core.document import Name
 from mesh.core.values import check_collection, check_id
-from mesh.storage.contributions import Standing, View, contribute, view
+from mesh.storage.contributions import View, contribute, view
 from mesh.storage.documents import DocumentStore
 
 

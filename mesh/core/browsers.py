@@ -10,18 +10,26 @@ Owned documents are replaced and never merged: each of their records is an incar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from blake3 import blake3
 
 from mesh.core.document import NEVER, DocumentState, Merged, Name, check_limits
 from mesh.core.items import written_once
-from mesh.core.library import EMPTY_UPDATE, ROOT_NAME, contributed, refusing_panics, registers_of
+from mesh.core.library import (
+    EMPTY_UPDATE,
+    ROOT_NAME,
+    contributed,
+    difference,
+    refusing_panics,
+    registers_of,
+)
 from mesh.core.registers import Registers, counters_of, flatten, unflatten
 from mesh.core.updates import clocks_of, read_update
 from mesh.core.versions import join
 from mesh.core.wire import Change
+from mesh.core.yjs_messages import encode_state_vector
 from mesh.errors import InvalidDocument
 
 MARK_ROOT = b"mesh:mark"
@@ -50,8 +58,26 @@ def marked(name: Name, state_vector: bytes) -> int | None:
     Raises:
         InvalidDocument: it is malformed.
     """
+    return min(_marks(name, clocks_of(state_vector)), default=None)
+
+
+def unmarked(name: Name, update: bytes) -> tuple[int | None, bytes]:
+    """The incarnation that an update is of, if it brings a mark along, and the update without: a client that
+    keeps its documents tells all that it has kept.
+
+    Raises:
+        InvalidDocument: it is malformed.
+    """
+    marks = _marks(name, read_update(update, ROOT_NAME).ranges)
+    if not marks:
+        return None, update
+    theirs = encode_state_vector({mark_of(name, incarnation): 1 for incarnation in marks})
+    return min(marks), difference(update, theirs)
+
+
+def _marks(name: Name, clients: Iterable[int]) -> list[int]:
     first = _first_mark(name)
-    return min((c - first for c in clocks_of(state_vector) if 0 <= c - first < MARKS), default=None)
+    return [client - first for client in clients if 0 <= client - first < MARKS]
 
 
 def _first_mark(name: Name) -> int:
@@ -59,7 +85,10 @@ def _first_mark(name: Name) -> int:
     return _FIRST_MARK + int.from_bytes(digest, "big") * MARKS
 
 
-def standing(held: DocumentState, incarnation: int | None) -> Literal["current", "gone", "ahead"]:
+Standing = Literal["current", "gone", "ahead"]
+
+
+def standing(held: DocumentState, incarnation: int | None) -> Standing:
     """What a client that holds ``incarnation`` is to a merged document: it may go on, it has to start afresh,
     or it knows of an incarnation that has not come here yet."""
     if incarnation is None or held.rank == NEVER:

@@ -13,7 +13,7 @@ for good, which y-websocket clients respect.
     4403  the document belongs to a node: it can be read here, and written by its owner only; or the client
           is a page of another origin
     4410  the client holds an incarnation of the document that was removed (of a document that belongs to a
-          node: a record that was replaced): start afresh with a new Y.Doc
+          node: a record that was replaced): start afresh with a new Y.Doc, and clear what was kept of it
     4413  the document would be too large
     4422  no document of the mesh can hold what the client wrote; the reason says why
     4503  later: the client was too slow, knows more than this node does, or this node has a problem

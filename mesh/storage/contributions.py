@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import msgspec
 
 from mesh.core import browsers
+from mesh.core.browsers import Standing
 from mesh.core.library import difference, state_vector
 from mesh.core.records import OWNED_COLLECTIONS
 from mesh.core.updates import clocks_of
 from mesh.core.yjs_messages import encode_state_vector
 from mesh.errors import PermissionDenied
 from mesh.storage.rows import Row, Rows
-
-Standing = Literal["current", "gone", "ahead"]
 
 
 class View(msgspec.Struct, frozen=True, gc=False):
@@ -86,13 +83,17 @@ def contribute(
         raise PermissionDenied(f"{collection} belongs to the mesh: its documents can only be read")
     if rows.membership is not None:
         rows.membership.require_write(collection)
+    name = (collection, document_id)
     row = rows.get(collection, document_id)
     held = rows.state_of(row)
-    standing = browsers.standing(held, incarnation)
-    if standing != "current":
-        return standing
+    brought, update = browsers.unmarked(name, update)
+    for each in (incarnation, brought):
+        standing = browsers.standing(held, each)
+        if standing != "current":
+            return standing
+    incarnation = incarnation if brought is None else brought
     outcome = browsers.contribute(
-        held, update, incarnation=incarnation, tick=lambda: rows.tick(row), name=(collection, document_id)
+        held, update, incarnation=incarnation, tick=lambda: rows.tick(row), name=name
     )
     if outcome is not None:
         change, merged = outcome
