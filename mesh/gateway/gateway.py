@@ -48,7 +48,7 @@ MAX_MESSAGE_BYTES = MAX_STATE_BYTES + (64 << 10)
 """Of one message of a Yjs client: all that it holds of a document, and what is around that."""
 
 CLOSE_SECONDS = 2
-"""What requests that are under way get to finish."""
+"""What requests that are under way get to finish; what still waits a second later is cancelled."""
 
 
 class Gateway:
@@ -117,7 +117,7 @@ class Gateway:
                     log_level="warning",  # below, it tells of requests as they came, tokens included
                     access_log=False,
                     server_header=False,
-                    timeout_graceful_shutdown=CLOSE_SECONDS,
+                    timeout_graceful_shutdown=CLOSE_SECONDS + 1,
                     ws="websockets-sansio",
                     ws_max_size=MAX_MESSAGE_BYTES,
                     ws_per_message_deflate=False,
@@ -129,9 +129,11 @@ class Gateway:
                 streams.close()
                 rooms.close()
                 server.should_exit = True
+                timer = asyncio.get_running_loop().call_later(CLOSE_SECONDS, server.abort)
                 await serving
-                for connection in list(server.server_state.connections):
-                    connection.transport.abort()  # it does not read what it was sent
+                timer.cancel()
+                if server.server_state.tasks:
+                    await asyncio.wait(server.server_state.tasks)
 
             stack.push_async_callback(stop)
             await server.ready.wait()
@@ -244,6 +246,11 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.ready.set()
+
+    def abort(self) -> None:
+        """Cut off who does not read what was sent."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import warnings
 
 import httpx
@@ -28,6 +29,8 @@ async def test_closing_leaves_nothing(node: Node) -> None:
             _, idle = await asyncio.open_connection("127.0.0.1", int(gateway.url.rpartition(":")[2]))
             for _ in range(20):  # it asks for 20 MB, and reads nothing of that
                 idle.write(b"GET /api/collections/cars/documents HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            token = json.dumps({"hash": "0" * 64, "size_bytes": 2 << 20, "chunks_hash": "0" * 64})
+            fetching = asyncio.create_task(client.get(f"/blobs/{'0' * 64}", params={"token": token}))
             async with live(client, {"kind": "presence"}) as found:
                 await anext(found)
                 closing = asyncio.create_task(gateway.close())
@@ -37,6 +40,8 @@ async def test_closing_leaves_nothing(node: Node) -> None:
             assert closed.value.rcvd is not None
             assert closed.value.rcvd.code == 1001
             await closing
+            with pytest.raises(httpx.TransportError):
+                await fetching
         await yjs.wait_closed()
         idle.transport.abort()
         gc.collect()
