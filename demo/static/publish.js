@@ -21,8 +21,10 @@ function open(chosen = null) {
 function choose(chosen) {
   file = chosen;
   at("publish-chosen").textContent = file ? `${file.name}, ${size(file.size)}` : "Choose one, or drop it anywhere on the page.";
-  at("publish-send").disabled = !file;
+  ready();
 }
+
+const ready = () => (at("publish-send").disabled = !file || scope().node_ids?.length === 0);
 
 function drawChoices() {
   choices(at("publish-formation"), formations().map((name) => [name, name]));
@@ -42,6 +44,7 @@ function scope() {
 }
 
 async function dryRun() {
+  ready();
   const number = ++asked;
   const wanted = scope();
   const line = at("publish-dry-run");
@@ -75,7 +78,7 @@ async function send(event) {
     problem(at("publish-error"), error);
   }
   progress.hidden = true;
-  at("publish-send").disabled = !file;
+  ready();
 }
 
 // --- dragging: the whole page takes a file -------------------------------------------------------------

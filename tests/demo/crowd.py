@@ -29,9 +29,10 @@ UPDATED = 20
 
 
 class Crowd:
-    """What the made-up mesh is like after so many ticks."""
+    """What the made-up mesh is like after so many ticks. ``retried``: distributions that were to be."""
 
     def __init__(self, nodes: int, documents: int) -> None:
+        self.retried: list[str] = []
         self.nodes = [
             {
                 "_id": f"{number:04d}" + "a" * 48,
@@ -96,6 +97,7 @@ class Crowd:
             }
             for number, node in enumerate(targets)
         }
+        receipts[targets[0]["_id"]] |= {"status": "failed", "error": "the disk is full", "rate": 0.0}
         handle = {
             "distribution_id": "d1",
             "blob_hash": "ab" * 32,
@@ -108,8 +110,8 @@ class Crowd:
             "total_targets": len(targets),
             "pending": 0,
             "completed": 0,
-            "in_progress": len(targets),
-            "failed": 0,
+            "in_progress": len(targets) - 1,
+            "failed": 1,
             "cancelled": 0,
             "node_statuses": receipts,
             "is_cancelled": False,
@@ -153,8 +155,16 @@ class Crowd:
         async def collections(request: Request) -> Response:
             return JSONResponse({"collections": {"sensors": len(self.documents), "nodes": len(self.nodes)}})
 
-        anybody = Middleware(CORSMiddleware, allow_origins=["*"])
-        routes = [Route("/api/live", live), Route("/api/collections", collections)]
+        async def retry(request: Request) -> Response:
+            self.retried.append(request.path_params["id"])
+            return JSONResponse({"distribution_id": request.path_params["id"]})
+
+        anybody = Middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"])
+        routes = [
+            Route("/api/live", live),
+            Route("/api/collections", collections),
+            Route("/api/distributions/{id}/retry", retry, methods=["POST"]),
+        ]
         return Starlette(routes=routes, middleware=[anybody])
 
 

@@ -183,6 +183,7 @@ def test_a_file_that_is_chosen_goes_to_chosen_nodes(page: Page, tmp_path: Path) 
     page.set_input_files("#publish-file", file)
     page.select_option("#publish-scope", "nodes")
     expect(page.locator("#publish-dry-run")).to_have_text("Choose at least one node.")
+    expect(page.locator("#publish-send")).to_be_disabled()
     page.get_by_role("checkbox", name="south-2").check()
     expect(page.locator("#publish-dry-run")).to_have_text("1 node would get it now: south-2.")
     page.click("#publish-send")
@@ -233,7 +234,7 @@ def test_axe_finds_no_serious_fault(browser: Browser, url: str, tmp_path: Path) 
     for scheme, width in (("dark", 1360), ("light", 390)):
         with looking(browser, url, color_scheme=scheme, viewport={"width": width, "height": 844}) as page:
             expect(page.locator("#nodes li.linked")).to_have_count(4)
-            page.locator("#table tbody tr").first.wait_for()
+            page.locator("#table tbody button").first.wait_for()
             page.locator("#nodes .summary").nth(1).click()
             assert faults(page, source) == []
             if width == 390:
