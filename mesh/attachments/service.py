@@ -230,7 +230,7 @@ class Attachments:
     async def exists(self, hash: str) -> bool:
         """Whether the blob is here, whole and verified."""
         self._check(hash)
-        return self._store.exists(hash)
+        return await self._store.holds(hash)
 
     async def info(self, hash: str) -> BlobToken | None:
         """The token under which a blob came here; ``None``: it is not here."""

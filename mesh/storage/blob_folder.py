@@ -138,6 +138,10 @@ class FolderBlobs:
         """See the port."""
         return hash in self._folder.sizes
 
+    async def holds(self, hash: str) -> bool:
+        """See the port."""
+        return self.exists(hash) and (not self._folder.is_linked(hash) or await self.info(hash) is not None)
+
     def hashes(self) -> list[str]:
         """See the port."""
         return list(self._folder.sizes)
@@ -162,7 +166,7 @@ class FolderBlobs:
     async def info(self, hash: str) -> BlobToken | None:
         """See the port."""
         try:
-            return await self._run(self._folder.token, hash)
+            return await self._run(self._folder.true_token, hash)
         except BlobNotFound:
             return None
 

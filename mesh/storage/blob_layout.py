@@ -238,6 +238,14 @@ class BlobFolder:
             pass  # damaged: made again below
         return self._renew(hash, BlobMetadata())[0]
 
+    def true_token(self, hash: str) -> BlobToken:
+        """The token of a whole blob, if a file that it is linked to still looks as it did."""
+        link = self._links.get(hash)
+        if link is not None and not link.holds:
+            self.delete(hash)
+            raise LinkedFileChanged(hash, link.path, "was changed or removed")
+        return self.token(hash)
+
     def chunk_list(self, hash: str) -> bytes:
         """The chunk list of a whole blob; made again from the content where it, or the token, is damaged."""
         token = self.token(hash)

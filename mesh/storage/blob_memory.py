@@ -136,6 +136,10 @@ class MemoryBlobs:
         """See the port."""
         return hash in self._blobs
 
+    async def holds(self, hash: str) -> bool:
+        """See the port."""
+        return self.exists(hash)
+
     def hashes(self) -> list[str]:
         """See the port."""
         return list(self._blobs)

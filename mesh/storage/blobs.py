@@ -157,6 +157,9 @@ class BlobStore(Protocol):
     def exists(self, hash: str) -> bool:
         """Whether the blob is here, whole and verified."""
 
+    async def holds(self, hash: str) -> bool:
+        """The same; a file that the blob is linked to is looked at as well."""
+
     def hashes(self) -> list[str]:
         """Every blob that is here whole."""
 
@@ -173,7 +176,7 @@ class BlobStore(Protocol):
         """The sum of the sizes of the blobs that are here whole."""
 
     async def info(self, hash: str) -> BlobToken | None:
-        """The token of a blob that is here whole."""
+        """The token of a blob that is here whole; a file that it is linked to is looked at."""
 
     async def cached(self, hash: str) -> bool:
         """Whether the blob is here for others only."""

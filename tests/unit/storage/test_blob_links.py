@@ -162,6 +162,21 @@ async def test_a_file_that_changed_while_nobody_looked_is_dropped_at_the_next_st
     await again.close()
 
 
+async def test_a_changed_file_is_noticed_by_whoever_asks(store: FolderBlobs, file: Path) -> None:
+    lost: list[str] = []
+    store.on_lost(lost.append)
+    token = await store.link(file, BlobMetadata())
+    assert await store.holds(token.hash)
+    file.write_bytes(DATA + b"more")
+    assert not await store.holds(token.hash)
+    assert await store.info(token.hash) is None
+    assert (store.hashes(), lost) == ([], [token.hash])
+    token = await store.link(file, BlobMetadata())
+    file.unlink()
+    assert await store.info(token.hash) is None
+    assert not store.exists(token.hash)
+
+
 async def test_a_copy_is_better_than_a_link(store: FolderBlobs, file: Path) -> None:
     linked = await store.link(file, BlobMetadata("first"))
     assert await store.add(file, BlobMetadata("second")) == linked  # its first metadata stay
