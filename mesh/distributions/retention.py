@@ -27,11 +27,12 @@ RETENTION_SECONDS = 30 * 86_400.0
 REMOVED_SECONDS = 365 * 86_400.0
 """How long everybody remembers that it was removed."""
 
-INTERVAL_SECONDS = 86_400.0
+MIN_INTERVAL_SECONDS, MAX_INTERVAL_SECONDS = 1.0, 86_400.0
+"""How often distributions are looked through: once in the time that they stay, within these bounds."""
 
 
 class Retention:
-    """Looks through the distributions at the start and once a day.
+    """Looks through the distributions at the start, and then once a day; more often where they stay for less.
 
     Args:
         status: of a distribution that is held.
@@ -63,15 +64,16 @@ class Retention:
     async def run(self) -> None:
         """Never returns."""
         loop = asyncio.get_running_loop()
+        interval = min(max(self._seconds, MIN_INTERVAL_SECONDS), MAX_INTERVAL_SECONDS)
         while True:
             try:
                 await self._look()
             except MeshError as error:
-                logger.warning("distributions that are over are left until tomorrow: %s", error)
-            tomorrow = asyncio.Event()
-            timer = loop.call_later(INTERVAL_SECONDS, tomorrow.set)
+                logger.warning("distributions that are over are left for %g s more: %s", interval, error)
+            due = asyncio.Event()
+            timer = loop.call_later(interval, due.set)
             try:
-                await tomorrow.wait()
+                await due.wait()
             finally:
                 timer.cancel()
 

@@ -100,6 +100,18 @@ def test_given_a_sleeper_when_it_comes_back_after_the_removal_then_nothing_comes
     in_a_world(run)
 
 
+def test_given_a_short_retention_then_it_is_kept_to() -> None:
+    async def run(world: World) -> None:
+        hq = await world.start("hq", retention=4)
+        handle = await hq.service.distribute(hq.blobs.add(b"map"), NORTH)
+        await later()
+        await hq.service.cancel(handle)
+        await later(9)
+        assert _held(hq, handle) == (False, 0)
+
+    in_a_world(run)
+
+
 def test_given_a_late_receipt_of_a_removed_distribution_then_it_is_gone_the_next_day() -> None:
     async def run(world: World) -> None:
         hq = await world.start("hq")
