@@ -15,7 +15,7 @@ from mesh.core.tokens import BlobProgress, BlobToken
 from mesh.distributions.inbox import Inbox
 from mesh.distributions.ports import BlobHandle, Blobs
 from mesh.distributions.receipt_writer import ReceiptWriter
-from mesh.errors import FetchFailed
+from mesh.errors import FetchFailed, InvalidDistribution
 from mesh.streams import Stream
 
 T = TypeVar("T")
@@ -84,10 +84,11 @@ class Delivery:
         """The application does not want it: the receipt says failed, and why; retry() offers it again.
 
         Raises:
-            FetchFailed: the distribution is over, or was accepted.
+            InvalidDistribution: the distribution is over, or was accepted.
         """
         async with self._deciding:
-            self._check()
+            if (over := self._over()) is not None:
+                raise InvalidDistribution(f"{self.distribution_id} cannot be rejected: {over}")
             await self._writer.finish(TransferState.FAILED, self._clock(), error=f"rejected: {reason}")
             self._decided(self.distribution_id)
         await self.withdraw("it was rejected here")
@@ -139,8 +140,14 @@ class Delivery:
             task.cancel()
 
     def _check(self) -> None:
-        if self._withdrawn is not None or self._status() is not None:
-            raise FetchFailed(self.token.hash, self._withdrawn or "its distribution is decided already")
+        if (over := self._over()) is not None:
+            raise FetchFailed(self.token.hash, over)
+
+    def _over(self) -> str | None:
+        """Why nothing can be decided any more."""
+        if self._status() is not None:
+            return self._withdrawn or "its distribution is decided already"
+        return self._withdrawn
 
     def _status(self) -> TransferState | None:
         """How it ended; ``None``: it has not."""

@@ -10,7 +10,7 @@ import pytest
 
 from mesh.core.status import DistributionHandle, TransferState
 from mesh.distributions.deliveries import Delivery
-from mesh.errors import FetchFailed
+from mesh.errors import FetchFailed, InvalidDistribution
 from tests.unit.distributions.fakes import FakeBlobs, export_for_ever
 from tests.unit.distributions.world import NORTH, FakePeer, World, in_a_world, later
 
@@ -41,7 +41,7 @@ def test_given_manual_when_offered_then_nothing_moves_until_the_application_asks
         await delivery.accept()
         await delivery.accept()
         assert (await hq.service.wait_for_completion(handle, 30)).is_success
-        with pytest.raises(FetchFailed):
+        with pytest.raises(InvalidDistribution, match="cannot be rejected"):
             await delivery.reject("too late")
 
     in_a_world(run)
@@ -209,7 +209,7 @@ def test_given_an_accepted_file_that_has_appeared_then_the_receipt_says_complete
         elif by == "close":
             await van.service.close()
         else:
-            with pytest.raises(FetchFailed, match="decided already"):
+            with pytest.raises(InvalidDistribution, match=r"cannot be rejected: .* decided already"):
                 await delivery.reject("too late")
         await later(1000)
         receipt = van.receipt(handle.distribution_id)
