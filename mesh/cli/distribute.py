@@ -62,7 +62,7 @@ def distribute(
 ) -> int | None:
     """Send FILE to every node in a scope.
 
-    Prints the id of the distribution, which goes on in the background.
+    Prints the id of the distribution, which goes on in the background; with --wait, its progress.
     """
     if (file is None) == (blob is None):
         raise click.UsageError("give either a FILE or --blob HASH")
@@ -92,7 +92,9 @@ async def _distribute(
         return await follow(control, handle.distribution_id, timeout=timeout, stream_json=False)
     token = BlobToken.from_dict(made["token"])
     text = describe(handle, token.metadata.name, token.size_bytes)
-    control.output.result(made, f"{handle.distribution_id}  {clean(text)}")
+    control.output.result({"distribution_id": handle.distribution_id} | made, handle.distribution_id)
+    if not control.output.as_json:
+        click.echo(clean(text), err=True)
     return None
 
 
@@ -136,7 +138,7 @@ async def follow(control: Control, id: str, *, timeout: float | None = None, str
 
 def _conclude(output: Output, status: DistributionStatus, *, stream_json: bool) -> None:
     if not stream_json:
-        output.result(status)
+        output.result({"distribution_id": status.handle.distribution_id} | status.to_dict())
     if not output.as_json and not output.is_terminal:
         click.echo(f"{summary(status).text}: {counts(status)}")
 

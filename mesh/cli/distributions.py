@@ -16,6 +16,7 @@ from mesh.cli.settings import Control, common_options, controlled
 from mesh.cli.units import clean, duration, percent, short, size
 from mesh.control.methods import Listed
 from mesh.core.scopes import scope_text
+from mesh.core.status import DistributionStatus
 from mesh.errors import NodeNotRunning
 
 COLUMNS = ("id", "file", ">size", "to", "priority", ">age", ">done", ">targets", "state")
@@ -132,8 +133,14 @@ async def cancel(control: Control, id: str) -> None:
 
     Nobody begins it any more, running transfers stop; who has the file keeps it.
     """
+    before = await _status(control, id)
     whole = await control.call("distributions.cancel", {"id": id})
-    control.output.result({"distribution_id": whole}, f"cancelled {whole}")
+    text = f"cancelled {whole}"
+    if before.is_success:
+        text = f"{whole} is completed; nobody else begins it any more"
+    elif before.is_cancelled:
+        text = f"{whole} was cancelled already"
+    control.output.result({"distribution_id": whole}, text)
 
 
 @click.command()
@@ -142,5 +149,11 @@ async def cancel(control: Control, id: str) -> None:
 @controlled
 async def retry(control: Control, id: str) -> None:
     """Have the failed targets of ID try again."""
+    failed = (await _status(control, id)).failed
     whole = await control.call("distributions.retry", {"id": id})
-    control.output.result({"distribution_id": whole}, f"retrying {whole}")
+    text = f"retrying {whole}" if failed else f"no target of {whole} is known to have failed"
+    control.output.result({"distribution_id": whole}, text)
+
+
+async def _status(control: Control, id: str) -> DistributionStatus:
+    return Listed.from_dict(await control.call("distributions.status", {"id": id})).status
