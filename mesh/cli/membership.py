@@ -17,10 +17,13 @@ from mesh.cli.parsing import parse_duration, parsed
 from mesh.cli.settings import Control, Settings, common_options, controlled
 from mesh.cli.units import clean, duration
 from mesh.control.socket_path import make_private
-from mesh.core.certificates import ROLES
+from mesh.core.certificates import REVOKED, ROLES
 from mesh.core.enrolment import MAX_USES, read_token
+from mesh.errors import NodeNotRunning
 from mesh.network.addresses import is_loopback, parse_url
+from mesh.node.presence import Presence
 from mesh.storage.data_dir import DataDir
+from mesh.storage.identity import load_or_create_identity
 
 
 @click.command()
@@ -44,7 +47,7 @@ def init(context: click.Context, root_key: Path | None) -> None:
     Output(settings.json).result(
         _described(credentials) | {"home": str(settings.home), "root_key": str(key)},
         f"{credentials.node_id} is an admin of the mesh {credentials.mesh_id}, whose key is {key}: "
-        "keep a copy in a safe place. Next: `mesh up --listen 0.0.0.0:7700`",
+        f"keep a copy in a safe place. Next: `mesh up --home {settings.home} --listen 0.0.0.0:7700`",
     )
 
 
@@ -97,6 +100,13 @@ async def invite(
     """Print a token with which another node can join.
 
     Whoever has it can use it: it is a secret. This node has to be up when it is used.
+
+    \b
+    Roles:
+      member   reads and writes documents, and receives files
+      relay    a member that asks and fetches on behalf of others as well
+      publish  a member that distributes files
+      admin    all of this; invites, renews, revokes, and cancels what others distribute
     """
     if read_only and write:
         raise click.UsageError("--read-only and --write contradict each other")
@@ -150,7 +160,7 @@ def join(context: click.Context, token: str | None, token_file: Path | None) -> 
     Output(settings.json).result(
         _described(credentials) | {"addresses": addresses},
         f"{credentials.node_id} is {what} of the mesh {credentials.mesh_id}. "
-        f"Next: `mesh up --peer {clean(addresses[0])}`",
+        f"Next: `mesh up --home {settings.home} --peer {clean(addresses[0])}`",
     )
 
 
@@ -171,9 +181,20 @@ async def revoke(control: Control, node: str) -> None:
 @common_options
 @click.pass_context
 def whoami(context: click.Context) -> None:
-    """Show the credentials on --home: node, mesh, roles, end."""
+    """Show the credentials on --home.
+
+    That it was revoked, a node hears from peers: only while it runs.
+    """
     settings = context.ensure_object(Settings)
+    directory = DataDir(settings.home)
+    if directory.identity.exists() and not directory.certificates.exists():
+        node_id = load_or_create_identity(directory.identity).node_id
+        Output(settings.json).result(
+            {"node_id": node_id, "mesh_id": None}, f"node    {node_id}\nmesh    open: no credentials"
+        )
+        return
     credentials = Credentials.load(settings.home)
+    revoked_by = asyncio.run(_revoked_by(settings))
     grant = credentials.membership.chain[0].grant
     left = credentials.expires_at - time.time()
     lines = {
@@ -184,9 +205,23 @@ def whoami(context: click.Context) -> None:
         "writes": ", ".join(grant.write) or "nothing",
         "valid": f"for another {duration(left)}" if left > 0 else "no longer, until an admin renews it",
     }
+    if revoked_by is not None:
+        lines["valid"] = f"no longer: revoked, says {clean(revoked_by)}"
     Output(settings.json).result(
-        _described(credentials), "\n".join(f"{name:<6}  {text}" for name, text in lines.items())
+        _described(credentials) | {"revoked_by": revoked_by},
+        "\n".join(f"{name:<6}  {text}" for name, text in lines.items()),
     )
+
+
+async def _revoked_by(settings: Settings) -> str | None:
+    """The address at which the node that runs on --home hears that it was revoked; ``None``: it hears no
+    such thing, or does not run."""
+    try:
+        async with Control(settings) as control:
+            presence = Presence.from_dict(await control.call("node.presence"))
+    except NodeNotRunning:
+        return None
+    return next((dial.url for dial in presence.dials if f"{REVOKED}: " in (dial.error or "")), None)
 
 
 def _described(credentials: Credentials) -> dict[str, object]:

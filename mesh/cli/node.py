@@ -76,12 +76,17 @@ async def peers(control: Control) -> None:
 @common_options
 @controlled
 async def members(control: Control) -> None:
-    """List the nodes known here, and what they are to a closed mesh, as far as that is known."""
+    """List the nodes known here.
+
+    With what they are to a closed mesh, as far as that is known.
+    """
     standings: dict[str, str] = await control.call("node.standings")
     found: list[dict[str, Any]] = [
         member | ({"standing": standings[member["_id"]]} if member["_id"] in standings else {})
         for member in await control.call("node.members")
     ]
+    revoked = sorted(standings.keys() - {member["_id"] for member in found})  # what they wrote is gone
+    found += [{"_id": node_id, "standing": standings[node_id]} for node_id in revoked]
     rows: list[Row] = [
         (
             short(member["_id"]),

@@ -52,7 +52,10 @@ async def renew_at(
 
 
 async def _ask(transport: Transport, url: str, request: Callable[[bytes], bytes]) -> list[Certificate]:
-    connection = await transport.dial(url.rstrip("/") + JOIN_PATH)
+    try:
+        connection = await transport.dial(url.rstrip("/") + JOIN_PATH)
+    except PeerUnreachable as error:
+        raise PeerUnreachable(url, f"{error.reason} (the admin's node has to be up)") from error
     try:
         async with asyncio.timeout(HANDSHAKE_SECONDS):
             await connection.send(request(connection.binding))

@@ -296,7 +296,9 @@ class Node:
         this node is up: what ``Credentials.join()`` takes. It is a secret.
 
         Args:
-            role: ``"member"``, ``"relay"``, ``"publish"`` or ``"admin"``.
+            role: a ``"member"`` reads and writes documents and receives files; ``"relay"`` also asks and
+                fetches on behalf of others, ``"publish"`` also distributes; an ``"admin"`` does all of this,
+                invites, renews and revokes, and cancels what others distribute.
             collections: what they may read, by name or as the start of names and ``*``.
             write: what they may write; ``None``: what they may read.
             addresses: where else this node can be reached, such as ``wss://hq.example.org:7700``.

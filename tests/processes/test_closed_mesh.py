@@ -24,6 +24,8 @@ def mesh(*arguments: str, stdin: str = "", status: int = 0) -> Any:
 def test_a_mesh_from_its_beginning_to_a_stolen_van(tmp_path: Path) -> None:
     homes = {name: ("--home", str(tmp_path / name)) for name in ("hq", "van", "thief")}
     begun = mesh("init", *homes["hq"])
+    said = run_mesh("init", "--home", str(tmp_path / "hq2"), timeout=30).stdout
+    assert f"Next: `mesh up --home {tmp_path / 'hq2'} --listen" in said
     assert mesh("init", *homes["hq"], status=4)["error"]["type"] == "CredentialsUnusable"
     assert mesh("whoami", *homes["hq"])["roles"] == ["admin", "member", "publish", "relay"]
     with MeshProcess(tmp_path / "hq", "--name", "hq", "--listen", "127.0.0.1:0") as hq:
@@ -43,7 +45,14 @@ def test_a_mesh_from_its_beginning_to_a_stolen_van(tmp_path: Path) -> None:
             assert (tmp_path / "van" / "inbox" / "f").read_bytes() == (tmp_path / "f").read_bytes()
             assert hq.mesh("revoke", "van") == {"node_id": van.node_id}
             assert hq.mesh("peers") == []
+            assert hq.mesh("members")[1] == {"_id": van.node_id, "standing": "revoked"}
+            assert "revoked" in van.mesh("connect", hq.address, status=4)["error"]["message"]
+            assert van.mesh("whoami")["revoked_by"] == hq.address
             assert token not in hq.stderr + van.stderr
+        late = hq.mesh("invite")["token"]
+    said = mesh("join", *homes["thief"], stdin=late, status=4)["error"]["message"]
+    assert said.startswith(f"cannot reach {hq.address}: ")
+    assert "the admin's node has to be up" in said
     for name in ("hq", "van"):
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o700
     os.chmod(tmp_path / "van" / "identity.key", 0o644)
@@ -53,6 +62,7 @@ def test_a_mesh_from_its_beginning_to_a_stolen_van(tmp_path: Path) -> None:
 def test_open_and_closed_meshes_say_why_they_do_not_link(tmp_path: Path) -> None:
     mesh("init", "--home", str(tmp_path / "hq"))
     with MeshProcess(tmp_path / "hq") as hq, MeshProcess(tmp_path / "open") as open_:
+        assert open_.mesh("whoami") == {"node_id": open_.node_id, "mesh_id": None}
         port = hq.address.rpartition(":")[2]
         said = {
             f"ws://127.0.0.1:{port}": (open_, "one with credentials (wss://)"),
