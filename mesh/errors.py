@@ -26,12 +26,12 @@ class InvalidNode(MeshError, ValueError):
 
 
 class DataDirInUse(MeshError):
-    """Another process has the data directory open."""
+    """Another node has the data directory open."""
 
     def __init__(self, path: str) -> None:
         super().__init__(
-            f"the data directory {path} is in use by another process: "
-            "stop that node, or give this one a directory of its own"
+            f"the data directory {path} is in use by another node: "
+            "stop that one, or give this one a directory of its own"
         )
         self.path = path
 

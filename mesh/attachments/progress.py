@@ -65,5 +65,5 @@ def no_room(full: StorageFull) -> str:
 
 
 def no_source(asked: Collection[str]) -> str:
-    """Why a transfer waits that has no source, though these were asked."""
-    return f"no source: asked {', '.join(sorted(asked))}" if asked else "no peers are connected"
+    """Why a transfer waits that has no source, while these are asked."""
+    return f"no source yet: asking {', '.join(sorted(asked))}" if asked else "no peers are connected"

@@ -54,9 +54,9 @@ async def formations(control: Control, names: tuple[str, ...], none: bool) -> No
 @click.option("--detect", is_flag=True, help="Declare nothing any more.")
 @controlled
 async def capabilities(control: Control, /, detect: bool, **options: Any) -> None:
-    """Declare capabilities, until the node stops; what is not given is detected.
+    """Declare capabilities, until the node stops.
 
-    Without options: show them.
+    What is not given is detected. Without options: show them.
     """
     given = given_capabilities(options)
     if given and detect:

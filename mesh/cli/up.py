@@ -127,9 +127,10 @@ def up(
     verbose: bool,
     **declared: Any,
 ) -> None:
-    """Run a node, until Ctrl-C or `mesh down`, as a member of the mesh of --home if there is one.
+    """Run a node, until Ctrl-C or `mesh down`.
 
-    Prints its id and address when it is ready; logs to stderr.
+    As a member of the mesh that --home has joined, if it has. Prints its id and address when it is ready;
+    logs to stderr.
     """
     settings = context.ensure_object(Settings)
     tune_allocator()

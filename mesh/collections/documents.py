@@ -169,7 +169,7 @@ class Documents:
         if self.name in OWNED_COLLECTIONS:
             raise PermissionDenied(
                 f"{self.name} belongs to the mesh: its documents are written by their owners only. "
-                "Use node.distributions, or a collection of your own"
+                "Write to a collection of your own"
             )
 
     def _matching(self, selector_or_id: Selector | str) -> Callable[[Rows], list[str]]:

@@ -120,7 +120,7 @@ class SyncSession:
         """The store has committed something, which the other links are told as well. That stands, whatever
         becomes of this one."""
         if self._log_id != self._store.log_id:
-            self.link.close("this store goes on under a new identity")
+            self.link.close("this store starts a log of its own")
             return
         try:
             self.run(sharing.share(self.serving.committed(commits)))

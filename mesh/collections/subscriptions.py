@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mesh.collections.replication import Replicator
-from mesh.core.interest import entry_digest
+from mesh.core.interest import EVERYTHING, entry_digest
 from mesh.core.wire import InterestEntry
 from mesh.errors import PermissionDenied
 from mesh.storage import documents
@@ -70,6 +70,10 @@ class Subscriptions:
         Raises:
             PermissionDenied: this node asks the mesh for documents of ``collection``.
         """
+        if self._replicator.wants(EVERYTHING.collection):
+            raise PermissionDenied(
+                f"a hub holds everything: what is evicted of {collection} would come straight back"
+            )
         if self._replicator.wants(collection):
             raise PermissionDenied(
                 f"{collection} is subscribed to, so what is evicted would come straight back: "

@@ -19,12 +19,17 @@ from mesh.errors import InvalidScope
 MAX_NODE_IDS = 1024
 """How many nodes one scope may name."""
 
+MAX_NAME_CHARS = 128
+"""Length of a formation's name."""
+
+FORMATION_RULE = f"has a name of 1 to {MAX_NAME_CHARS} printable characters, such as north"
+
 MAX_SELECTED_ID_BYTES = 6 * 1024
 """Over this many bytes of named ids the node documents are subscribed to whole (selectors are bounded)."""
 
 _WORD = r"^[^\s,:]+$(?!\n)"
 Word = Annotated[str, Meta(min_length=1, max_length=128, pattern=_WORD)]
-Name = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"\S")]
+Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS, pattern=r"\S")]
 Tags = Annotated[Sequence[Word], Meta(max_length=64)]
 
 _ARCHITECTURES = {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64"}
@@ -133,6 +138,12 @@ def _architecture(name: str | None) -> str | None:
     return _ARCHITECTURES.get(lower, lower) if lower is not None else None
 
 
+def is_formation_name(name: object) -> bool:
+    """Whether this node calls a formation that. What comes from others may have characters that cannot be
+    printed, as it could in earlier versions."""
+    return isinstance(name, str) and len(name) <= MAX_NAME_CHARS and name.isprintable() and bool(name.strip())
+
+
 def parse_scope(plain: object) -> DistributionScope:
     """The scope whose JSON form is ``plain``.
 
@@ -156,6 +167,8 @@ def check_scope(scope: object) -> DistributionScope:
     """
     if not isinstance(scope, DistributionScope):
         raise InvalidScope(f"a scope is AllNodes, Formation, Nodes or Capable, not {scope!r}")
+    if isinstance(scope, Formation) and not is_formation_name(scope.formation_id):
+        raise InvalidScope(f"a formation {FORMATION_RULE}, not {scope.formation_id!r:.60}")
     try:
         read = parse_scope(scope.to_dict())
     except (TypeError, ValueError) as error:

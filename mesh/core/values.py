@@ -84,7 +84,7 @@ def normalized(value: Any, path: str = "", depth: int = 0) -> Any:
             for index, item in enumerate(value)
         ]
     raise InvalidDocument(
-        f"a {type(value).__name__} is not a JSON value"
+        f"a value of the type {type(value).__name__} is not JSON"
         + ("; add it as an attachment and store its token" if isinstance(value, bytes | bytearray) else ""),
         path,
     )

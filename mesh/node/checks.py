@@ -8,7 +8,7 @@ import msgspec
 
 from mesh.core.identity import short_id
 from mesh.core.rates import Limits
-from mesh.core.scopes import Capabilities, NodeFacts
+from mesh.core.scopes import FORMATION_RULE, Capabilities, NodeFacts, is_formation_name
 from mesh.distributions.checks import MAX_SECONDS
 from mesh.errors import InvalidNode
 from mesh.membership.credentials import Credentials
@@ -102,6 +102,9 @@ def check_facts(formations: list[str], capabilities: Capabilities | Probe | None
     """
     if capabilities is not None and not isinstance(capabilities, Capabilities) and not callable(capabilities):
         raise InvalidNode(f"capabilities are Capabilities(...) or a probe, not {capabilities!r}")
+    for name in formations:
+        if not is_formation_name(name):
+            raise InvalidNode(f"a formation {FORMATION_RULE}, not {name!r:.60}")
     declared = capabilities if isinstance(capabilities, Capabilities) else Capabilities()
     facts = {"formations": formations, "capabilities": declared}
     try:

@@ -1,4 +1,4 @@
-"""A node's data directory: one per node, private, and open in one process only."""
+"""A node's data directory: one per node, private, and open in one node only."""
 
 from __future__ import annotations
 
@@ -34,12 +34,14 @@ class DataDir:
         """Create the directory if need be, and lock it.
 
         Raises:
-            DataDirInUse: another process has it open.
+            DataDirInUse: another node has it open, in this process or another.
             DataDirUnusable: it cannot be created or written.
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileExistsError as error:
+            raise DataDirUnusable(str(self.path), "it is not a directory") from error
         except (OSError, ValueError) as error:  # ValueError: the path has a NUL in it
             raise DataDirUnusable(str(self.path), str(error)) from error
         try:

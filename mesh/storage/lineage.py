@@ -39,7 +39,7 @@ _State = tuple[bytes, bytes, int, int, Numbering, bytes | None]
 class Lineage:
     """The one row of the table ``store``; changes are kept or undone with the transaction they belong to.
 
-    A store goes on under a new identity where ``host`` has changed: it is a copy. So it does where it was not
+    A store starts a log of its own where ``host`` has changed: it is a copy. So it does where it was not
     closed before the machine went down: a disk that lost power may have lost what peers have seen. After a
     mere crash of the process it goes on as it was.
 
@@ -83,12 +83,12 @@ class Lineage:
             self.numbering = self.numbering.reopened(last, self._rng.randint(MIN_GAP, MAX_GAP))
             self.seq = self.numbering.start
             if known_host != host:
-                _log.warning("this store is a copy, or was put back: it goes on under a new identity")
+                _log.warning("this store is a copy, or was put back: it starts a log of its own")
                 self._renew()
             elif open_since is not None and open_since != (boot or None):
                 _log.warning(
                     "the machine went down while this store was open, and its disk may have lost what peers "
-                    "have seen: it goes on under a new identity"
+                    "have seen: it starts a new log"
                 )
                 self._renew()
         self._floor = self.seq  # nothing stands there
@@ -174,10 +174,10 @@ class Lineage:
         self._connection.execute("UPDATE store SET former = NULL")
 
     def renew(self, found: bytes = b"") -> None:
-        """Go on under a new identity, with a log of its own; ``found`` is the log of another life."""
+        """Start a log of its own, under a new clock identity; ``found`` is the log of another life."""
         if self.former is not None:
             self.former += found
-        _log.warning("this store has been restored from a backup: it goes on under a new identity")
+        _log.warning("this store has been restored from a backup: it starts a log of its own")
         self._renew()
 
     def _renew(self) -> None:

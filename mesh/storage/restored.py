@@ -23,7 +23,7 @@ def meet(rows: Rows, vector: Mapping[bytes, int]) -> None:
 
 
 def renew(rows: Rows, number: int | None, log_id: bytes = b"") -> None:
-    """Go on under a new identity: a peer knows the ``number`` of this store, which it never gave, or its log
+    """Start a log of its own: a peer knows the ``number`` of this store, which it never gave, or its log
     ``log_id``, which it never had.
 
     What it has written stands under counters and Yjs client ids that its other life may have used as well. It

@@ -114,8 +114,9 @@ def rebuild(path: Path, reason: str, rng: random.Random, clock: Callable[[], flo
         _remove(draft)
     rebuilt = Rebuilt(clock(), reason, aside, documents, refused)
     _log.error(
-        "the store %s was damaged (%s): it has been rebuilt with %d documents that could be read, under a "
-        "new identity; what is missing comes back from peers that hold it. The damaged file is kept as %s",
+        "the store %s was damaged (%s): it has been rebuilt with %d documents that could be read, "
+        "and starts a log of its own; what is missing comes back from peers that hold it. The damaged file is "
+        "kept as %s",
         path,
         reason,
         documents,

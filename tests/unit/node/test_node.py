@@ -18,6 +18,7 @@ from mesh import (
     Capabilities,
     DataDirInUse,
     DataDirUnusable,
+    Formation,
     InvalidAddress,
     InvalidNode,
     InvalidScope,
@@ -199,6 +200,8 @@ async def test_what_cannot_work_fails_at_start(
         {"capabilities": {"gpu_gb": 1}},
         {"capabilities": Capabilities(gpu_gb=-1)},
         {"formations": [""]},
+        {"formations": ["\x1b[31mred"]},
+        {"formations": ["a\nb"]},
         {"formations": [5]},
         {"formations": ["\ud800"]},
         {"formations": [f"f{i}" for i in range(100)]},
@@ -218,7 +221,7 @@ async def test_a_data_directory_has_one_node(tmp_path: Path) -> None:
 
 async def test_a_data_directory_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(DataDirUnusable):
+    with pytest.raises(DataDirUnusable, match="cannot be used: it is not a directory"):
         await Node(tmp_path / "file").start()
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -293,6 +296,12 @@ async def test_the_documents_of_the_mesh_are_read_only(collection: str) -> None:
                 await write
 
 
+async def test_what_a_hub_holds_is_not_evicted() -> None:
+    async with Node(hub=True) as node:
+        with pytest.raises(PermissionDenied, match="a hub holds everything"):
+            await node.collection("cars").evict({})
+
+
 async def test_wrong_arguments_are_named(tmp_path: Path) -> None:
     async with Node(tmp_path, capabilities=Capabilities(tags=("camera",))) as node:
         with pytest.raises(InvalidToken):
@@ -300,6 +309,11 @@ async def test_wrong_arguments_are_named(tmp_path: Path) -> None:
         token = await node.attachments.add(b"bytes")
         with pytest.raises(InvalidScope):
             await node.distributions.distribute(token, Nodes("abc"))
+        for name in ("", " ", "a\nb", "n" * 129):
+            with pytest.raises(InvalidScope, match="a name of 1 to 128 printable characters"):
+                await node.distributions.distribute(token, Formation(name))
+            with pytest.raises(InvalidNode, match="a name of 1 to 128 printable characters"):
+                await node.set_formations([name])
         with pytest.raises(MeshError):
             await node.attachments.add(tmp_path)
 
