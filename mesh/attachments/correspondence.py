@@ -163,7 +163,7 @@ class Correspondence:
             self._on_change(hash)
 
     def _forgotten(self, link: Link, forget: BlobForget) -> None:
-        self._readers.forget(link.node_id, forget.hash, forget.origin)
+        self._readers.taken_back(link.node_id, forget.hash, forget.origin)
         self._send(self._demands.forgotten(link.node_id, forget, _now()))
         self._on_change(forget.hash)
 

@@ -17,12 +17,14 @@ ALLOWED_SECONDS = 10.0
 """For so long a peer that was allowed a blob gets more of it without being judged anew."""
 
 MAX_ALLOWED = 4096
-MAX_WAITING = 4096
-"""What is remembered, for all peers together."""
+"""Verdicts that are remembered, for all peers together."""
+
+MAX_WAITING = 256
+"""Asks of one peer that are kept."""
 
 Answer = Callable[[Link, BlobAsk], None]
 
-_Key = tuple[str, bytes, str]
+_Key = tuple[bytes, str]
 
 
 class Readers:
@@ -39,7 +41,7 @@ class Readers:
         self._may_read = may_read
         self._spawn = spawn
         self._allowed: dict[tuple[str, bytes], float] = {}
-        self._waiting: dict[_Key, tuple[Link, BlobAsk, Answer]] = {}
+        self._waiting: dict[str, dict[_Key, tuple[Link, BlobAsk, Answer]]] = {}
 
     async def may(self, peer: str, hash: bytes) -> bool:
         """Whether a peer may have a blob."""
@@ -60,39 +62,41 @@ class Readers:
         if self.open:
             allowed(link, ask)
             return
-        key = (link.node_id, ask.hash, ask.origin)
-        self._waiting.pop(key, None)
-        if len(self._waiting) >= MAX_WAITING:
-            del self._waiting[next(iter(self._waiting))]
-        self._waiting[key] = (link, ask, allowed)
-        self._spawn(self._judge(key, refused))
+        key = (ask.hash, ask.origin)
+        waiting = self._waiting.setdefault(link.node_id, {})
+        waiting.pop(key, None)
+        if len(waiting) >= MAX_WAITING:
+            del waiting[next(iter(waiting))]
+        waiting[key] = (link, ask, allowed)
+        self._spawn(self._judge(link.node_id, key, refused))
 
-    def forget(self, peer: str, hash: bytes | None = None, origin: str | None = None) -> None:
-        """A peer takes back what it asked for on behalf of an origin; or all, as its link ended."""
-        if origin is not None and hash is not None:
-            self._waiting.pop((peer, hash, origin), None)
-            return
-        for key in [key for key in self._waiting if key[0] == peer]:
-            del self._waiting[key]
+    def taken_back(self, peer: str, hash: bytes, origin: str) -> None:
+        """A peer does not ask for a blob on behalf of an origin any more."""
+        self._waiting.get(peer, {}).pop((hash, origin), None)
+
+    def forget(self, peer: str) -> None:
+        """The link with a peer ended."""
+        self._waiting.pop(peer, None)
         for allowed in [allowed for allowed in self._allowed if allowed[0] == peer]:
             del self._allowed[allowed]
 
     def reconsider(self, *, hash: bytes | None = None, peer: str | None = None) -> None:
         """Judge again what was asked for: what refers to a blob has changed, or what is known of a peer."""
-        for key in self._waiting:
-            if hash == key[1] or peer == key[0]:
-                self._spawn(self._judge(key))
+        for asker, waiting in self._waiting.items():
+            for key in waiting:
+                if hash == key[0] or peer == asker:
+                    self._spawn(self._judge(asker, key))
 
-    async def _judge(self, key: _Key, refused: Answer | None = None) -> None:
-        asked = self._waiting.get(key)
+    async def _judge(self, peer: str, key: _Key, refused: Answer | None = None) -> None:
+        asked = self._waiting.get(peer, {}).get(key)
         if asked is None:
             return
         link, ask, allowed = asked
-        may = await self.may(link.node_id, ask.hash)
-        if self._waiting.get(key) is not asked or link.closed:
+        may = await self.may(peer, ask.hash)
+        if self._waiting.get(peer, {}).get(key) is not asked:
             return
         if may:
-            del self._waiting[key]
+            del self._waiting[peer][key]
             allowed(link, ask)
         elif refused is not None:
             refused(link, ask)

@@ -34,7 +34,8 @@ class Store(Protocol):
 class Documents:
     """The documents of one collection: reads and writes.
 
-    A document is a mapping of fields with an immutable ``_id``.
+    A document is a mapping of fields with an immutable ``_id``. In a closed mesh, every write raises
+    ``PermissionDenied`` where the node's certificate does not allow it.
 
     Wherever a field is named, ``a.b`` is ``b`` in the object ``a``; a dot that is part of a name is written
     ``\\.``. What begins with a slash is a JSON Pointer, in which any name can be said: ``/a/b``.

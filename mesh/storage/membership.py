@@ -7,6 +7,7 @@ import msgspec
 from mesh.core import records
 from mesh.core.certificates import Revocation
 from mesh.core.enrolment import Invited
+from mesh.core.membership import Membership
 from mesh.core.records import OWNED_COLLECTIONS
 from mesh.errors import InvitationRefused
 from mesh.storage.rows import Rows
@@ -23,17 +24,17 @@ def remember_revocations(rows: Rows, facts: list[Revocation]) -> None:
         "INSERT OR REPLACE INTO revocations(node_id, fact) VALUES (?, ?)",
         [(fact.node_id, msgspec.msgpack.encode(fact)) for fact in facts],
     )
-    _drop_void(rows)
+    if rows.membership is not None:
+        _drop_void(rows, rows.membership)
 
 
-def _drop_void(rows: Rows) -> None:
+def _drop_void(rows: Rows, membership: Membership) -> None:
     """Forget the records of whom the mesh has revoked: who hears of them only now does not take them either,
     so that all nodes hold the same."""
-    assert rows.membership is not None
     names = sorted(OWNED_COLLECTIONS)
     owned = f"collection IN ({','.join('?' * len(names))})"
     found = rows.connection.execute(f"SELECT collection, id, state FROM documents WHERE {owned}", names)
-    void = [(name, id) for name, id, state in found if not records.stands(state, rows.membership)]
+    void = [(name, id) for name, id, state in found if not records.stands(state, membership)]
     for collection, document_id in void:
         rows.drop(collection, document_id)
 
