@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import random
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -151,6 +152,8 @@ async def test_what_a_peer_may_not_write_is_dropped_on_arrival() -> None:
     with pytest.raises(PermissionDenied, match="map"):
         async with van.transaction() as transaction:
             await transaction.collection("map").remove("m")
+    with closing(van.yjs_documents()) as browsers, pytest.raises(PermissionDenied, match="write map"):
+        await browsers.contribute(("map", "m"), None, b"\0\0")
     with pytest.raises(PermissionDenied, match="does not let it read secret"):
         await van.collection("secret").subscribe()
     # A client that leaves out the check.
