@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import msgspec
 from starlette.datastructures import QueryParams
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -105,6 +105,8 @@ def answering(respond: Callable[[Request], Awaitable[Response]]) -> Callable[[Re
             return await respond(request)
         except MeshError as error:
             return failure(error)
+        except ClientDisconnect:
+            return refusal(400, "the body is cut short")  # to nobody
         except Exception as error:
             log.exception("%s %s failed", request.method, request.url.path)
             return refusal(500, f"the gateway failed ({type(error).__name__}): see its log")

@@ -79,7 +79,7 @@ class MeshProcess:
     killed and started again; with a fixed port it comes back where it was.
 
     Attributes:
-        node_id, name, address: what it said when it became ready; the address is empty if it only dials.
+        node_id, name, address, gateway: what it said when it became ready; empty what it does not have.
     """
 
     def __init__(self, home: Path, *options: str, environment: dict[str, str] | None = None) -> None:
@@ -88,7 +88,7 @@ class MeshProcess:
         self._environment = environment
         self._process: subprocess.Popen[str] | None = None
         self._lines: Lines | None = None
-        self.node_id = self.name = self.address = ""
+        self.node_id = self.name = self.address = self.gateway = ""
 
     def start(self, *, timeout: float = START_TIMEOUT) -> Self:
         """Start it and wait until it is ready.
@@ -108,6 +108,7 @@ class MeshProcess:
             self.kill()
             raise
         self.node_id, self.name, self.address = ready["node_id"], ready["name"], ready["address"] or ""
+        self.gateway = ready.get("gateway", "")
         return self
 
     @property

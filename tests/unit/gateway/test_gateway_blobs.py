@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import resource
@@ -139,6 +140,19 @@ async def test_the_progress_of_a_fetch(client: httpx.AsyncClient, node: Node) ->
         await van.attachments.add(b"soon gone")
         async with events(client, f"/blobs/{token.hash}/progress", query) as found:
             assert [data["state"] async for _, data in found][-1] == "completed"
+
+
+async def test_an_upload_that_is_cut_short(
+    gateway: Gateway, node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", int(gateway.url.rpartition(":")[2]))
+    writer.write(b"PUT /blobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\npart")
+    await writer.drain()
+    writer.close()
+    await writer.wait_closed()
+    await gateway.close()  # waits for what is under way
+    assert await node.attachments.tokens() == []
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 async def test_large_blobs_take_little_memory(tmp_path: Path) -> None:
