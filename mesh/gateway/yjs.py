@@ -145,8 +145,8 @@ class _Client:
 
     1. A client says first what it holds (sync step 1), and is told then what it lacks and, if it may write,
        what it has to tell (sync step 1 in turn). Before that nothing is said of the document.
-    2. From then on it is told of every commit; while the document is read, it is noted that there was one,
-       and the document is read again.
+    2. From then on it is told of every commit; those that come while the document is read are kept, and told
+       afterwards unless they were in it.
     3. ``incarnation`` is what it holds: it has been sent the mark of it, or has come with it.
     """
 
@@ -155,7 +155,8 @@ class _Client:
         self._name = name
         self._room = room
         self._documents = documents
-        self._follows = self._reading = self._outdated = False
+        self._follows = False
+        self._missed: list[Commit] | None = None  # while the document is read
         self._incarnation: int | None = None
         self._unsent: list[bytes] = []
         self._unsent_bytes = 0
@@ -232,11 +233,9 @@ class _Client:
 
     async def _show(self, state_vector: bytes) -> None:
         first, self._follows = not self._follows, True
-        view = None
-        while view is None or self._outdated:
-            self._outdated, self._reading = False, True
-            view = await self._documents.view(self._name, state_vector)
-        self._reading = False
+        self._missed = []
+        view = await self._documents.view(self._name, state_vector)
+        missed, self._missed = self._missed, None
         if view.standing != "current":
             self.end(*_STANDINGS[view.standing])
             return
@@ -248,6 +247,9 @@ class _Client:
             self.send(encode_sync(STEP_1, view.state_vector))
         if first and (here := self._room.awareness.here()):
             self.send(encode_awareness(here))
+        for commit in missed:
+            if commit.seq > view.seq:
+                self.committed(commit)
 
     async def _write(self, update: bytes) -> None:
         if not self._follows:
@@ -264,8 +266,8 @@ class _Client:
         """The document has changed."""
         if not self._follows:
             return
-        self._outdated = True
-        if self._reading:
+        if self._missed is not None:
+            self._missed.append(commit)
             return
         incarnation = commit.change.rank[0] % browsers.MARKS
         if self._name[0] in OWNED_COLLECTIONS:

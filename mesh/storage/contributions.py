@@ -23,6 +23,7 @@ class View(msgspec.Struct, frozen=True, gc=False):
         mark: an update that it has to take first.
         lacking: what it lacks.
         state_vector: what it may leave out of what it tells in turn; ``None``: it cannot write here.
+        seq: the place in the log up to which all that happened to the document is in it.
     """
 
     standing: Standing
@@ -30,6 +31,7 @@ class View(msgspec.Struct, frozen=True, gc=False):
     mark: bytes | None = None
     lacking: bytes = b"\0\0"
     state_vector: bytes | None = None
+    seq: int = 0
 
 
 def view(rows: Rows, collection: str, document_id: str, their_state_vector: bytes) -> View:
@@ -43,13 +45,13 @@ def view(rows: Rows, collection: str, document_id: str, their_state_vector: byte
     row = rows.get(collection, document_id)
     if collection in OWNED_COLLECTIONS:
         return _owned_view(name, row, theirs, their_state_vector)
-    held = rows.state_of(row)
+    held, seq = rows.state_of(row), 0 if row is None else row.seq
     standing = browsers.standing(held, theirs)
     if standing != "current":
         return View(standing)
     if row is None or held.dead:
         clocks = {} if theirs is None else {browsers.mark_of(name, theirs): 1}
-        return View(standing, theirs, None, state_vector=encode_state_vector(clocks))
+        return View(standing, theirs, state_vector=encode_state_vector(clocks), seq=seq)
     mark = browsers.mark_of(name, held.rank[0])
     return View(
         standing,
@@ -57,17 +59,18 @@ def view(rows: Rows, collection: str, document_id: str, their_state_vector: byte
         None if theirs is not None else browsers.marking(mark),
         difference(held.update, their_state_vector),
         encode_state_vector({**clocks_of(state_vector(held.update)), mark: 1}),
+        seq,
     )
 
 
 def _owned_view(name: tuple[str, str], row: Row | None, theirs: int | None, state_vector: bytes) -> View:
     document = None if row is None else row.document
-    if document is None:
+    if row is None or document is None:
         return View("current" if theirs is None else "gone")
     incarnation, state = browsers.owned_view(name, document)
     if theirs not in (None, incarnation):
         return View("gone")
-    return View("current", incarnation, lacking=difference(state, state_vector))
+    return View("current", incarnation, lacking=difference(state, state_vector), seq=row.seq)
 
 
 def contribute(

@@ -106,6 +106,25 @@ async def test_one_version_for_each_update_that_says_something(node: Node, gatew
         assert await node.collection("notes").get("n1") == {"_id": "n1", "a": 2, "b": 2}
 
 
+async def test_what_is_committed_while_a_client_begins_is_not_missed(node: Node, gateway: Gateway) -> None:
+    notes = node.collection("notes")
+
+    async def busy() -> None:
+        for n in range(50):
+            await notes.upsert({"_id": "n1", "n": n})
+
+    writing = asyncio.create_task(busy())
+    async with contextlib.AsyncExitStack() as stack:
+        clients = []
+        for _ in range(8):
+            client = await stack.enter_async_context(client_of(gateway))
+            await client.begin()
+            clients.append(client)
+        await writing
+        for client in clients:
+            await client.reads({"/n": 49.0})
+
+
 async def test_a_client_with_a_past_of_its_own_is_merged(node: Node, gateway: Gateway) -> None:
     """It was written to before it ever met the gateway."""
     await node.collection("notes").insert({"_id": "n1", "a": 1})
