@@ -58,10 +58,15 @@ class TokenBucket:
     run the rate holds for it too.
     """
 
-    def __init__(self, rate: float, now: float) -> None:
-        """``rate``: bytes a second."""
+    def __init__(self, rate: float, now: float, burst: float | None = None) -> None:
+        """
+        Args:
+            rate: bytes a second.
+            now: the time.
+            burst: what passes at once after a pause; ``None``: what suits bytes.
+        """
         self.rate = rate
-        self.burst = max(float(MIN_BURST_BYTES), rate * BURST_SECONDS)
+        self.burst = max(float(MIN_BURST_BYTES), rate * BURST_SECONDS) if burst is None else burst
         self._level = self.burst
         self._at = now
 

@@ -10,7 +10,7 @@ from mesh.core.frames import Encoded, FrameReader, frames_of
 from mesh.core.handshake import PeerInfo
 from mesh.core.heartbeat import Heartbeat
 from mesh.core.identity import short_id
-from mesh.core.limits import MESSAGES_PER_SECOND, peer_log
+from mesh.core.limits import MESSAGES_AT_ONCE, MESSAGES_PER_SECOND, peer_log
 from mesh.core.rates import TokenBucket
 from mesh.core.wire import Goodbye, Hello, Message, Ping, Pong, Proof
 from mesh.errors import LinkClosed, ProtocolViolation
@@ -26,6 +26,9 @@ HIGH_WATER_BYTES = 1 << 20
 
 MAX_PENDING_BYTES = 16 << 20
 """A link with more pending is closed."""
+
+SMALL_FRAME_BYTES = 4096
+"""Smaller frames are counted (see ``MESSAGES_PER_SECOND``); larger ones take time to arrive."""
 
 FLUSH_SECONDS = 2.0
 """How long a link that is closed in good order tries to send what is pending."""
@@ -226,14 +229,12 @@ class Link:
 
     async def _read(self) -> None:
         frames = FrameReader()
-        rate = TokenBucket(MESSAGES_PER_SECOND, self._loop.time())
+        rate = TokenBucket(MESSAGES_PER_SECOND, self._loop.time(), MESSAGES_AT_ONCE)
         try:
             while True:
                 frame = await self._connection.receive()
-                now = self._loop.time()
-                rate.take(1, now)
-                if (ready := rate.ready_at(1, now)) > now:
-                    await asyncio.wait({self._ended}, timeout=ready - now)
+                if len(frame) < SMALL_FRAME_BYTES:
+                    await self._take_turns(rate)
                 self.bytes_in += len(frame)
                 self._heartbeat.heard(self._loop.time())
                 message = None if self.closed else frames.feed(frame)
@@ -248,6 +249,16 @@ class Link:
         except Exception:
             log.exception("closing the link with %s: handling what it sent failed", self)
             self.close("internal error")
+
+    async def _take_turns(self, rate: TokenBucket) -> None:
+        """Small frames may come faster than anything else gets on: there is one of them at a time."""
+        now = self._loop.time()
+        rate.take(1, now)
+        ready = rate.ready_at(1, now)
+        if ready > now:
+            await asyncio.wait({self._ended}, timeout=ready - now)
+        else:
+            await asyncio.sleep(0)
 
     def _take(self, message: Message) -> Awaitable[None] | None:
         match message:

@@ -40,6 +40,7 @@ CLOSE_SECONDS = 2.0
 
 _QUEUED_MESSAGES = 8
 _WRITE_BUFFER_BYTES = 64 * 1024
+_READ_BYTES = 16 * 1024
 _MAX_CLOSE_REASON_BYTES = 123  # what a WebSocket close frame has room for
 
 log = peer_log(__name__)
@@ -153,6 +154,7 @@ class WebSocketListener:
 
             def begin(self, transport: asyncio.BaseTransport) -> None:
                 super().connection_made(transport)
+                _read_little(transport)
                 sockets.add(self)
                 for data in self.early:
                     super().data_received(data)
@@ -316,6 +318,8 @@ class WebSocketTransport:
             ssl=self._tls.client if self._tls else None,
             create_connection=OpeningConnection if endpoint.path == BULK_PATH else None,
         )
+        if endpoint.path != BULK_PATH:
+            _read_little(client.transport)
         presented = client.transport.get_extra_info("ssl_object")
         binding = fingerprint_of(presented.getpeercert(binary_form=True)) if presented else b""
         if isinstance(client, OpeningConnection):
@@ -333,6 +337,13 @@ class WebSocketTransport:
         if self._tls is None and not all(map(is_loopback, hosts)):
             raise PlaintextRefused(address)
         return hosts
+
+
+def _read_little(transport: asyncio.BaseTransport) -> None:
+    """Have asyncio hand over little at once: everything else waits until all the frames in it are parsed, and
+    they may be tiny."""
+    if hasattr(transport, "max_size"):
+        transport.max_size = _READ_BYTES
 
 
 def _is_ip_address(host: str) -> bool:
