@@ -36,6 +36,7 @@ FLUSH_SECONDS = 2.0
 HANDLER_SECONDS = 5.0
 """How long a running handler may go on after its link has ended."""
 
+_FEW = 200  # small frames that a link has to wait for at a time: waiting costs more than taking one
 _STREAM, _BULK_STREAM = 0, 1
 _FIRST_ASKED = 1 << 32  # the heartbeat's pings are numbered below
 _MAX_REASON = 200
@@ -254,9 +255,8 @@ class Link:
         """Small frames may come faster than anything else gets on: there is one of them at a time."""
         now = self._loop.time()
         rate.take(1, now)
-        ready = rate.ready_at(1, now)
-        if ready > now:
-            await asyncio.wait({self._ended}, timeout=ready - now)
+        if rate.ready_at(1, now) > now:
+            await asyncio.wait({self._ended}, timeout=rate.ready_at(_FEW, now) - now)
         else:
             await asyncio.sleep(0)
 
