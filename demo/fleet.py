@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from weakref import WeakSet
 
-from demo.processes import NodeProcess, Supervisor
+from demo.processes import NodeFailed, NodeProcess, Supervisor
 from demo.sensors import COLLECTION, write_readings
 from mesh import Stream
 from mesh.cli.units import size
@@ -116,7 +116,7 @@ class Fleet:
         for one, other in list(self._cuts):
             await self.mend(one, other)
         for node in self.nodes:
-            if node.condition == "killed":
+            if node.condition in ("killed", "stopped"):
                 await self.restart(node.name)
             elif node.condition == "offline":
                 await self.resume(node.name)
@@ -150,7 +150,7 @@ class Fleet:
 
     async def restart(self, name: str) -> None:
         """Stop it in good order, unless it was killed, and start it on what its disk holds."""
-        node = self._expect(name, "online", "offline", "killed")
+        node = self._expect(name, "online", "offline", "killed", "stopped")
         if node.process is not None:
             await self._supervisor.stop(node)
             self._changed()
@@ -263,7 +263,12 @@ class Fleet:
         return node
 
     async def _start(self, node: NodeProcess) -> None:
-        await self._supervisor.start(node)
+        try:
+            await self._supervisor.start(node)
+        except NodeFailed:
+            node.condition = "stopped"
+            self.tell(f"{node.name} did not start", "bad")
+            raise
         async with node.control() as control:
             for collection in SHARED:
                 await control.call("documents.subscribe", {"collection": collection})

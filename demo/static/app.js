@@ -21,6 +21,7 @@ const SUBSCRIPTIONS = [
 ];
 
 let following = null;
+let answers = true; // as far as is known
 let lastHeard = null;
 let attached = null; // name of the process
 
@@ -112,26 +113,29 @@ export function attach(name, base) {
 }
 
 function connected(is, starting = false) {
-  if (mesh.live === is && !starting) return;
-  if (is && lastHeard) note(`connected with ${attached} again`, "good");
+  if (mesh.live === is && answers === is && !starting) return;
+  if (is && !answers) note(`connected with ${attached} again`, "good");
   if (!is && !starting) note(`the gateway of ${attached} does not answer`, "bad");
+  if (starting) lastHeard = null;
+  else if (mesh.live && !is) lastHeard = new Date();
   mesh.live = is;
-  if (is || starting) lastHeard = null;
-  else lastHeard ??= new Date();
+  answers = is || starting;
   document.body.classList.toggle("stale", !is);
   changed("connection");
 }
 
 function drawConnection() {
   const paused = mesh.live && mesh.presence && !mesh.presence.online;
-  const [text, kind] = !mesh.live ? [lastHeard ? "disconnected" : "connecting", lastHeard ? "bad" : ""] : paused ? ["offline node", "warn"] : ["live", "good"];
+  const [text, kind] = !answers ? ["disconnected", "bad"] : !mesh.live ? ["connecting", ""] : paused ? ["offline node", "warn"] : ["live", "good"];
   at("connection").textContent = text;
   at("connection").className = `pill ${kind}`;
-  at("notice").hidden = mesh.live ? !paused : !lastHeard;
+  at("notice").hidden = answers && !paused;
   at("notice").classList.toggle("mild", mesh.live);
   at("notice").textContent = mesh.live
     ? `${attached} is offline: this is its own copy. It can be edited; what changes is synced when it comes back.`
-    : `Not connected with ${attached} since ${lastHeard ? clock(lastHeard) : "…"}: what you see is how it was then. Trying again.`;
+    : lastHeard
+      ? `Not connected with ${attached} since ${clock(lastHeard)}: what you see is how it was then. Trying again.`
+      : `${attached} does not answer: is it running? Trying again.`;
   document.title = mesh.presence ? `${mesh.presence.name} · mesh` : "mesh";
 }
 

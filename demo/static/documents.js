@@ -2,7 +2,7 @@
 
 import { at, choices, h, onAction, problem, render, toast } from "./dom.js";
 import { diffList, differences } from "./diff.js";
-import { changedMeanwhile, edit } from "./editor.js";
+import { changedMeanwhile, edit, written } from "./editor.js";
 import { cell, clock, natural, plural } from "./format.js";
 import { draws, mesh } from "./state.js";
 
@@ -82,7 +82,7 @@ function take(_, kind, data) {
 function heard(id, before, after) {
   const alone = mesh.presence !== null && !mesh.presence.peers.length;
   if (alone) unsynced.add(id);
-  lastChange = { id, made: !before, removed: !after, changes: differences(before, after), at: new Date(), alone };
+  lastChange = { id, made: !before, removed: !after, changes: differences(before, after), at: new Date(), alone, own: written.delete(id) };
   changedMeanwhile(collection, id, after);
 }
 
@@ -178,7 +178,7 @@ function drawFoot() {
   at("last-change").hidden = !lastChange;
   if (!lastChange) return;
   const what = lastChange.removed ? "was removed" : lastChange.made ? "was added" : "changed";
-  const who = lastChange.alone ? `written through ${mesh.presence.name}: it has no links` : `as ${mesh.presence?.name ?? "the node"} heard`;
+  const who = lastChange.own ? `written from this page, through ${mesh.presence?.name}` : lastChange.alone ? `written through ${mesh.presence.name}: it has no links` : `as ${mesh.presence?.name ?? "the node"} heard`;
   render(at("last-change"), h("p", {}, h("b", {}, lastChange.id), ` ${what} at ${clock(lastChange.at)}, ${who}`), lastChange.removed ? null : diffList(lastChange.changes));
 }
 

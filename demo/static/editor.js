@@ -7,6 +7,9 @@ import { mesh } from "./state.js";
 const dialog = at("editor");
 let open = null; // {collection, id, document}
 
+/** Ids of documents that were written from this page, until they are heard of. */
+export const written = new Set();
+
 /** Edit `document`; without one, make a new one. */
 export function edit(collection, document = null, readOnly = false) {
   open = { collection, id: document?._id, document };
@@ -52,10 +55,11 @@ async function save(event) {
   const { collection, id, document } = open;
   try {
     const given = parsed();
-    if (!document) await gateway.call("POST", gateway.document(collection), given);
+    if (!document) written.add((await gateway.call("POST", gateway.document(collection), given))._id);
     else {
       const changes = differences(document, given);
       const path = gateway.document(collection, id);
+      if (changes.length) written.add(id);
       if (changes.some(({ after }) => after === undefined)) await gateway.call("PUT", path, { ...given, _id: id });
       else if (changes.length) {
         const names = new Set(changes.map(({ field }) => field.split("/")[0]));
@@ -70,6 +74,7 @@ async function save(event) {
 
 async function remove() {
   const { gateway } = mesh;
+  written.add(open.id);
   try {
     await gateway.call("DELETE", gateway.document(open.collection, open.id));
     toast(`${open.id} is removed, everywhere.`);

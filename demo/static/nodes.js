@@ -12,9 +12,9 @@ const WORDS = { here: "looked through", offline: "offline", linked: "linked", ap
 function draw() {
   const known = members();
   const unknown = (mesh.supervisor?.nodes ?? []).filter(({ node_id }) => !mesh.nodes.has(node_id));
-  render(at("nodes"), known.map(row), mesh.presence ? unknown.map(stranger) : []);
+  render(at("nodes"), known.map(row), unknown.map(stranger));
   at("joiner").hidden = !mesh.supervisor;
-  at("joiner").disabled = Boolean(mesh.supervisor?.playing);
+  at("joiner").disabled = Boolean(mesh.supervisor?.playing || mesh.supervisor?.gone);
 }
 
 function row(node) {
@@ -50,11 +50,12 @@ function details(node, process, link) {
   ];
   return h("div", { class: "details" },
     h("dl", { class: "facts" }, facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
-    process ? controls(node, process, link) : h("p", { class: "muted" }, "Not a process of this demo: it cannot be controlled from here."));
+    process ? controls(process, link) : h("p", { class: "muted" }, "Not a process of this demo: it cannot be controlled from here."));
 }
 
-function controls(node, process, link) {
-  const button = (action, text, more = {}) => h("button", { type: "button", "data-action": action, "data-node": node._id, "data-key": action, ...more }, text);
+function controls(process, link) {
+  if (mesh.supervisor.gone) return h("p", { class: "muted" }, "The demo does not answer.");
+  const button = (action, text, more = {}) => h("button", { type: "button", "data-action": action, "data-process": process.name, "data-key": action, ...more }, text);
   const { condition: is } = process;
   const runs = is === "online" || is === "offline";
   const here = processOf(self());
@@ -63,19 +64,22 @@ function controls(node, process, link) {
     is === "online" ? button("pause", "Take offline") : null,
     is === "offline" ? button("resume", "Bring back") : null,
     runs ? button("kill", "Kill -9", { class: "danger" }) : null,
-    runs || is === "killed" ? button("restart", is === "killed" ? "Start again" : "Restart") : null,
+    is !== "starting" ? button("restart", runs ? "Restart" : "Start again") : null,
     is === "online" && link && here && !cut ? button("cut", `Cut the link with ${here.name}`) : null,
     cut ? button("mend", `Mend the link with ${here.name}`) : null,
     process.node_id !== self() ? button("attach", "Look through it") : null,
     h("label", { "data-key": "cap" }, "Uplink ",
-      h("select", { "data-action": "cap", "data-on": "change", "data-node": node._id, "data-value": String(process.upload_limit ?? ""), disabled: !runs },
+      h("select", { "data-action": "cap", "data-on": "change", "data-process": process.name, "data-value": String(process.upload_limit ?? ""), disabled: !runs },
         CAPS.map(([value, text]) => h("option", { value, selected: value === String(process.upload_limit ?? "") }, text)))));
 }
 
 /** A process whose document has not arrived here. */
 const stranger = (process) =>
   h("li", { "data-key": `process/${process.name}`, class: "apart" },
-    h("div", { class: "summary" }, h("span", { class: "dot" }), h("span", { class: "who" }, process.name), condition(process), h("span", { class: "facts" }, "not known here yet")));
+    h("div", { class: "summary" },
+      h("span", { class: "dot" }), h("span", { class: "who" }, process.name), condition(process),
+      h("span", { class: "facts" }, mesh.presence ? "not known here yet" : "")),
+    h("div", { class: "details" }, controls(process, null)));
 
 function drawStats() {
   const { stats, before } = mesh;
@@ -90,15 +94,16 @@ function drawStats() {
     fact("chunks served", size(stats.blob_bytes_out) + passed("blob_bytes_out")));
 }
 
+const processNamed = (name) => mesh.supervisor.nodes.find((process) => process.name === name);
+
 async function act(action, element) {
-  const { node } = element.dataset;
-  if (action === "select") return select(node);
-  const process = processOf(node);
+  if (action === "select") return select(element.dataset.node);
+  const process = processNamed(element.dataset.process);
   if (action === "attach") return dispatchEvent(new CustomEvent("mesh:attach", { detail: process }));
   if (action === "cut" || action === "mend") return order(`links/${action}`, { one: processOf(self()).name, other: process.name });
   if (action === "cap") {
     await order(`nodes/${process.name}/cap`, { upload_limit: Number(element.value) || null });
-    element.value = processOf(node)?.upload_limit ?? ""; // what holds, if that went wrong
+    element.value = processNamed(process.name)?.upload_limit ?? ""; // what holds, if that went wrong
     return undefined;
   }
   return order(`nodes/${process.name}/${action}`);

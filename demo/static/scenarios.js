@@ -5,14 +5,14 @@ import { draws, mesh } from "./state.js";
 import { order } from "./supervisor.js";
 
 function draw() {
-  const { scenarios, playing, line } = mesh.supervisor ?? { scenarios: [] };
+  const { scenarios, playing, line, gone } = mesh.supervisor ?? { scenarios: [] };
   at("scenarios").hidden = !scenarios.length;
   render(
     at("scenario-buttons"),
     scenarios.map(({ name, title }) =>
-      h("button", { type: "button", "data-key": name, "data-action": name, "aria-pressed": String(playing === name), disabled: Boolean(playing), class: playing === name ? "playing" : "" }, title)),
+      h("button", { type: "button", "data-key": name, "data-action": name, "aria-pressed": String(playing === name), disabled: Boolean(playing || gone), class: playing === name ? "playing" : "" }, title)),
   );
-  const text = line || "Play one: it says what to look at.";
+  const text = gone ? "The demo does not answer: its processes cannot be controlled just now." : line || "Play one: it says what to look at.";
   if (at("scenario-line").textContent !== text) at("scenario-line").textContent = text;
 }
 

@@ -20,7 +20,7 @@ export function followSupervisor() {
   });
   events.addEventListener("error", () => {
     if (events.readyState === EventSource.CLOSED) setTimeout(followSupervisor, 1000);
-    if (mesh.supervisor) mesh.supervisor.playing = null;
+    if (mesh.supervisor) Object.assign(mesh.supervisor, { gone: true, playing: null });
     changed("supervisor");
   });
 }

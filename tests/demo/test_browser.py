@@ -124,6 +124,7 @@ def test_documents_are_made_found_changed_and_removed(page: Page) -> None:
     page.fill("#editor-text", '{"title": "Mend it", "at": {"floor": 3}}')
     page.click("#editor-save")
     expect(page.locator("#last-change")).to_contain_text("lamp changed")
+    expect(page.locator("#last-change")).to_contain_text("written from this page, through hub")
     expect(page.locator("#last-change")).to_contain_text("at/floor 2 → 3")
 
     look_through(page, "north-2")
@@ -224,6 +225,11 @@ def test_the_page_says_that_it_is_disconnected_and_comes_back(browser: Browser, 
         expect(page.locator("#nodes li.linked")).to_have_count(4)
         page.select_option("#collection", "sensors")
         expect(page.locator("#table tbody tr").filter(has_text="north-2")).to_have_count(1)
+        control(page, "north-2", "kill")
+        page.reload()
+        expect(page.locator("#notice")).to_contain_text("north-2 does not answer: is it running?")
+        control(page, "north-2", "restart")
+        expect(page.locator("#connection")).to_have_text("live")
 
 
 # --- looks -----------------------------------------------------------------
