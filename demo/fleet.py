@@ -105,11 +105,8 @@ class Fleet:
         self._closed = True
         for stream in list(self._watchers):
             stream.finish()
-        for writer in self._writers.values():
-            writer.cancel()
-        for outcome in await asyncio.gather(*self._writers.values(), return_exceptions=True):
-            if isinstance(outcome, Exception):
-                raise outcome
+        for name in list(self._writers):
+            await self._end_readings(name)
 
     async def recover(self) -> None:
         """Have every node up, online, linked and without a cap."""
@@ -144,6 +141,7 @@ class Fleet:
     async def kill(self, name: str) -> None:
         """``kill -9``."""
         node = self._expect(name, "online", "offline")
+        await self._end_readings(name)
         pid = await self._supervisor.kill(node)
         self._restored(name)
         self.tell(f"{name} was killed: kill -9 {pid}", "bad")
@@ -151,6 +149,7 @@ class Fleet:
     async def restart(self, name: str) -> None:
         """Stop it in good order, unless it was killed, and start it on what its disk holds."""
         node = self._expect(name, "online", "offline", "killed", "stopped")
+        await self._end_readings(name)
         if node.process is not None:
             await self._supervisor.stop(node)
             self._changed()
@@ -277,6 +276,14 @@ class Fleet:
         if node is not self.hub:
             self._writers[node.name] = asyncio.create_task(write_readings(node))
         self._changed()
+
+    async def _end_readings(self, name: str) -> None:
+        writer = self._writers.pop(name, None)
+        if writer is not None:
+            writer.cancel()
+            await asyncio.wait({writer})
+            if not writer.cancelled():
+                writer.result()
 
     async def _limit(self, node: NodeProcess, upload_limit: int | None) -> None:
         async with node.control() as control:
