@@ -29,10 +29,10 @@ UPDATED = 20
 
 
 class Crowd:
-    """What the made-up mesh is like after so many ticks. ``retried``: distributions that were to be."""
+    """What the made-up mesh is like after so many ticks. ``ordered``: of distributions."""
 
     def __init__(self, nodes: int, documents: int) -> None:
-        self.retried: list[str] = []
+        self.ordered: list[str] = []
         self.nodes = [
             {
                 "_id": f"{number:04d}" + "a" * 48,
@@ -155,15 +155,16 @@ class Crowd:
         async def collections(request: Request) -> Response:
             return JSONResponse({"collections": {"sensors": len(self.documents), "nodes": len(self.nodes)}})
 
-        async def retry(request: Request) -> Response:
-            self.retried.append(request.path_params["id"])
-            return JSONResponse({"distribution_id": request.path_params["id"]})
+        async def order(request: Request) -> Response:
+            id, what = request.path_params["id"], request.path_params["order"]
+            self.ordered.append(f"{what} {id}")
+            return JSONResponse({"distribution_id": id})
 
         anybody = Middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"])
         routes = [
             Route("/api/live", live),
             Route("/api/collections", collections),
-            Route("/api/distributions/{id}/retry", retry, methods=["POST"]),
+            Route("/api/distributions/{id}/{order}", order, methods=["POST"]),
         ]
         return Starlette(routes=routes, middleware=[anybody])
 
