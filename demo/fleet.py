@@ -110,13 +110,13 @@ class Fleet:
 
     async def recover(self) -> None:
         """Have every node up, online, linked and without a cap."""
-        for one, other in list(self._cuts):
-            await self.mend(one, other)
         for node in self.nodes:
             if node.condition in ("killed", "stopped"):
                 await self.restart(node.name)
             elif node.condition == "offline":
                 await self.resume(node.name)
+        for one, other in list(self._cuts):
+            await self.mend(one, other)
         if self._limits:
             await self.cap_all(None)
 

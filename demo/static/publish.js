@@ -100,7 +100,9 @@ addEventListener("drop", (event) => {
   over = 0;
   hover(0);
   const [dropped] = event.dataTransfer.files;
-  if (dropped) open(dropped);
+  if (!dropped) return;
+  open(dropped);
+  at("publish-file").files = event.dataTransfer.files; // so that the form says the same
 });
 
 at("publish-open").addEventListener("click", () => open());

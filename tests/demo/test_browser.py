@@ -158,6 +158,7 @@ def test_a_file_that_is_dropped_reaches_whom_it_is_for(page: Page, demo: DemoPro
     file.write_bytes(bytes(range(256)) * 2000)
     drop_file(page, file)
     expect(page.locator("#publish-chosen")).to_have_text("map of the north.bin, 512 kB")
+    assert page.locator("#publish-file").evaluate("input => input.files[0].name") == file.name
     expect(page.locator("#publish-dry-run")).to_contain_text("4 nodes would get it now: north-1, north-2")
     page.select_option("#publish-scope", "formation")
     page.select_option("#publish-formation", "north")
