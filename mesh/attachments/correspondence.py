@@ -109,6 +109,14 @@ class Correspondence:
         self._announcer.set_listeners(hash, self._demands.listeners(hash))
         self._watch()
 
+    def judge_again(self, hash: bytes) -> None:
+        """A blob that was refused to be relayed may be now."""
+        for origin, (size_bytes, chunks_hash) in self._demands.refused(hash).items():
+            if self._may_relay(BlobToken(hash.hex(), size_bytes, chunks_hash.hex()), origin):
+                self._send(self._demands.relay(hash, origin))
+        self._on_asked(hash)
+        self._on_change(hash)
+
     # --- what is known of the demand --------------------------------------------------------------------
 
     def listeners(self, hash: bytes) -> set[str]:

@@ -58,12 +58,14 @@ class Exchange:
         on_whole: Callable[[BlobToken], None],
         on_relay: Callable[[BlobToken], None],
         on_full: Callable[[StorageFull], None],
+        on_idle: Callable[[str], None],
     ) -> None:
         """
         Args:
             may_read: who may have which blob; ``None``: everybody every one.
             on_relay: told when a blob begins to be fetched for others only.
             on_full: told when a transfer waits for room; :meth:`room` tells it that there may be some.
+            on_idle: told of a blob that nobody else wants of this node (any more).
         """
         self.store = store
         self.random = random
@@ -74,6 +76,7 @@ class Exchange:
         self._on_whole = on_whole
         self._on_relay = on_relay
         self._on_full = on_full
+        self._on_idle = on_idle
         self._transfers = Running(store)
         self._contests = Contests(self._next_turn)
         self._said = Correspondence(
@@ -223,9 +226,13 @@ class Exchange:
         return bool(self._said.listeners(bytes.fromhex(hash)))
 
     @property
-    def relayed_bytes(self) -> int:
-        """The sum of the sizes of the blobs that are on their way in for others only."""
-        return self._transfers.relayed_bytes
+    def relayed(self) -> dict[str, int]:
+        """The sizes of the blobs that are on their way in for others only."""
+        return self._transfers.relayed
+
+    def relay(self, hash: str) -> None:
+        """There is room now for a blob that was refused to be relayed."""
+        self._said.judge_again(bytes.fromhex(hash))
 
     def room(self) -> None:
         """There may be room for what waits for it."""
@@ -342,6 +349,8 @@ class Exchange:
                 transfer.gone(peer)
             transfer.refresh()
         self._time_turns(hash)
+        if not self.serving(hash.hex()):
+            self._on_idle(hash.hex())
 
     def _pause_relay(self, token: BlobToken) -> None:
         now, key = _now(), (token.hash, identity_of(token))

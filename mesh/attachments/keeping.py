@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -34,8 +34,11 @@ class Traffic(Protocol):
         """Whether somebody else wants the blob of this node."""
 
     @property
-    def relayed_bytes(self) -> int:
-        """The sum of the sizes of the blobs that are on their way in for others only."""
+    def relayed(self) -> Mapping[str, int]:
+        """The sizes of the blobs that are on their way in for others only."""
+
+    def relay(self, hash: str) -> None:
+        """There is room now for a blob that was refused to be relayed."""
 
     async def discard(self, hash: str) -> None:
         """Drop what has arrived of a blob that is neither whole nor under way."""
@@ -75,7 +78,8 @@ class Keeping:
         self._running = False
         self._busy_bytes = 0
         self._counted_at = float("-inf")
-        self._promised: set[str] = set()
+        self._busy: dict[str, int] = {}  # what makes up _busy_bytes: relayed, promised to be, or being served
+        self._refused: dict[str, BlobToken] = {}  # for lack of room, the first one first
 
     def start(self) -> None:
         """Begin: what is here has been of use until now."""
@@ -170,22 +174,36 @@ class Keeping:
     # --- what is here for others only ---------------------------------------------------------------------
 
     def may_relay(self, token: BlobToken) -> bool:
-        """Whether there is, or can be made, room among what is kept for others."""
+        """Whether there is, or can be made, room among what is kept for others. Where that is all that is
+        missing, :meth:`idle` sees to it later."""
         if self._cache_bytes is None or self._traffic.fetching(token.hash) or self._store.exists(token.hash):
             return True
         now = self._now()
         if now >= self._counted_at + COUNT_SECONDS:
             self._counted_at = now
-            self._promised.clear()
-            served = sum(size for hash, size in self._store.cache() if self._traffic.serving(hash))
-            self._busy_bytes = served + self._traffic.relayed_bytes
-        if token.hash in self._promised:
+            served = {hash: size for hash, size in self._store.cache() if self._traffic.serving(hash)}
+            self._busy = {**served, **self._traffic.relayed}
+            self._busy_bytes = sum(self._busy.values())
+        if token.hash in self._busy:
             return True
         if self._busy_bytes + token.size_bytes > self._cache_bytes:
+            if token.size_bytes <= self._cache_bytes:
+                self._refused[token.hash] = token
             return False
-        self._promised.add(token.hash)
+        self._busy[token.hash] = token.size_bytes
         self._busy_bytes += token.size_bytes
         return True
+
+    def idle(self, hash: str) -> None:
+        """Nobody else wants a blob of this node (any more): its room is there for those that were refused."""
+        self._refused.pop(hash, None)
+        self._busy_bytes -= self._busy.pop(hash, 0)
+        while self._refused:
+            first, token = next(iter(self._refused.items()))
+            if not self.may_relay(token):
+                return  # nor are those behind it tried: that would take longer the more there are
+            del self._refused[first]
+            self._traffic.relay(first)
 
     def trim(self) -> None:
         """What is kept for others may have become too much."""
@@ -195,7 +213,7 @@ class Keeping:
     def _excess(self) -> int:
         if self._cache_bytes is None:
             return 0
-        taken = sum(size for _, size in self._store.cache()) + self._traffic.relayed_bytes
+        taken = sum(size for _, size in self._store.cache()) + sum(self._traffic.relayed.values())
         return taken - self._cache_bytes
 
     async def _evict_excess(self) -> None:

@@ -113,9 +113,9 @@ class Running:
             await asyncio.wait([stopping])
 
     @property
-    def relayed_bytes(self) -> int:
-        """The sum of the sizes of the blobs that nobody here waits for."""
-        return sum(one.token.size_bytes for one in self._unwanted if not one.waiters)
+    def relayed(self) -> dict[str, int]:
+        """The sizes of the blobs that nobody here waits for."""
+        return {one.token.hash: one.token.size_bytes for one in self._unwanted if not one.waiters}
 
     def have(self, hash: bytes) -> BlobHave:
         """What is held of a blob, for others."""

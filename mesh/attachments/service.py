@@ -92,12 +92,13 @@ class Attachments:
             node_id=node_id,
             random=random,
             clock=clock,
-            may_relay=lambda token, origin: self._keeping.may_relay(token) and may_relay(token, origin),
+            may_relay=lambda token, origin: may_relay(token, origin) and self._keeping.may_relay(token),
             may_read=may_read,
             max_blob_bytes=max_blob_bytes,
             on_whole=self._became_whole,
             on_relay=self._relays,
             on_full=lambda error: self._keeping.full(error),
+            on_idle=lambda hash: self._keeping.idle(hash),
         )
         self._keeping = Keeping(store, self._exchange, referred, cache_bytes)
         store.on_lost(self._lost)

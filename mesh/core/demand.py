@@ -142,6 +142,11 @@ class Demands:
                 sends.append(Send(other, BlobServed(ask.origin, ask.hash)))
         return sends + self._spread(ask.hash)
 
+    def relay(self, hash: bytes, origin: str) -> list[Send]:
+        """This node may ask on now for one of those that are :meth:`refused`."""
+        self._blobs[hash].origins[origin].relayed = True
+        return self._spread(hash)
+
     def forgotten(self, link: str, forget: BlobForget, now: float) -> list[Send]:
         """``link`` takes a demand back, for itself or for its origin."""
         blob = self._blobs.get(forget.hash)
@@ -231,6 +236,12 @@ class Demands:
             if name != self._me and origin.relayed:
                 found[origin.identity] = max(origin.priority, found.get(origin.identity, 0))
         return found
+
+    def refused(self, hash: bytes) -> dict[str, Identity]:
+        """The origins that this node does not ask on for, and what they want."""
+        blob = self._blobs.get(hash)
+        origins = blob.origins if blob is not None else {}
+        return {name: origin.identity for name, origin in origins.items() if not origin.relayed}
 
     def asked_of(self, hash: bytes) -> set[str]:
         """The links that were asked for a blob and did not decline."""

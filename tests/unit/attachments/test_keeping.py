@@ -293,6 +293,27 @@ async def test_relays_under_way_count_and_what_is_being_served_stays(world: Worl
     assert await held(world, "b", [first, second]) == [False, True]
 
 
+@simulated()
+async def test_the_room_of_a_relayed_blob_is_free_as_soon_as_it_has_been_fetched(world: World) -> None:
+    await world.node("b", cache_bytes=3 * MIB)
+    await world.link("ab", "bc")
+    for seed in range(4):
+        token = await world["c"].add(content(2 * MIB, seed))
+        await world["a"].fetch(token, timeout=2)
+
+
+@simulated()
+async def test_what_a_relay_had_no_room_for_is_relayed_as_soon_as_there_is_some(world: World) -> None:
+    await world.node("b", cache_bytes=3 * MIB)
+    await world.link("ab", "bc")
+    large = await world["c"].add(content(3 * MIB + 1))
+    tokens = [await world["c"].add(content(2 * MIB, seed)) for seed in range(1, 5)]
+    in_vain = asyncio.create_task(world["a"].fetch(large, timeout=10))  # stands in nobody's way
+    await asyncio.gather(*(world["a"].fetch(token, timeout=5) for token in tokens))
+    with pytest.raises(FetchTimeout):
+        await in_vain
+
+
 # --- no room ------------------------------------------------------------------------------------------
 
 
