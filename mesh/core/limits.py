@@ -14,7 +14,7 @@ Everything that a peer, or somebody who is none yet, can make a node hold or do 
     core.limits.MAX_LINKS_PER_ADDRESS           1024        those from one address
     network.peers.MAX_BULK_PER_PEER             8           bulk connections that one peer has dialled
     core.limits.MESSAGES_PER_SECOND             2000        small messages of one link; more wait, unread
-    core.limits.MESSAGES_AT_ONCE                1000        those after a pause
+    core.limits.MESSAGES_AT_ONCE                500         those after a pause
     core.frames.MAX_FRAME_BYTES                 262144      one frame
     core.frames.MAX_OPEN_FRAGMENTS              16          messages in pieces at once on one link
     core.frames.MAX_MESSAGE_BYTES               8388608     one message, decompressed; its pieces twice that
@@ -66,7 +66,7 @@ MAX_LINKS_PER_ADDRESS = 1024
 MESSAGES_PER_SECOND = 2000
 """Small messages that are taken from one link in the long run. What is more waits where it is."""
 
-MESSAGES_AT_ONCE = 1000
+MESSAGES_AT_ONCE = 500
 """Those after a pause."""
 
 LOG_LINES = 20

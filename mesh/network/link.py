@@ -36,7 +36,7 @@ FLUSH_SECONDS = 2.0
 HANDLER_SECONDS = 5.0
 """How long a running handler may go on after its link has ended."""
 
-_FEW = 200  # small frames that a link has to wait for at a time: waiting costs more than taking one
+_FEW = 100  # small frames that nobody waits for, and that a link waits for at a time: it costs more than one
 _STREAM, _BULK_STREAM = 0, 1
 _FIRST_ASKED = 1 << 32  # the heartbeat's pings are numbered below
 _MAX_REASON = 200
@@ -234,8 +234,6 @@ class Link:
         try:
             while True:
                 frame = await self._connection.receive()
-                if len(frame) < SMALL_FRAME_BYTES:
-                    await self._take_turns(rate)
                 self.bytes_in += len(frame)
                 self._heartbeat.heard(self._loop.time())
                 message = None if self.closed else frames.feed(frame)
@@ -243,6 +241,8 @@ class Link:
                     outcome = self._take(message)
                     if outcome is not None:
                         await self._handle(outcome)
+                if len(frame) < SMALL_FRAME_BYTES:
+                    await self._take_turns(rate)
         except LinkClosed as error:
             self._end(error.reason)
         except ProtocolViolation as violation:
@@ -252,12 +252,12 @@ class Link:
             self.close("internal error")
 
     async def _take_turns(self, rate: TokenBucket) -> None:
-        """Small frames may come faster than anything else gets on: there is one of them at a time."""
+        """Small frames may come faster than anything else gets on: of many there is one at a time."""
         now = self._loop.time()
         rate.take(1, now)
         if rate.ready_at(1, now) > now:
             await asyncio.wait({self._ended}, timeout=rate.ready_at(_FEW, now) - now)
-        else:
+        elif rate.ready_at(MESSAGES_AT_ONCE - _FEW, now) > now:
             await asyncio.sleep(0)
 
     def _take(self, message: Message) -> Awaitable[None] | None:

@@ -19,9 +19,9 @@ NAMES = 2000
 CONTENT = b"hostile"
 HASH = blake3(CONTENT).hexdigest()
 PARTS = [
-    "..", ".", "/", "\\", "etc", "passwd", "~", "$HOME", "`id`", "%2e%2e%2f", "\0", "\n", "\r", "\t", 
+    "..", ".", "/", "\\", "etc", "passwd", "~", "$HOME", "`id`", "%2e%2e%2f", "\0", "\n", "\r", "\t",
     "\x1b[2J",
-    "\u202e", "\u200b", "\ufeff", "\uff0f", "\u2215", "\u2024", "\u212a", "a\u0301", "\ud7ff", 
+    "\u202e", "\u200b", "\ufeff", "\uff0f", "\u2215", "\u2024", "\u212a", "a\u0301", "\ud7ff",
     "con", "nul.txt",
     "aux.", "com1", "lpt\u00b9", ":", "*", "?", '"', "<", ">", "|", " ", ".bashrc", ".ssh", "authorized_keys",
     "C:", "-rf", "x" * 300, "é" * 150, "😀" * 80, ".incoming-", "inside", "outside", "a.tar.gz", "." * 40, "",
