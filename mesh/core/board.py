@@ -74,8 +74,10 @@ class StatusBoard:
 
     def set_expired(self) -> None:
         """Its time is over by this node's clock."""
-        self.version += not self._expired
-        self._expired = True
+        if not self._expired:
+            self._expired = True
+            self.version += 1
+            self._refresh_all()
 
     def put_node(self, node: NodeRecord) -> None:
         """A node document is known, or has changed."""
@@ -168,6 +170,8 @@ class StatusBoard:
             return None
         if self._over is not None and not view.status.is_terminal:
             return msgspec.structs.replace(view, status=TransferState.CANCELLED, error=self._over, rate=0.0)
+        if self._expired and view.status is TransferState.PENDING:  # who has begun says itself how it ends
+            return msgspec.structs.replace(view, status=TransferState.FAILED, error="expired before it began")
         return view
 
     def _is_foreign(self, receipt: Receipt) -> bool:

@@ -86,7 +86,8 @@ class DistributionStatus(Struct, frozen=True):
         pending: targets that have not begun.
         in_progress: targets that are connecting or transferring.
         is_cancelled: it was cancelled or superseded; no further node will deliver it.
-        is_expired: its time is over by this node's clock; no further node will begin.
+        is_expired: its time is over by this node's clock; no further node will begin, and those that had not
+            are shown as failed.
         superseded_by: the distribution that replaces it.
     """
 

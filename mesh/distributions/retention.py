@@ -105,7 +105,8 @@ class Retention:
         if not arrived or now - max(arrived.values()) < self._seconds:
             return False
         try:
-            return (await self._status(record.distribution_id)).is_complete
+            status = await self._status(record.distribution_id)
+            return status.is_complete and not status.is_expired  # who never began is shown for as long
         except InvalidScope:
             return False  # published by a newer version of this node
 

@@ -126,9 +126,26 @@ async def test_given_an_expired_distribution_when_a_node_comes_back_then_it_fetc
     await mesh.world.restart("van")
     await later()
     status = await mesh.files().wait_for_completion(handle, 60)
-    assert (status.is_expired, status.is_success) == (True, False)
+    assert (status.is_expired, status.is_complete, status.is_success) == (True, True, False)
     assert not await mesh.node("van").attachments.exists(handle.blob_hash)
     assert mesh.delivered() == []
+
+
+@both
+async def test_given_a_target_that_is_away_when_it_expires_then_it_has_failed(mesh: Mesh) -> None:
+    await mesh.start_hq_and_van()
+    await mesh.world.stop("van")
+    handle = await mesh.distribute(scope=Formation("north"), expires_in=DAY)
+    waiting = asyncio.create_task(mesh.files().wait_for_completion(handle, 2 * DAY))
+    await later(DAY - MINUTE)
+    assert not (await mesh.files().status(handle)).is_complete
+    status = await waiting
+    assert (status.is_complete, status.pending, status.failed) == (True, 0, 1)
+    assert await mesh.files().status(handle) == status
+    await mesh.world.restart("van")
+    await later()
+    assert await mesh.states(handle) == {"van": FAILED}
+    assert "expired" in await mesh.reason(handle, "van")
 
 
 @both
