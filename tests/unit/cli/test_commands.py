@@ -68,6 +68,7 @@ def test_help_names_every_command_and_ends_well() -> None:
     assert result.exit_code == 0
     for name, command in cli.commands.items():
         assert name in result.stdout
+        assert not command.get_short_help_str(70).endswith("..."), name
         assert command.get_short_help_str(), name
         assert CliRunner().invoke(cli, [name, "--help"]).exit_code == 0
 
