@@ -307,6 +307,10 @@ class InvalidToken(MeshError):
     """A blob token is malformed or contradicts itself."""
 
 
+class InvalidFetch(MeshError):
+    """A blob is to be fetched within a time that is none."""
+
+
 class BlobNotFound(MeshError):
     """The blob is not held here."""
 

@@ -10,7 +10,10 @@ import msgspec
 
 from mesh.core.chunks import derived_hashes
 from mesh.core.tokens import BlobMetadata, BlobToken
-from mesh.errors import BlobTooLarge, InvalidMetadata, InvalidToken
+from mesh.errors import BlobTooLarge, InvalidFetch, InvalidMetadata, InvalidToken
+
+MAX_TIMEOUT_SECONDS = 1e11
+"""Thousands of years: no clock of an event loop fails at that."""
 
 
 def described(source: object, name: object, content_type: object, custom: Any) -> BlobMetadata:
@@ -49,3 +52,16 @@ def check_token(token: object, max_blob_bytes: int) -> None:
     derived_hashes(token)
     if token.size_bytes > max_blob_bytes:
         raise BlobTooLarge(token.hash, token.size_bytes, max_blob_bytes)
+
+
+def check_timeout(timeout: object) -> None:
+    """Refuse what cannot be waited for.
+
+    Raises:
+        InvalidFetch: it is neither ``None`` nor a usable number of seconds.
+    """
+    if timeout is None or (isinstance(timeout, int | float) and 0 <= timeout <= MAX_TIMEOUT_SECONDS):
+        return
+    raise InvalidFetch(
+        f"timeout is a number of seconds from 0 to {MAX_TIMEOUT_SECONDS:g}, or None, not {timeout!r}"
+    )

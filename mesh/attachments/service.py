@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import BinaryIO
 
-from mesh.attachments.arguments import check_token, described
+from mesh.attachments.arguments import check_timeout, check_token, described
 from mesh.attachments.contests import refuted
 from mesh.attachments.correspondence import MayRelay
 from mesh.attachments.exchange import Exchange
@@ -206,12 +206,14 @@ class Attachments:
             FetchTimeout: it is not whole after ``timeout``.
             FetchFailed: waiting does not help; says why.
             InvalidToken: the token cannot be true.
+            InvalidFetch: ``timeout`` is no number of seconds.
             BlobTooLarge: it is over what this node takes.
             StorageFull: there is no room here, and it shall not wait for it.
             DataDirUnusable: the folder for attachments cannot be written to.
         """
         self._check_started()
         check_token(token, self._max_blob_bytes)
+        check_timeout(timeout)
         waiter = Waiter(int(priority), on_progress, patient=wait_for_room)
         self._keeping.touch(token.hash)
         if self._store.exists(token.hash) and await self._held(token, waiter):

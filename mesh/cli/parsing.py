@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from math import inf
 from typing import Any, TypeVar
 
 import click
@@ -41,7 +42,7 @@ def parse_duration(text: str) -> float:
         ValueError: it is none, or zero.
     """
     match = _DURATION.fullmatch(text.strip())
-    if match is None or (seconds := float(match[1]) * _UNITS[match[2]]) <= 0:
+    if match is None or not 0 < (seconds := float(match[1]) * _UNITS[match[2]]) < inf:
         raise ValueError(f"{shorten(text)} is not a duration: use seconds, or 15m, 1h, 7d")
     return seconds
 
@@ -57,9 +58,9 @@ def parse_size(text: str) -> int:
         ValueError: it is none.
     """
     match = _SIZE.fullmatch(text.strip())
-    if match is None:
+    if match is None or (size := float(match[1]) * _BYTES[match[2].lower()]) == inf:
         raise ValueError(f"{shorten(text)} is not a size: use bytes, or 500kB, 20MB, 2GB")
-    return round(float(match[1]) * _BYTES[match[2].lower()])
+    return round(size)
 
 
 def parse_rate(text: str) -> int:

@@ -84,7 +84,16 @@ class Verdicts:
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise
             logger.exception("the policy failed on distribution %s: it is not taken", offer.distribution_id)
-            reason = f"the policy here failed ({type(error).__name__}: {error}); retry() asks it again"
+            reason = f"the policy here failed ({_described(error)}); retry() asks it again"
         if self._asked.get(offer.distribution_id) == (record.attempt, None):
             self._asked[offer.distribution_id] = (record.attempt, Verdict(reason))
             self._wake(offer.distribution_id)
+
+
+def _described(error: BaseException) -> str:
+    """Of what kind an error of the application is, and what it says, if it can be made to."""
+    kind = type(error).__name__
+    try:
+        return f"{kind}: {error}"
+    except Exception:  # noqa: BLE001 - the other one is in the log already
+        return kind

@@ -139,13 +139,13 @@ class MembershipService:
         self._require_admin("invite")
         try:
             grant = grant_of(role, collections, write)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise InvalidInvitation(str(error)) from error
-        if not 1 <= uses <= MAX_USES:
-            raise InvalidInvitation(f"uses must be between 1 and {MAX_USES}, not {uses}")
-        if not 0 < ttl <= MAX_TTL_SECONDS:
+        if not isinstance(uses, int) or not 1 <= uses <= MAX_USES:
+            raise InvalidInvitation(f"uses must be a whole number from 1 to {MAX_USES}, not {uses!r}")
+        if not isinstance(ttl, int | float) or not 0 < ttl <= MAX_TTL_SECONDS:
             raise InvalidInvitation(
-                f"ttl must be more than 0 and at most {MAX_TTL_SECONDS} seconds, not {ttl}"
+                f"ttl must be more than 0 and at most {MAX_TTL_SECONDS} seconds, not {ttl!r}"
             )
         self._require_grant(grant)
         known = [self._peers.address] if self._peers.address else []
@@ -173,6 +173,8 @@ class MembershipService:
             InvalidInvitation: there can be no such node.
         """
         self._require_admin("revoke")
+        if not isinstance(node_id, str):
+            raise InvalidInvitation(f"the id of a node is text, not {node_id!r}")
         if node_id == self._identity.node_id:
             raise PermissionDenied("a node does not revoke itself: another admin can")
         link = self._peers.links.get(node_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -191,7 +192,18 @@ async def test_what_nobody_can_be_invited_to() -> None:
     hq_credentials = admin()
     hq = await world.start("hq", credentials=hq_credentials)
     many = [f"wss://127.0.0.1:{port}" for port in range(1, 17)]
-    for wrong in ({"role": "king"}, {"uses": 0}, {"ttl": 0}, {"collections": ["a b"]}, {"addresses": many}):
+    wrongs: list[dict[str, Any]] = [
+        {"role": "king"},
+        {"role": ["member"]},
+        {"uses": 0},
+        {"uses": 1.5},
+        {"ttl": 0},
+        {"ttl": "1h"},
+        {"collections": ["a b"]},
+        {"collections": 5},
+        {"addresses": many},
+    ]
+    for wrong in wrongs:
         with pytest.raises(InvalidInvitation):
             await hq.invite(**wrong)
     van = await world.start("van", credentials=member("van", hq_credentials))
@@ -203,6 +215,8 @@ async def test_what_nobody_can_be_invited_to() -> None:
         await open_.invite()
     with pytest.raises(InvalidInvitation, match="not the whole id"):
         await hq.revoke("van")
+    with pytest.raises(InvalidInvitation, match="is text"):
+        await hq.revoke(None)  # type: ignore[arg-type]
     await hq.pause()
     with pytest.raises(InvalidInvitation, match="accepts no connections"):
         await hq.invite()

@@ -27,6 +27,7 @@ from mesh.errors import (
     BlobTooLarge,
     FetchFailed,
     FetchTimeout,
+    InvalidFetch,
     InvalidMetadata,
     InvalidToken,
     NotStarted,
@@ -627,6 +628,10 @@ async def test_handles_and_hashes_that_are_no_use(world: World) -> None:
         await node.attachments.fetch(None)  # type: ignore[arg-type]
     with pytest.raises(InvalidToken):
         await node.attachments.fetch(BlobToken(5, 1, "1" * 64))  # type: ignore[arg-type]
+    for token in (handle.token, BlobToken("1" * 64, 2 * MIB, "1" * 64)):
+        for timeout in ("x", float("nan"), -1, 10**400):
+            with pytest.raises(InvalidFetch, match="timeout is a number of seconds"):
+                await node.attachments.fetch(token, timeout=timeout)  # type: ignore[arg-type]
     await node.attachments.close()
     with pytest.raises(NotStarted):
         await handle.read()

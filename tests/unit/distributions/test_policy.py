@@ -69,8 +69,21 @@ def test_given_a_refused_distribution_when_retried_then_the_policy_is_asked_agai
     in_a_world(run)
 
 
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise KeyError("reason")
+
+
 @pytest.mark.parametrize(
-    "answer", [ValueError("no such file"), OSError("no \udcff.bin"), asyncio.CancelledError(), True, "async"]
+    "answer",
+    [
+        ValueError("no such file"),
+        OSError("no \udcff.bin"),
+        Unspeakable(),
+        asyncio.CancelledError(),
+        True,
+        "async",
+    ],
 )
 def test_given_a_policy_that_fails_then_the_receipt_says_so_and_others_go_on(answer: Any) -> None:
     async def run(world: World) -> None:
