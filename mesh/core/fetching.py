@@ -159,7 +159,7 @@ class FetchPlan:
         source = self._sources.get(peer)
         if source is not None:
             self._picker.withdraw(source, index)
-            source.heard = now
+            source.heard, source.refused = now, True
             if index == LIST:
                 source.has_list = False
             else:
@@ -243,15 +243,24 @@ class FetchPlan:
             peers = [source.peer for source in asked]
             seconds = self.now - max(source.heard for source in asked)
             return "stalled", peers, f"nothing came for {seconds:.0f} s from {', '.join(peers)}"
-        if any(
-            not source.silent and self._picker.pick(source) is not None for source in self._sources.values()
+        sources = self._sources.values()
+        if self.list_known and any(
+            not source.silent and self._picker.pick(source) is not None for source in sources
         ):
             return (
                 "stalled",
                 [],
                 "nothing more may be asked for now: it is capped, or something more urgent runs",
             )
-        if any(source.holds(LIST) for source in self._sources.values()):
+        refused = sorted(source.peer for source in sources if source.refused)
+        if refused and len(refused) == len(sources):
+            return (
+                "waiting",
+                [],
+                "the length or the chunk list of what they hold is not as the token says, or it is there "
+                f"no more: {', '.join(refused)}",
+            )
+        if any(source.holds(LIST) for source in sources):
             return "stalled", [], "the holders known now hold none of the missing chunks, or do not answer"
         if self._dropped:
             return "waiting", [], f"dropped for sending wrong bytes: {', '.join(sorted(self._dropped))}"

@@ -47,6 +47,7 @@ class Source:
     probe_at: float = 0.0
     losses: int = 0
     has_list: bool = True
+    refused: bool = False  # something that it said it holds
     begun: int = LIST  # the chunk of which a part came last
     measured_from: float = 0.0
     measured_bytes: int = 0
@@ -112,7 +113,7 @@ class Picker:
                 self._rarity[index] += 1
                 if self.is_open(index):
                     heapq.heappush(source.heap, self._key(index))
-        source.has_list = True
+        source.has_list, source.refused = True, False
 
     def holds_not(self, source: Source, index: int) -> None:
         """``source`` does not hold a chunk that it said it holds."""

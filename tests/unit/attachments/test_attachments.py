@@ -615,6 +615,19 @@ async def test_an_add_is_ended_by_close(world: World) -> None:
         await adding
 
 
+@pytest.mark.parametrize("size", [9, 2 * MIB])
+def test_a_wrong_size_that_no_source_can_serve_is_named(size: int) -> None:
+    @simulated()
+    async def fetch(world: World) -> None:
+        await world.link("ba")
+        token = await world["a"].add(content(size))
+        wrong = BlobToken(token.hash, size + 1, token.chunks_hash)
+        with pytest.raises(FetchTimeout, match=r"waiting: the length or the chunk list .* not as the token"):
+            await world["b"].fetch(wrong, timeout=100)
+
+    fetch()
+
+
 @simulated()
 async def test_handles_and_hashes_that_are_no_use(world: World) -> None:
     node = await world.node("a")

@@ -44,6 +44,21 @@ def test_a_single_source_is_asked_in_order_for_a_window_and_goes_on_as_chunks_ar
     assert plan.state() == ("transferring", ["a"], None)
 
 
+def test_refusals_are_told_once_every_source_has_refused() -> None:
+    plan = plan_of(2, list_known=False)
+    plan.holder("a", None, 0.0)
+    plan.holder("b", None, 0.0)
+    assert asks(plan.refused("a", LIST, 0.1)) == [("b", LIST)]
+    assert plan.state()[0] == "transferring"
+    plan.refused("b", LIST, 0.2)
+    state, asked, reason = plan.state()
+    assert (state, asked) == ("waiting", [])
+    assert reason is not None
+    assert reason.endswith("not as the token says, or it is there no more: a, b")
+    assert asks(plan.holder("a", None, 0.3)) == [("a", LIST)]
+    assert plan.state()[0] == "transferring"
+
+
 def test_two_sources_take_different_chunks_and_the_rarest_goes_first() -> None:
     plan = plan_of(64)
     plan.holder("whole", map_of(64, set()), 0.0)
