@@ -196,10 +196,6 @@ class MeshWorker:
         self._watching = asyncio.create_task(run())
 
 
-if __name__ == "__main__":
-    run(MeshWorker())
-
-
 async def _all_here(changes: Stream[Change], count: int) -> float:
     """When so many documents had come."""
     seen = 0
@@ -208,3 +204,7 @@ async def _all_here(changes: Stream[Change], count: int) -> float:
         if seen == count:
             break
     return time.monotonic()
+
+
+if __name__ == "__main__":
+    run(MeshWorker())
