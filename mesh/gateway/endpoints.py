@@ -125,7 +125,7 @@ def queried(name: str, text: str, kind: Any) -> Any:
             return msgspec.convert(text, kind, strict=False)
         except msgspec.ValidationError:
             return msgspec.json.decode(text, type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise BadRequest(f"{name}: {error}") from error
 
 

@@ -92,7 +92,7 @@ class Guard:
 
     def _is_welcome(self, scope: Scope, headers: Headers, host: str, origin: str | None) -> bool:
         if origin is not None:
-            return origin in self._origins or urlsplit(origin).netloc == host
+            return origin in self._origins or origin.partition("://")[2] == host
         if headers.get("sec-fetch-site", "none") in ("none", "same-origin"):
             return True
         # Somebody follows a link: what comes is shown to them, and not to the page that they come from.

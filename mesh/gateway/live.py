@@ -76,7 +76,7 @@ def parse(texts: list[str]) -> list[Subscribed]:
         raise BadRequest(f"subscribe=JSON is needed, 1 to {MAX_SUBSCRIPTIONS} times")
     try:
         return [msgspec.json.decode(text, type=Subscribed) for text in texts]
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise BadRequest(f"subscribe: {error}") from error
 
 

@@ -84,6 +84,7 @@ async def test_ids_may_hold_anything(client: httpx.AsyncClient, node: Node) -> N
         ("GET", "/api/collections/cars/documents?limit=-1", b"", 400, "BadRequest"),
         ("GET", "/api/collections/cars/documents?limt=1", b"", 400, "BadRequest"),
         ("GET", "/api/collections/cars/documents?selector={", b"", 400, "BadRequest"),
+        ("GET", "/api/collections/cars/documents?selector=" + '{"a":' * 3000, b"", 400, "BadRequest"),
         ("GET", '/api/collections/cars/documents?selector={"a":{"$no":1}}', b"", 400, "InvalidSelector"),
         ("PUT", "/api/collections/cars/documents/c", b"[]", 400, "BadRequest"),
         ("PUT", "/api/collections/cars/documents/c", b"[" * 100_000, 400, "BadRequest"),

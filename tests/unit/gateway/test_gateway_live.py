@@ -106,6 +106,7 @@ async def test_what_cannot_be_followed(client: httpx.AsyncClient) -> None:
         {"subscribe": "{"},
         {"subscribe": json.dumps({"kind": "all"})},
         {"subscribe": ["{}"] * 33},
+        {"subscribe": '{"kind": "documents", "collection": "c", "selector": ' + '{"a":' * 3000},
     ):
         assert error_of(await client.get("/api/live", params=query))[:2] == (400, "BadRequest")
 
