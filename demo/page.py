@@ -86,7 +86,7 @@ def application(fleet: Fleet, scenarios: Scenarios) -> Starlette:
                 raise HTTPException(403, "only the page itself may give orders")
             try:
                 await order(request)
-            except msgspec.ValidationError as error:
+            except (msgspec.MsgspecError, RecursionError) as error:
                 return JSONResponse({"error": str(error)}, 400)
             except (NotPossible, NodeFailed, MeshError) as error:
                 return JSONResponse({"error": str(error)}, 409)

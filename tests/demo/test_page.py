@@ -89,6 +89,13 @@ async def test_an_order_that_cannot_be_done_says_why(
     assert reason in answer.json()["error"]
 
 
+async def test_an_order_that_is_no_json_says_so(page: Page) -> None:
+    async with page.client() as browser:
+        for body in (b"", b"{", b"\xff"):
+            answer = await browser.post("/demo/links/cut", content=body)
+            assert (answer.status_code, list(answer.json())) == (400, ["error"])
+
+
 async def test_a_scenario_that_goes_wrong_says_so_and_another_may_be_played(page: Page) -> None:
     async with page.client() as browser:
         for _ in range(2):
