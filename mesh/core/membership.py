@@ -50,6 +50,10 @@ class Membership:
         """What this node may do."""
         return self.chain[0].grant
 
+    def may_write(self, collection: str) -> bool:
+        """Whether peers would take what this node writes there."""
+        return covered(collection, self.grant.write)
+
     def require_write(self, collection: str) -> None:
         """Refuse what peers would not take from this node.
 

@@ -10,8 +10,8 @@ for good, which y-websocket clients respect.
 
     4400  nothing can be called so, or what came is not of this protocol
     4401  a token is needed
-    4403  the document belongs to a node: it can be read here, and written by its owner only; or the client
-          is a page of another origin
+    4403  the client wrote what can only be read here: a document that belongs to a node, or one of a
+          collection that this node may not write; or it is a page of another origin
     4410  the client holds an incarnation of the document that was removed (of a document that belongs to a
           node: a record that was replaced): start afresh with a new Y.Doc, and clear what was kept of it
     4413  the document would be too large

@@ -49,16 +49,18 @@ def view(rows: Rows, collection: str, document_id: str, their_state_vector: byte
     standing = browsers.standing(held, theirs)
     if standing != "current":
         return View(standing)
+    # Who is asked tells of every deletion that it knows of, even if it has changed nothing.
+    asked = rows.membership is None or rows.membership.may_write(collection)
     if row is None or held.dead:
         clocks = {} if theirs is None else {browsers.mark_of(name, theirs): 1}
-        return View(standing, theirs, state_vector=encode_state_vector(clocks), seq=seq)
+        return View(standing, theirs, state_vector=encode_state_vector(clocks) if asked else None, seq=seq)
     mark = browsers.mark_of(name, held.rank[0])
     return View(
         standing,
         held.rank[0] % browsers.MARKS,
         None if theirs is not None else browsers.marking(mark),
         difference(held.update, their_state_vector),
-        encode_state_vector({**clocks_of(state_vector(held.update)), mark: 1}),
+        encode_state_vector({**clocks_of(state_vector(held.update)), mark: 1}) if asked else None,
         seq,
     )
 

@@ -6,15 +6,18 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pycrdt
 import pytest
 import websockets
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from mesh import Node
+from mesh import Credentials, Node
+from mesh.core.certificates import grant_of
 from mesh.core.yjs_messages import (
     AWARENESS,
     STEP_1,
@@ -199,6 +202,32 @@ async def test_a_client_that_knows_more_comes_later(node: Node, gateway: Gateway
         async with client_of(gateway, doc=doc) as client:
             await client.connection.send(encode_sync(STEP_1, doc.get_state()))
             assert (await client.closed())[0] == 4503
+
+
+async def test_what_this_node_may_not_write_can_be_read(tmp_path: Path) -> None:
+    hq = Credentials.create(tmp_path)
+    async with Node(name="hub", credentials=hq) as node, Gateway(node) as gateway:
+        notes = node.collection("notes")
+        await notes.insert({"_id": "n1", "a": 1})
+        await notes.update("n1", {"a": 2})
+        own, *above = hq.membership.chain
+        hq.membership.chain = [msgspec.structs.replace(own, grant=grant_of("member", ["*"], [])), *above]
+        async with client_of(gateway) as reader:
+            await reader.connection.send(encode_sync(STEP_1, reader.doc.get_state()))
+            await reader.reads({"/a": 2.0})
+            await reader.connection.send(b"\x03")
+            asked: list[int] = []
+
+            def is_last(about: int, step: int) -> bool:
+                asked.append(about)
+                return about == AWARENESS
+
+            await reader.until(is_last)
+            assert asked == [AWARENESS]  # and not to tell what it has: that would be refused
+            await reader.write({"/a": 3})
+            code, reason = await reader.closed()
+            assert (code, "does not let it write notes" in reason) == (4403, True)
+        assert await notes.get("n1") == {"_id": "n1", "a": 2}
 
 
 async def test_what_is_not_of_the_protocol(gateway: Gateway) -> None:
