@@ -21,7 +21,7 @@ from mesh.core.identity import Identity, node_id_of, short_id, verify
 from mesh.core.library import registers_of
 from mesh.core.membership import Membership
 from mesh.core.receipts import check_owned, distribution_id_of
-from mesh.core.versions import MAX_COUNTER, Rank, VersionVector, covers, join
+from mesh.core.versions import MAX_CLOCKS, MAX_COUNTER, Rank, VersionVector, covers, join
 from mesh.core.wire import Change
 from mesh.errors import InvalidDocument, MembershipRefused, PermissionDenied
 
@@ -105,7 +105,7 @@ def sign(
     if len(encoded) > MAX_RECORD_BYTES:
         raise InvalidDocument(f"a record of {len(encoded)} bytes is over the limit of {MAX_RECORD_BYTES}")
     update = single_value_state(_KEY, encoded, CLIENT_ID)
-    vector = join(held.vector, {clock: counter})
+    vector = _succeeding(held.vector, {clock: counter})
     change = Change(collection, document_id, rank, {}, vector, update)
     says: dict[str, Any] = msgspec.json.decode(text)  # in the order in which everybody reads it
     return change, Merged(DocumentState(rank, update, vector), says)
@@ -122,19 +122,15 @@ def arrive(held: DocumentState, change: Change, membership: Membership | None = 
         PermissionDenied: its signature or owner is wrong, or who made it may not. Nothing has changed.
     """
     if change.rank < held.rank:
-        if covers(held.vector, change.until):
-            return None
-        return Merged(_advanced(held, change.until), body_of(held.update))
+        return _advanced(held, change.until)
     if change.rank == held.rank and covers(held.vector, change.until) and change.update == held.update:
         return None
     record = _open(change, membership)
     update = single_value_state(_KEY, msgspec.json.encode(record).decode(), CLIENT_ID)
     if change.rank == held.rank and _digest(update) >= _digest(held.update):
-        if covers(held.vector, change.until):
-            return None
-        return Merged(_advanced(held, change.until), body_of(held.update))
+        return _advanced(held, change.until)
     return Merged(
-        DocumentState(change.rank, update, join(held.vector, change.until)),
+        DocumentState(change.rank, update, _succeeding(held.vector, change.until)),
         msgspec.json.decode(record.body, type=dict[str, Any]),
     )
 
@@ -248,5 +244,16 @@ def _digest(update: bytes) -> bytes:
     return blake3(update).digest()
 
 
-def _advanced(held: DocumentState, until: VersionVector) -> DocumentState:
-    return DocumentState(held.rank, held.update, join(held.vector, until))
+def _advanced(held: DocumentState, until: VersionVector) -> Merged | None:
+    """What is held, known to be as new as ``until``; ``None`` if that says nothing, or more than fits."""
+    vector = join(held.vector, until)
+    if vector == held.vector or len(vector) > MAX_CLOCKS:
+        return None
+    return Merged(DocumentState(held.rank, held.update, vector), body_of(held.update))
+
+
+def _succeeding(held: VersionVector, until: VersionVector) -> VersionVector:
+    """The vector of a record that replaces another. Vectors are not signed: whoever passes a record on can
+    fill one with clocks that never were. The rank decides alone, so then the former ones are left out."""
+    vector = join(held, until)
+    return vector if len(vector) <= MAX_CLOCKS else until

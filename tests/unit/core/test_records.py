@@ -17,6 +17,7 @@ from mesh.core.document import ABSENT, DocumentState, Merged
 from mesh.core.identity import Identity
 from mesh.core.library import EMPTY_UPDATE, ROOT, registers_of
 from mesh.core.receipts import distribution_id_of, receipt_id_of
+from mesh.core.versions import MAX_CLOCKS, check_version
 from mesh.core.wire import Change
 from mesh.errors import InvalidDocument, PermissionDenied
 from tests.unit.owned_bodies import NODE, distribution_body
@@ -349,3 +350,19 @@ def test_a_record_keeps_its_size_however_often_it_is_written() -> None:
         sizes.append(len(change.update))
     assert len(held.vector) == 1
     assert sizes[-1] - sizes[0] <= 4, "the digits of its sequence"
+
+
+def test_clocks_that_others_make_up_do_not_keep_a_record_from_being_passed_on() -> None:
+    """A vector is not signed: nobody may fill it until every node refuses what its owner writes next."""
+    (old, _), (new, merged) = chain(2)
+    held = merged.state
+    for change in (old, new):
+        for batch in range(2):
+            clocks = {b"%08d" % (batch * MAX_CLOCKS + n): 1 for n in range(MAX_CLOCKS - 1)}
+            held = taken(held, msgspec.structs.replace(change, until=clocks))
+            check_version(held.rank, held.vector)
+    assert len(held.vector) == MAX_CLOCKS
+    following, written = signed({"n": 3}, held, counter=3, clock=b"clock--2")
+    check_version(following.rank, following.until)
+    for received in (written.state, taken(held, following)):
+        assert (received.rank, received.vector) == (following.rank, following.until)
