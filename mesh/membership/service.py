@@ -18,7 +18,10 @@ from mesh.core.certificates import (
     EVERYTHING,
     FORGED,
     MAX_CHAIN,
+    NOT_YET_VALID,
+    RENEW_SECONDS,
     REVOKED,
+    VALID_SECONDS,
     Certificate,
     Grant,
     Member,
@@ -231,13 +234,21 @@ class MembershipService:
         )
 
     def _renewed(self, member: Member) -> list[Certificate]:
+        """Raises MembershipRefused where it is too early: another chain is one that the revocation of who
+        admitted the member does not end, so that nobody changes over before it has to."""
+        now, present = self._clock(), member.chain[0]
+        due = present.not_before + VALID_SECONDS - RENEW_SECONDS
+        if present.issuer != self._identity.public_key and now < due:
+            raise MembershipRefused(
+                NOT_YET_VALID, "for now, only the admin who made the certificate can renew it"
+            )
         log.info("the certificate of %s is renewed", short_id(member.node_id))
         return issue(
             self._identity,
             self._membership.chain,
             member.public_key,
             member.grant,
-            self._clock(),
+            now,
             epoch=member.epoch,
         )
 

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from mesh import Credentials, InvitationRefused, MembershipRefused, Node, PermissionDenied
@@ -15,7 +16,7 @@ from mesh.core.enrolment import Invitation, read_token, renew
 from mesh.core.identity import Identity
 from mesh.core.wire import Revocations
 from mesh.errors import InvalidInvitation, LinkClosed
-from mesh.membership.asking import enrol_by
+from mesh.membership.asking import enrol_by, renew_at
 from mesh.network.introductions import HANDSHAKE_SECONDS
 from mesh.network.transport import JOIN_PATH, MAX_STRANGER_BYTES
 from tests.simulation.virtual_clock import DAY, run_virtual, virtual
@@ -390,6 +391,24 @@ def test_certificates_are_renewed_before_their_end_and_after_it(
         await world.close()
 
     run_virtual(main())
+
+
+@virtual
+async def test_who_a_bad_admin_has_admitted_does_not_change_over_to_another() -> None:
+    world = World(17)
+    bad = admin("bad")
+    spy = member("spy", bad, "admin")
+    await world.start("hq", credentials=admin())
+    transport = world.network.transport("spy")
+    # Not by a certificate that ends soon, either.
+    short = msgspec.structs.replace(spy.membership.chain[0], not_after=int(EPOCH + DAY), signature=b"")
+    short = msgspec.structs.replace(short, signature=bad.identity.sign(short.signed()))
+    for chain in (spy.membership.chain, [short, *bad.membership.chain]):
+        with pytest.raises(MembershipRefused, match="only the admin who made the certificate"):
+            await renew_at(transport, "ws://hq:7700", spy.identity, chain)
+    await world.start("bad", credentials=bad)
+    assert await renew_at(transport, "ws://bad:7700", spy.identity, spy.membership.chain)
+    await world.close()
 
 
 @virtual
