@@ -58,6 +58,8 @@ class Letters:
                 _post(link, items)
 
     def _came(self, link: Link, news: BlobNews) -> None:
+        if len(news.items) > MAX_ITEMS:
+            raise ProtocolViolation(f"news of blobs of {len(news.items)} items, over {MAX_ITEMS}")
         for item in news.items:
             self._handlers[type(item)](link, item)
 

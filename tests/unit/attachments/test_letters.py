@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
+import pytest
+
 from mesh.attachments.letters import MAX_ITEMS, Item, Letters
 from mesh.core.wire import BlobForget, BlobHave, BlobNews
+from mesh.errors import ProtocolViolation
 from mesh.network.link import Link
 from mesh.network.peers import Peers
 
@@ -65,3 +68,12 @@ def test_what_came_together_is_taken_apart() -> None:
     peers.handlers[BlobNews](link, BlobNews([forget, have, forget]))
     peers.handlers[BlobHave](link, have)
     assert seen == [forget, have, forget, have]
+
+
+def test_more_items_than_anybody_sends_are_refused() -> None:
+    """Each may cost a read of the store, and a message has room for a hundred thousand."""
+    peers = Recorder()
+    Letters(cast("Peers", peers))
+    news = BlobNews([BlobForget("o", bytes(32), 1)] * (MAX_ITEMS + 1))
+    with pytest.raises(ProtocolViolation, match="257 items"):
+        peers.handlers[BlobNews](cast("Link", Sent()), news)
