@@ -141,8 +141,10 @@ class BulkConnection(asyncio.BufferedProtocol):
         """See :class:`asyncio.BufferedProtocol`."""
         try:
             for opcode, data in self._frames.put(nbytes):
-                if opcode is Opcode.PING and self._why is None:
-                    self._write(Opcode.PONG, data)
+                if opcode is Opcode.PING:
+                    # Who takes nothing, gets no answers: they would pile up.
+                    if self._why is None and self._may_write.is_set():
+                        self._write(Opcode.PONG, data)
                 elif opcode is Opcode.CLOSE:
                     self._closed_by_peer(bytes(data))
                 elif opcode is Opcode.BINARY and self._why is None:

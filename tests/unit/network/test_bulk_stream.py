@@ -121,6 +121,25 @@ async def test_a_ping_is_answered() -> None:
         await answered.wait()
 
 
+async def test_answers_to_pings_do_not_pile_up() -> None:
+    answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    async def ping(socket: ServerConnection) -> None:
+        await socket.recv()
+        pong = await socket.ping()
+        await socket.send(b"pinged")
+        await socket.recv()
+        answered.set_result(pong.done())
+
+    async with connected(ping) as connection, asyncio.timeout(5):
+        await connection.send(b"begin")
+        connection.pause_writing()
+        await connection.receive()
+        connection.resume_writing()
+        await connection.send(b"now")
+        assert not await answered
+
+
 async def test_closing_by_the_server_says_why_after_what_was_sent(tls: ssl.SSLContext | None) -> None:
     async def close(socket: ServerConnection) -> None:
         await socket.send(b"last")
