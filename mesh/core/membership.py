@@ -187,4 +187,6 @@ def _writer(mesh_id: str, public_key: bytes, packed: bytes) -> tuple[Member, lis
     chain = unpack_chain(packed, mesh_id, public_key)
     end = chain[0].not_after if chain else 0
     member = verify_chain(chain, mesh_id, end, {})
+    if pack_chain(chain) != packed:  # one chain is kept once, and nothing rides along
+        raise MembershipRefused(FORGED, "a chain of certificates that is not packed as they all are")
     return member, [(certificate.node_id, certificate.epoch) for certificate in chain]

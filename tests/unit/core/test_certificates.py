@@ -25,6 +25,7 @@ from mesh.core.certificates import (
     Revocation,
     grant_of,
     issue,
+    pack_chain,
     revoke,
     verify_chain,
     verify_revocation,
@@ -256,6 +257,15 @@ def test_who_was_admitted_may_be_revoked_later() -> None:
     membership.learn([revoke(HQ, HQ_CHAIN, DEPOT.node_id, 1, NOW)])
     with pytest.raises(MembershipRefused, match="who admitted the node"):
         membership.still(member, NOW)
+
+
+def test_a_packed_chain_has_one_form() -> None:
+    membership = Membership(HQ_CHAIN)
+    packed = pack_chain(VAN_CHAIN)
+    assert membership.writer(VAN.public_key, packed).node_id == VAN.node_id
+    padded = msgspec.msgpack.encode([*msgspec.msgpack.decode(packed), b"rides along"])
+    with pytest.raises(MembershipRefused, match="not packed as"):
+        membership.writer(VAN.public_key, padded)
 
 
 def test_renewal() -> None:
