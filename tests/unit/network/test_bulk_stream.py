@@ -126,7 +126,7 @@ async def test_answers_to_pings_do_not_pile_up() -> None:
 
     async def ping(socket: ServerConnection) -> None:
         await socket.recv()
-        pong = await socket.ping()
+        pong = asyncio.ensure_future(await socket.ping())
         await socket.send(b"pinged")
         await socket.recv()
         answered.set_result(pong.done())
