@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from typing import Protocol
 
-from mesh.core.rates import TokenBucket
+from mesh.core.rates import PeerBuckets, TokenBucket
 
 YIELD_SECONDS = 1.0
 """A transfer that got something within this time has what is less urgent wait."""
@@ -40,8 +40,7 @@ class Downlink:
         self._waiting: set[Fetcher] = set()
         self._urgent: dict[int, float] = {}  # priority -> what is below waits until then
         self._node: TokenBucket | None = None
-        self._link_limit: float | None = None
-        self._links: dict[str, TokenBucket] = {}
+        self._links = PeerBuckets()
         self._grants = 0
         self._waking = False
         self._timer: asyncio.TimerHandle | None = None
@@ -49,7 +48,7 @@ class Downlink:
     def set_limits(self, node: float | None, link: float | None) -> None:
         """Cap what is asked for, of all peers together and of each; bytes a second, ``None``: no cap."""
         self._node = TokenBucket(node, self._now()) if node is not None else None
-        self._link_limit, self._links = link, {}
+        self._links = PeerBuckets(link)
         self._wake_at(self._now())
 
     def enter(self, fetcher: Fetcher) -> None:
@@ -80,12 +79,12 @@ class Downlink:
 
     def forget(self, peer: str) -> None:
         """The link with a peer ended."""
-        self._links.pop(peer, None)
+        self._links.forget(peer)
 
     def take(self, fetcher: Fetcher, peer: str, size: int) -> bool:
         """Whether ``fetcher`` may ask ``peer`` for ``size`` bytes; else it is told to go on when it may."""
         now = self._now()
-        link = self._link(peer, now)
+        link = self._links.of(peer, now)
         ready = max(
             self._urgent_until(self._priorities.get(fetcher, 0)),
             self._node.ready_at(size, now) if self._node is not None else now,
@@ -128,13 +127,6 @@ class Downlink:
 
     def _urgent_until(self, priority: int) -> float:
         return max((until for urgent, until in self._urgent.items() if urgent > priority), default=0.0)
-
-    def _link(self, peer: str, now: float) -> TokenBucket | None:
-        if self._link_limit is None:
-            return None
-        if peer not in self._links:
-            self._links[peer] = TokenBucket(self._link_limit, now)
-        return self._links[peer]
 
     def _wake_at(self, when: float) -> None:
         if self._timer is not None:

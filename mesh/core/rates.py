@@ -86,6 +86,26 @@ class TokenBucket:
         self._at = max(self._at, now)
 
 
+class PeerBuckets:
+    """The same cap for every peer, each by itself; ``rate`` in bytes a second, ``None``: no cap."""
+
+    def __init__(self, rate: float | None = None) -> None:
+        self.rate = rate
+        self._buckets: dict[str, TokenBucket] = {}
+
+    def of(self, peer: str, now: float) -> TokenBucket | None:
+        """The cap of ``peer``; ``None``: it has none."""
+        if self.rate is None:
+            return None
+        if peer not in self._buckets:
+            self._buckets[peer] = TokenBucket(self.rate, now)
+        return self._buckets[peer]
+
+    def forget(self, peer: str) -> None:
+        """Nothing goes to or comes from ``peer`` any more."""
+        self._buckets.pop(peer, None)
+
+
 class RateMeter:
     """How fast a growing number of bytes grows, smoothed over ``WINDOW_SECONDS``."""
 

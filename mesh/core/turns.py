@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-from mesh.core.rates import BURST_SECONDS, MIN_BURST_BYTES, TokenBucket
+from mesh.core.rates import BURST_SECONDS, MIN_BURST_BYTES, PeerBuckets, TokenBucket
 from mesh.core.tokens import CHUNK_BYTES
 
 HOLD_SECONDS = 0.25
@@ -43,20 +43,18 @@ class Turns:
         self._served: dict[str, float] = {}  # bytes by peer, as far as they matter for shares
         self._level = 0.0  # what the peer had been sent that was let go last
         self._node: TokenBucket | None = None
-        self._link_limit: float | None = None
-        self._links: dict[str, TokenBucket] = {}
+        self._links = PeerBuckets()
         self._arrivals = 0
         self._turn: tuple[Hashable, float] | None = None  # who has a chunk under way, and since when
 
     def set_limits(self, node: float | None, link: float | None, now: float) -> None:
         """Cap what all flows together send, and what is sent to each peer; bytes a second."""
         self._node = TokenBucket(node, now) if node is not None else None
-        self._link_limit = link
-        self._links = {peer: TokenBucket(link, now) for peer in self._served} if link is not None else {}
+        self._links = PeerBuckets(link)
 
     def part_bytes(self) -> int:
         """How much may be sent at once: under a cap, what passes in a moment."""
-        rates = [rate for rate in (self._node and self._node.rate, self._link_limit) if rate]
+        rates = [rate for rate in (self._node and self._node.rate, self._links.rate) if rate]
         if not rates:
             return CHUNK_BYTES
         return min(CHUNK_BYTES, max(MIN_BURST_BYTES, int(min(rates) * BURST_SECONDS)))
@@ -102,7 +100,7 @@ class Turns:
         flow = self._flows.pop(name, None)
         if flow is not None and all(other.peer != flow.peer for other in self._flows.values()):
             del self._served[flow.peer]
-            self._links.pop(flow.peer, None)
+            self._links.forget(flow.peer)
         if self._turn is not None and self._turn[0] == name:
             self._turn = None
 
@@ -127,7 +125,7 @@ class Turns:
             if held_until is not None:
                 wakes.append(held_until)
                 break
-            link = self._link(flow.peer, now)
+            link = self._links.of(flow.peer, now)
             if link is not None and (ready := link.ready_at(flow.size, now)) > now:
                 wakes.append(ready)  # its own cap: others need not wait for it
                 continue
@@ -156,12 +154,5 @@ class Turns:
         self._served[peer] += size
         if self._node is not None:
             self._node.take(size, now)
-        if (link := self._link(peer, now)) is not None:
+        if (link := self._links.of(peer, now)) is not None:
             link.take(size, now)
-
-    def _link(self, peer: str, now: float) -> TokenBucket | None:
-        if self._link_limit is None:
-            return None
-        if peer not in self._links:
-            self._links[peer] = TokenBucket(self._link_limit, now)
-        return self._links[peer]
