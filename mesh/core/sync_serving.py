@@ -115,14 +115,13 @@ class Serving:
         self._wanted = InterestSet()
         self._live: _Scan | None = None
         self._scans: deque[_Scan] = deque()
-        self._told = head
         self._reading: tuple[_Scan, InterestSet] | ReadWanted | None = None
         self._owed_wants: deque[Want] = deque()
         self._owed_pulls: deque[_Pull] = deque()
         self._reconciling: dict[int, InterestSet] = {}
         self._keys: dict[int, KeySet | None] = {}  # None: they are being read
         self._waiting_summaries: dict[int, list[Summaries]] = {}
-        self._window = Window()
+        self._window = Window(head)
         self._barriers: list[_Barrier] = []
 
     @property
@@ -157,9 +156,9 @@ class Serving:
         ):
             return self._evaluate()  # the documents are read from the log, whole, when there is room
         live.cursor = self._head
-        effects = [self._frame(0, 0, batch) for batch in full]
-        if wanted or self._head - self._told >= SILENT_LAG:
-            effects.append(self._frame(0, self._head, last))  # the position is told with the last frame
+        effects = [self._window.frame(0, 0, batch) for batch in full]
+        if wanted or self._head - self._window.told >= SILENT_LAG:
+            effects.append(self._window.frame(0, self._head, last))  # the last one tells the position
         return effects + self._evaluate()
 
     def on_resume(self, message: Resume) -> list[Effect]:
@@ -176,7 +175,7 @@ class Serving:
             return [Renew(log_id=message.log_id)]
         if self._live is None:
             self._live = _Scan(0, self._head, 0, self._wanted)
-            self._told = self._head
+            self._window.told = self._head
         upto = self._live.cursor
         try:
             interest = InterestSet(message.entries, self._only)
@@ -245,11 +244,11 @@ class Serving:
                 continue
             batch.add(entry.change)
             if batch.size >= sync_window.FRAME_BYTES:
-                effects.append(self._frame(scan.number, entry.seq, batch, offers, (), (), graves))
+                effects.append(self._window.frame(scan.number, entry.seq, batch, offers, (), (), graves))
                 batch, offers, graves = Batch(), [], ()
         scan.cursor = upto
         if batch.changes or offers or notices or graves or scan is not self._live:
-            effects.append(self._frame(scan.number, upto, batch, offers, (), (), graves))
+            effects.append(self._window.frame(scan.number, upto, batch, offers, (), (), graves))
         if scan is not self._live and upto >= scan.end:
             self._scans.remove(scan)
         return effects + self._evaluate()
@@ -259,7 +258,7 @@ class Serving:
         concern them: who does not hold such a document yet does not heed its notice."""
         late = [version for version in notices if self._window.gives_way(version)]
         at_once = [version for version in notices if not self._window.gives_way(version)]
-        return [self._frame(0, 0, Batch(), (), some) for some in (at_once, late) if some]
+        return [self._window.frame(0, 0, Batch(), (), some) for some in (at_once, late) if some]
 
     def wanted_read(self, found: Found) -> list[Effect]:
         """Result of :class:`ReadWanted`."""
@@ -268,9 +267,9 @@ class Serving:
         batches = self._window.batches(found.changes)
         for batch in batches:
             batch.bulk = batch.bulk or batch.size > sync_window.BULK_BYTES
-        effects: list[Effect] = [self._frame(0, 0, batch) for batch in batches]
+        effects: list[Effect] = [self._window.frame(0, 0, batch) for batch in batches]
         if found.offers or found.gone or found.graves:
-            effects.append(self._frame(0, 0, Batch(), found.offers, (), found.gone, found.graves))
+            effects.append(self._window.frame(0, 0, Batch(), found.offers, (), found.gone, found.graves))
         self._owed_wants.extendleft(reversed(reading.wants[found.done :]))
         if reading.pull is not None:
             rest = reading.positions[max(0, found.done - len(reading.wants)) :]
@@ -325,20 +324,6 @@ class Serving:
         self._barriers.append(_Barrier(message.number, self._head))
         return self._evaluate()
 
-    def _frame(
-        self,
-        scan: int,
-        upto: int,
-        batch: Batch,
-        offers: Sequence[Version] = (),
-        notices: Sequence[Version] = (),
-        gone: Sequence[tuple[str, str]] = (),
-        graves: Sequence[Grave] = (),
-    ) -> Effect:
-        if scan == 0 and upto:
-            self._told = upto
-        return self._window.frame(scan, upto, batch, offers, notices, gone, graves)
-
     def _matches(self, commit: Commit) -> bool:
         collection = commit.change.collection
         if commit.evicted or collection not in self._wanted:
@@ -390,8 +375,9 @@ class Serving:
             if barrier.frame is None or self._window.acknowledged < barrier.frame:
                 continue
             self._barriers.remove(barrier)
-            if self._live is not None and self._told < self._live.cursor and self._window.has_room(1, 0):
-                effects.append(self._frame(0, self._live.cursor, Batch()))
+            live, window = self._live, self._window
+            if live is not None and window.told < live.cursor and window.has_room(1, 0):
+                effects.append(window.frame(0, live.cursor, Batch()))
             effects.append(Send(BarrierReached(barrier.number)))
         return effects
 

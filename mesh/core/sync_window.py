@@ -41,9 +41,14 @@ class Batch:
 
 
 class Window:
-    """What one peer has been sent and has not acknowledged."""
+    """What one peer has been sent and has not acknowledged.
 
-    def __init__(self) -> None:
+    Attributes:
+        told: the position of our log that the last live frame has said, or that counted before it.
+    """
+
+    def __init__(self, told: int) -> None:
+        self.told = told
         self._next_frame = 1
         self._in_flight: dict[int, tuple[int, int]] = {}  # frame -> bytes, documents
         self._bulk: dict[int, set[tuple[str, str]]] = {}  # those of them that give way -> documents
@@ -80,6 +85,8 @@ class Window:
         graves: Sequence[Grave] = (),
     ) -> Send:
         """Send a frame: see :class:`~mesh.core.wire.Changes`."""
+        if scan == 0 and upto:
+            self.told = upto
         number = self._next_frame
         self._next_frame += 1
         documents: list[Change | Version] = [*batch.changes, *offers, *notices]

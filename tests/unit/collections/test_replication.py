@@ -416,7 +416,7 @@ def test_a_change_that_is_refused_does_not_hold_up_the_rest(caplog: pytest.LogCa
             link = a.peers.links[b.node_id]
             bad = Change("cars", "bad", (0, 0), {}, {b"evilevil": 1}, b"junk")
             sync = a.replicator._syncs[b.node_id]
-            sync.run([sync.serving._frame(0, 0, Batch([bad]))])
+            sync.run([sync.serving._window.frame(0, 0, Batch([bad]))])
             assert isinstance(sync.serving._window._in_flight, dict)
             await fill(a, 3)
             await world.settle()
