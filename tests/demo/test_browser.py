@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from tests.demo.browsing import WAIT_MS, axe, chromium, drop_file, faults, looking
 from tests.demo.demo_process import DemoProcess
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(180), pytest.mark.xdist_group("browser")]
 expect.set_options(timeout=WAIT_MS)
 
 NAMES = ["hub", "north-1", "north-2", "south-1", "south-2"]

@@ -22,7 +22,7 @@ from mesh import (
 from tests.processes.fleet import Fleet, call, fleet, inbox
 from tests.processes.mesh_process import run_mesh
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("distributions")]
 
 DONE, FAILED, CANCELLED = TransferState.COMPLETED, TransferState.FAILED, TransferState.CANCELLED
 SLOW = 4_000_000

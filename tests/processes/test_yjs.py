@@ -14,7 +14,7 @@ from mesh import Node
 from mesh.gateway import Gateway
 from tests.processes.yjs_client import WAIT_SECONDS, YjsClient, install
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("yjs")]
 
 
 @pytest.fixture(scope="module")

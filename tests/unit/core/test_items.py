@@ -169,6 +169,7 @@ def contended() -> tuple[bytes, VersionVector]:
     return docs[0].get_update(), {b"a" * 8: 50_000, b"b" * 8: 50_000}
 
 
+@pytest.mark.xdist_group("contended")
 def test_what_two_stores_overwrite_in_turn_takes_16_bytes_at_most(
     contended: tuple[bytes, VersionVector],
 ) -> None:
@@ -184,6 +185,7 @@ def test_what_two_stores_overwrite_in_turn_takes_16_bytes_at_most(
     assert left.fields == right.fields == {"n": 2, "more": 2}
 
 
+@pytest.mark.xdist_group("contended")
 def test_at_the_end_of_its_history_a_document_says_what_to_do(
     contended: tuple[bytes, VersionVector], monkeypatch: pytest.MonkeyPatch
 ) -> None:
