@@ -86,7 +86,7 @@ class Merged(msgspec.Struct, frozen=True, gc=False):
 
 
 def buried(incarnation: int) -> DocumentState:
-    """What is still known of a removed document whose tombstone has lived its time."""
+    """What is still known of a removed document once its version is forgotten."""
     return DocumentState((incarnation, 1), EMPTY_UPDATE, {})
 
 

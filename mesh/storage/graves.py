@@ -3,9 +3,7 @@
 A grave says that a document, named by its hash, has been removed in an incarnation. It stands where the
 tombstone stood in the log and in comparisons, so it travels as that did; and it refuses what would bring the
 document back. A tombstone's age counts from its arrival, a grave's from the burial, by this node's clock: a
-removal of its own that a node has slept over is told of by a grave. Of a document that had been removed and
-inserted again before it was evicted, a grave says so much: what is written here in its place is of the
-incarnation that peers hold, and merges with it.
+removal of its own that a node has slept over is told of by a grave.
 
 Who sleeps longer than the others keep their graves still holds what they have removed, and brings it back
 when it changes it, or when the stores are compared.
@@ -20,9 +18,8 @@ import msgspec
 
 from mesh.core import document
 from mesh.core.records import OWNED_COLLECTIONS
-from mesh.core.versions import encode_vector, key_hash, version_hash
 from mesh.core.wire import Change, Grave
-from mesh.storage.rows import Row, Rows
+from mesh.storage.rows import Rows
 
 TOMBSTONE_SECONDS = 30 * 86_400.0
 """How old a tombstone gets."""
@@ -67,21 +64,6 @@ def bury(rows: Rows, now: float) -> bool:
         (now - GRAVE_SECONDS, BATCH),
     ).rowcount
     return BATCH in (len(found), dropped)
-
-
-def remain(rows: Rows, collection: str, document_id: str, evicted: Row) -> None:
-    """Of a document that has been evicted, keep that its earlier incarnation was removed, if it had one."""
-    removed = evicted.state.rank[0] - 1
-    if removed < 0:
-        return
-    key = key_hash(collection, document_id)
-    # The same version wherever it is evicted: nobody finds a difference.
-    version = version_hash(key, document.buried(removed).rank, encode_vector({}))
-    rows.connection.execute(
-        f"INSERT INTO graves(seq, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",
-        (evicted.seq, collection, key, version, removed, rows.now()),
-    )
-    rows.graves = True
 
 
 def shrink(rows: Rows) -> bool:

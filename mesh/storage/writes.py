@@ -11,11 +11,11 @@ from mesh.core import document, records
 from mesh.core.document import Merged
 from mesh.core.identity import Identity
 from mesh.core.plans import Writes
+from mesh.core.records import OWNED_COLLECTIONS
 from mesh.core.registers import Registers
 from mesh.core.values import identical
 from mesh.core.wire import Change
 from mesh.errors import DocumentExists, DocumentNotFound
-from mesh.storage import graves
 from mesh.storage.connection import Outcome
 from mesh.storage.rows import Row, Rows
 
@@ -160,11 +160,20 @@ def _adopted(row: Row | None) -> bool:
 
 
 def evict(rows: Rows, collection: str, document_ids: Iterable[str]) -> int:
-    """Drop documents from this node only; how many there were."""
+    """Drop documents from this node only; how many there were.
+
+    Of one that had been removed and inserted again, the tombstone comes back: what is written here in its
+    place is of the incarnation that peers hold, and merges with it. Its version is not known any more. The
+    empty one promises nothing of what was evicted, and joins those of other tombstones of this incarnation.
+    """
     evicted = 0
     for document_id in document_ids:
         held = rows.drop(collection, document_id)
-        if held is not None:
-            graves.remain(rows, collection, document_id, held)
-            evicted += 1
+        if held is None:
+            continue
+        evicted += 1
+        if held.state.rank[0] and collection not in OWNED_COLLECTIONS:
+            removed = document.buried(held.state.rank[0] - 1)
+            change = Change(collection, document_id, removed.rank, {}, removed.vector, removed.update)
+            rows.put(collection, document_id, None, change, Merged(removed, None), client_id=None)
     return evicted

@@ -1,4 +1,5 @@
-"""Tombstones that grow old: what their graves refuse, what is told of them, and what the file gives back."""
+"""Tombstones that grow old: what their graves refuse, what is told of them, and what the file gives back; and
+those that evictions leave."""
 
 from __future__ import annotations
 
@@ -187,47 +188,6 @@ def test_what_is_asked_for_and_buried_is_gone(a: Replica) -> None:
     assert writes.remove(a.rows, "cars", ["x"]) == 0
 
 
-def test_what_is_written_in_place_of_an_evicted_document_is_of_its_incarnation(
-    a: Replica, b: Replica
-) -> None:
-    a.write("x", n=0)
-    for n in (1, 2):
-        a.remove("x")
-        b.hear(a.write("x", n=n))
-    for field in ("one", "two"):  # evicted twice
-        assert writes.evict(a.rows, "cars", ["x"]) == 1
-        a.rows.take_commits()
-        change = a.write("x", **{field: 3})
-        assert change.rank == (2, 0)
-        assert a.buried == 0
-        b.hear(change)
-    assert b.row("x").document == {"_id": "x", "n": 2, "one": 3, "two": 3}
-    a.hear(Change("cars", "x", (2, 0), {}, b.row("x").state.vector, b.row("x").state.update))
-    assert a.row("x").document == b.row("x").document
-
-
-def test_an_evicted_document_comes_back_and_nothing_older_does(a: Replica, b: Replica) -> None:
-    a.write("x", n=0)
-    [removal] = a.remove("x")
-    [first, second] = a.write("x", n=1), a.write("x", n=2)
-    writes.evict(a.rows, "cars", ["x"])
-    a.rows.take_commits()
-    assert [want.rank for want in a.hear(second)] == [(0, 1)], "it builds on what is not here any more"
-    assert a.hear(removal) == []
-    assert a.row("x").buried
-    assert b.hear(told=a.log()[2]) == []
-    assert b.write("x", n=3).rank == (1, 0), "whoever is told writes on in the same incarnation"
-    a.hear(first)
-    assert a.row("x").document == {"_id": "x", "n": 1}
-    assert a.buried == 0
-
-
-def test_of_a_document_never_removed_an_eviction_leaves_nothing(a: Replica) -> None:
-    a.write("x")
-    writes.evict(a.rows, "cars", ["x"])
-    assert a.rows.get("cars", "x") is None
-
-
 def test_offers_and_notices_at_a_grave(a: Replica) -> None:
     a.write("x")
     a.remove("x")
@@ -242,6 +202,74 @@ def test_offers_and_notices_at_a_grave(a: Replica) -> None:
     assert a.hear(notices=[version(0, 0)]) != []  # its holder has to hear of it
     assert a.hear(notices=[version(0, 1)]) == []
     assert a.hear(notices=[version(1, 0)]) == []
+
+
+# --- evictions ---------------------------------------------------------------------------------
+
+
+def test_what_is_written_in_place_of_an_evicted_document_is_of_its_incarnation(
+    a: Replica, b: Replica
+) -> None:
+    a.write("x", n=0)
+    for n in (1, 2):
+        a.remove("x")
+        b.hear(a.write("x", n=n))
+    for field in ("one", "two"):  # evicted twice
+        assert writes.evict(a.rows, "cars", ["x"]) == 1
+        a.rows.take_commits()
+        change = a.write("x", **{field: 3})
+        assert change.rank == (2, 0)
+        b.hear(change)
+    assert b.row("x").document == {"_id": "x", "n": 2, "one": 3, "two": 3}
+    a.hear(Change("cars", "x", (2, 0), {}, b.row("x").state.vector, b.row("x").state.update))
+    assert a.row("x").document == b.row("x").document
+
+
+def test_an_evicted_document_comes_back_and_nothing_older_does(a: Replica, b: Replica) -> None:
+    a.write("x", n=0)
+    [removal] = a.remove("x")
+    [first, second] = a.write("x", n=1), a.write("x", n=2)
+    writes.evict(a.rows, "cars", ["x"])
+    a.rows.take_commits()
+    assert [want.rank for want in a.hear(second)] == [(0, 1)], "it builds on what is not here any more"
+    assert a.hear(removal) == []
+    assert a.row("x").state.vector == removal.until
+    b.hear(*[commit.change for commit in a.rows.take_commits()])
+    b.rows.take_commits()
+    assert b.write("x", n=3).rank == (1, 0), "whoever is told writes on in the same incarnation"
+    a.hear(first)
+    assert a.row("x").document == {"_id": "x", "n": 1}
+
+
+def test_the_tombstone_of_an_eviction_becomes_that_of_the_removal(a: Replica, b: Replica) -> None:
+    a.write("x", n=0)
+    b.hear(*a.remove("x"))
+    a.write("x", n=1)
+    writes.evict(a.rows, "cars", ["x"])
+    *_, tombstone = a.rows.take_commits()
+    assert (tombstone.evicted, tombstone.change.rank, tombstone.change.until) == (False, (0, 1), {})
+    b.hear(tombstone.change)
+    a.hear(Change("cars", "x", (0, 1), {}, b.row("x").state.vector, b.row("x").state.update))
+    assert a.row("x").state == b.row("x").state
+    assert replicas.key_set(a.rows, CARS).digest(0, 1) == replicas.key_set(b.rows, CARS).digest(0, 1)
+
+
+def test_of_a_record_an_eviction_leaves_nothing(a: Replica) -> None:
+    me = Identity(b"1" * 32)
+    for n in range(2):
+        writes.write_record(a.rows, me, "nodes", me.node_id, node_body(n=n))
+        a.rows.connection.execute(
+            "UPDATE documents SET client_id = NULL"
+        )  # as if met: the next is of epoch 1
+    assert a.rows.get("nodes", me.node_id).state.rank == (1, 1)
+    assert writes.evict(a.rows, "nodes", [me.node_id]) == 1
+    assert a.rows.get("nodes", me.node_id) is None
+
+
+def test_of_a_document_never_removed_an_eviction_leaves_nothing(a: Replica) -> None:
+    a.write("x")
+    writes.evict(a.rows, "cars", ["x"])
+    assert a.rows.get("cars", "x") is None
 
 
 # --- what is told of graves -------------------------------------------------------------------
