@@ -258,10 +258,10 @@ def test_of_a_record_an_eviction_leaves_nothing(a: Replica) -> None:
     me = Identity(b"1" * 32)
     for n in range(2):
         writes.write_record(a.rows, me, "nodes", me.node_id, node_body(n=n))
-        a.rows.connection.execute(
-            "UPDATE documents SET client_id = NULL"
-        )  # as if met: the next is of epoch 1
-    assert a.rows.get("nodes", me.node_id).state.rank == (1, 1)
+        a.rows.connection.execute("UPDATE documents SET client_id = NULL")  # as if it had been met
+    row = a.rows.get("nodes", me.node_id)
+    assert row is not None
+    assert row.state.rank[0] == 1
     assert writes.evict(a.rows, "nodes", [me.node_id]) == 1
     assert a.rows.get("nodes", me.node_id) is None
 
