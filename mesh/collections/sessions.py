@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from mesh.core.access import Access
-from mesh.core.commits import Commit
+from mesh.core.commits import Commit, change_size
 from mesh.core.identity import short_id
 from mesh.core.limits import peer_log
 from mesh.core.routes import InterestTable
@@ -39,15 +39,28 @@ _log = peer_log("mesh.replication")
 MAX_APPLYING = 32
 """Frames of one link that wait to be applied; beyond them nothing more is read from it."""
 
+MAX_APPLYING_BYTES = 8 << 20
+"""The same in bytes of their changes."""
+
+MAX_ASKED = 64
+"""Resumes and digests of one link that wait to be answered; beyond them nothing more is read from it."""
+
 POSITION_DELAY_SECONDS = 0.25
 """Positions are saved with the next frame, or after this time: losing one only costs a repetition."""
 
 MAX_WITH_FRAME = 256
 """Entries whose positions are saved with a frame; those of more wait for their time."""
 
+_OTHER_BYTES = 200
 
 Positions = dict[tuple[bytes, ...], tuple[bytes, int]]
 """Entries -> log, and how far they are held."""
+
+
+def _size(frame: Changes) -> int:
+    """What a frame takes in memory, about, in bytes."""
+    others = len(frame.offers) + len(frame.notices) + len(frame.gone) + len(frame.graves)
+    return sum(map(change_size, frame.changes)) + _OTHER_BYTES * others
 
 
 class SyncSession:
@@ -89,6 +102,7 @@ class SyncSession:
         self._store = store
         self._resumes: deque[tuple[int, Resume | Summaries]] = deque()  # and the frames to be applied before
         self._applying = 0
+        self._applying_bytes = 0
         self._applied = 0
         self._room: asyncio.Future[None] | None = None
         self._positions: Positions = {}
@@ -142,10 +156,18 @@ class SyncSession:
 
     def back_pressure(self) -> asyncio.Future[None] | None:
         """What to wait for before more is read from the link."""
-        if self._applying < MAX_APPLYING:
+        if self._has_room():
             return None
         self._room = asyncio.get_running_loop().create_future()
         return self._room
+
+    def _has_room(self) -> bool:
+        few = self._applying < MAX_APPLYING and self._applying_bytes < MAX_APPLYING_BYTES
+        return few and len(self._resumes) < MAX_ASKED
+
+    def _make_room(self) -> None:
+        if self._room is not None and not self._room.done() and (self.link.closed or self._has_room()):
+            self._room.set_result(None)
 
     def on_resume(self, message: Resume | Summaries) -> list[Effect]:
         """The peer wants to be brought up to date, or compares what it has just resumed. It is answered once
@@ -169,6 +191,7 @@ class SyncSession:
                 self.run(self.serving.on_resume(message))
             else:
                 self.run(self.serving.on_summaries(message))
+        self._make_room()
 
     # --- settled ----------------------------------------------------------------------------------
 
@@ -215,6 +238,7 @@ class SyncSession:
                     self._spawn(self._renew(position, theirs))
                 case ApplyFrame(frame):
                     self._applying += 1
+                    self._applying_bytes += _size(frame)
                     self._spawn(self._apply(frame))
                 case _:
                     self._spawn(self._read(effect))
@@ -271,16 +295,17 @@ class SyncSession:
             return replicas.apply_frame(rows, self.link.node_id, frame)
 
         try:
-            wants = await self._store.write(job, bulk=True)
-            self._applying -= 1
+            try:
+                wants = await self._store.write(job, bulk=True)
+            finally:
+                self._applying -= 1
+                self._applying_bytes -= _size(frame)
             self._applied += 1
             self.run(self.following.applied(frame, wants))
             self._answer_resumes()
         except Exception as error:  # noqa: BLE001 - whatever it is, it ends the link
-            self._applying -= 1
             self._failed(error)
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
+        self._make_room()
 
     def _failed(self, error: Exception) -> None:
         """The store cannot go on with this link for now: it is closed, and dialled again later."""

@@ -20,7 +20,11 @@ Everything that a peer, or somebody who is none yet, can make a node hold or do 
     core.frames.MAX_MESSAGE_BYTES               8388608     one message, decompressed; its pieces twice that
     network.link.MAX_PENDING_BYTES              16777216    what waits to be sent to one peer
     collections.sessions.MAX_APPLYING           32          frames of documents that wait to be stored
+    collections.sessions.MAX_APPLYING_BYTES     8388608     the same in bytes
+    collections.sessions.MAX_ASKED              64          catch-ups that wait to be looked at
     core.sync_serving.MAX_CATCHUPS              4096        catch-ups that one peer has open
+    core.sync_comparing.MAX_KEYS                262144      keys held to be compared with those of one peer;
+                                                            one set is read at a time, and may be larger
     core.routes.MAX_ORIGINS                     16384       nodes for which one peer speaks
     core.routes.MAX_HOPS                        16          links that interest is passed on over
     core.interest.MAX_ENTRIES                   64          selectors of a collection; of more, it is all

@@ -36,6 +36,10 @@ MAX_BITS = 32
 """Ranges are never divided beyond so many bits: what still collides there is listed."""
 
 _CHILDREN = 1 << STEP_BITS
+
+FIRST_RANGES = _CHILDREN
+"""What is divided first is at most so many ranges."""
+
 _DIGEST_BYTES = 8
 _LISTED = (1 << (8 * LISTED_BYTES)) - 1
 
@@ -91,6 +95,11 @@ class KeySet:
 
     def __len__(self) -> int:
         return len(self._keys)
+
+    @property
+    def others(self) -> int:
+        """How many documents are held that are not in the set."""
+        return len(self._others)
 
     def key(self, index: int) -> int:
         """The key hash of the document at a place of the set."""

@@ -6,20 +6,20 @@ from collections import deque
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
-from mesh.core import reconcile, sync_window
+from mesh.core import sync_window
 from mesh.core.access import OPEN, Access, permits
 from mesh.core.commits import PAGE_BYTES, Commit, Found, LogEntry
 from mesh.core.document import MAX_STATE_BYTES
 from mesh.core.interest import InterestSet
 from mesh.core.numbering import ONE_RUN, Numbering
-from mesh.core.reconcile import KeySet, Summary
-from mesh.core.sync_effects import Effect, ReadKeys, ReadLog, ReadWanted, Renew, Send
+from mesh.core.reconcile import KeySet
+from mesh.core.sync_comparing import Comparisons
+from mesh.core.sync_effects import Effect, ReadLog, ReadWanted, Renew, Send
 from mesh.core.sync_window import Batch, Window
 from mesh.core.wire import (
     Ack,
     Barrier,
     BarrierReached,
-    Differences,
     Grave,
     Pull,
     Pulled,
@@ -118,9 +118,7 @@ class Serving:
         self._reading: tuple[_Scan, InterestSet] | ReadWanted | None = None
         self._owed_wants: deque[Want] = deque()
         self._owed_pulls: deque[_Pull] = deque()
-        self._reconciling: dict[int, InterestSet] = {}
-        self._keys: dict[int, KeySet | None] = {}  # None: they are being read
-        self._waiting_summaries: dict[int, list[Summaries]] = {}
+        self._comparisons = Comparisons()
         self._window = Window(head)
         self._barriers: list[_Barrier] = []
 
@@ -166,7 +164,7 @@ class Serving:
 
         It need not have announced that interest: nobody keeps it from announcing any.
         """
-        open_ones = {*self._reconciling, *(scan.number for scan in self._scans)}
+        open_ones = {*self._comparisons, *(scan.number for scan in self._scans)}
         if message.number < 1 or message.number in open_ones or len(open_ones) >= MAX_CATCHUPS:
             raise ProtocolViolation(f"a catch-up {message.number} too many")
         if message.log_id == self._log_id and not self._numbering.issued(message.after, self._head):
@@ -186,13 +184,10 @@ class Serving:
             after = message.after if known else 0
             self._scans.append(_Scan(message.number, after, upto, interest, back=not known))
             return [Send(Resumed(message.number, self._log_id, upto, False)), *self._evaluate()]
-        self._reconciling[message.number] = interest
         shared = [] if self._share is None else self._share(message.number, interest)
         effects: list[Effect] = [Send(Resumed(message.number, self._log_id, upto, True, bool(shared)))]
         effects += shared
-        if not shared:
-            self._keys[message.number] = None
-            effects.append(ReadKeys(message.number, False, interest))  # while the peer reads its own
+        effects += self._comparisons.begin(message.number, interest, shared=bool(shared))
         return effects + self._evaluate()
 
     def on_ack(self, message: Ack) -> list[Effect]:
@@ -208,16 +203,7 @@ class Serving:
 
     def on_summaries(self, message: Summaries) -> list[Effect]:
         """The peer's digests, to be compared with ours."""
-        if message.number not in self._keys:
-            raise ProtocolViolation(f"a comparison {message.number} that was not agreed on")
-        keys = self._keys[message.number]
-        if len(message.summaries) > reconcile.MAX_SUMMARIES:
-            raise ProtocolViolation(f"more than {reconcile.MAX_SUMMARIES} summaries at once")
-        if keys is None:
-            self._waiting_summaries.setdefault(message.number, []).append(message)
-            return []
-        divide, listings = reconcile.answer(keys, [Summary(*summary) for summary in message.summaries])
-        return [Send(Differences(message.number, [*divide], [*listings]))]
+        return self._comparisons.on_summaries(message)
 
     def log_read(self, entries: Sequence[LogEntry], upto: int, graves: Sequence[Grave] = ()) -> list[Effect]:
         """Result of :class:`ReadLog`: the entries found, how far the log has been read for them, and the
@@ -286,30 +272,17 @@ class Serving:
         self._owed_pulls.popleft()
         if not pull.last:
             return []
-        self._reconciling.pop(pull.number, None)
-        self._keys.pop(pull.number, None)
-        return [Send(Pulled(pull.number, self._window.last))]
+        return [Send(Pulled(pull.number, self._window.last)), *self._comparisons.end(pull.number)]
 
     def keys_read(self, number: int, keys: KeySet) -> list[Effect]:
-        """Result of :class:`ReadKeys`."""
-        self._keys[number] = keys
-        effects: list[Effect] = []
-        for waiting in self._waiting_summaries.pop(number, []):
-            effects += self.on_summaries(waiting)
-        return effects
+        """Result of :class:`~mesh.core.sync_effects.ReadKeys`."""
+        return self._comparisons.keys_read(number, keys)
 
     def on_pull(self, message: Pull) -> list[Effect]:
         """The peer has compared, and pulls what differs."""
-        keys = self._keys.get(message.number)
-        if keys is None:
-            raise ProtocolViolation("pulled before anything was compared")
-        if not all(0 <= place < len(keys) for place in message.places):
-            raise ProtocolViolation("pulled what was not listed")
-        # What has moved on in the log since comes with the live changes.
-        found = {position for key in message.keys if (position := keys.position_of(key)) is not None}
-        found.update(map(keys.position, message.places))
-        last = max(len(message.keys), len(message.places)) < reconcile.MAX_PULLED
-        self._owed_pulls.append(_Pull(message.number, sorted(found), last))
+        positions, last = self._comparisons.on_pull(message)
+        if positions or last:
+            self._owed_pulls.append(_Pull(message.number, positions, last))
         return self._evaluate()
 
     def compared(self, number: int, positions: list[int]) -> list[Effect]:
@@ -338,7 +311,7 @@ class Serving:
         """Whether the peer has been sent the document as it was before a commit. It may not have been while
         it is catching up (the place where the document stood in the log has just been left), nor if it
         did not want it as it was."""
-        if self._scans or self._reconciling:
+        if self._scans or self._comparisons:
             return False
         if commit.before is None:  # of a tombstone that it was sent, the peer may have a grave only
             return commit.source != self._peer
@@ -367,13 +340,13 @@ class Serving:
 
     def _answer_barriers(self) -> list[Effect]:
         effects: list[Effect] = []
-        for barrier in list(self._barriers):
-            if self._scans or self._reconciling:
+        for barrier in list(self._barriers):  # the first that is not reached stands before the others
+            if self._scans or self._comparisons:
                 barrier.position = self._head  # what the peer catches up with moves up there when it changes
             if barrier.frame is None and self._sent_up_to(barrier.position):
                 barrier.frame = self._window.last
             if barrier.frame is None or self._window.acknowledged < barrier.frame:
-                continue
+                break
             self._barriers.remove(barrier)
             live, window = self._live, self._window
             if live is not None and window.told < live.cursor and window.has_room(1, 0):
@@ -396,5 +369,5 @@ class Serving:
             and self._live.cursor >= position
             and self._reading is None
             and not self._scans
-            and not (self._owed_wants or self._owed_pulls or self._reconciling)
+            and not (self._owed_wants or self._owed_pulls or self._comparisons)
         )
