@@ -92,7 +92,14 @@ class SyncSession:
         # Two strangers compare once: the one that was dialled does it.
         share = self.following.share if link.url is None else None
         self.serving = Serving(
-            link.node_id, store.log_id, store.head, share, store.numbering, store.logs, access
+            link.node_id,
+            store.log_id,
+            store.head,
+            share,
+            store.numbering,
+            store.logs,
+            lambda: store.may_renew,
+            access,
         )
         # What was held of the peer's log under other rights is not what there is to hold now.
         self._place = f"{link.node_id} {access.name}" if access.name else link.node_id

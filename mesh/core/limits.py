@@ -37,6 +37,8 @@ Everything that a peer, or somebody who is none yet, can make a node hold or do 
     core.roots.MAX_DEPTH                        32          collaborative types within each other
     core.versions.MAX_CLOCKS                    4096        stores that ever wrote one document
     core.records.MAX_RECORD_BYTES               65536       one signed record
+    storage.lineage.RENEW_SECONDS               86400.0     between two changes of the store's identity that
+                                                            peers cause, as if it were a restored backup
     storage.rows.MAX_QUARANTINE                 1000        refused changes that are remembered
     attachments.service.MAX_BLOB_BYTES          1099511627776  one blob
     attachments.requests.MAX_QUEUED             4096        chunks that one peer has asked for and not got

@@ -93,6 +93,7 @@ class Serving:
         share: Callable[[int, InterestSet], list[Effect]] | None = None,
         numbering: Numbering = ONE_RUN,
         logs: Container[bytes] | None = None,
+        may_renew: Callable[[], bool] = lambda: True,
         access: Access = OPEN,
     ) -> None:
         """
@@ -103,6 +104,7 @@ class Serving:
             share: see :meth:`~mesh.core.sync_following.Following.share`; one end of a link has it.
             numbering: which positions of our log there are.
             logs: all logs that we have ever had; ``None``: they are not known.
+            may_renew: whether it may be that our log has had another life.
             access: what the peer may be told of.
         """
         self._peer = peer
@@ -111,6 +113,7 @@ class Serving:
         self._share = share
         self._numbering = numbering
         self._logs = logs
+        self._may_renew = may_renew
         self._only = access.sends
         self._wanted = InterestSet()
         self._live: _Scan | None = None
@@ -167,10 +170,12 @@ class Serving:
         open_ones = {*self._comparisons, *(scan.number for scan in self._scans)}
         if message.number < 1 or message.number in open_ones or len(open_ones) >= MAX_CATCHUPS:
             raise ProtocolViolation(f"a catch-up {message.number} too many")
-        if message.log_id == self._log_id and not self._numbering.issued(message.after, self._head):
-            return [Renew(message.after)]
-        if message.log_id and self._logs is not None and message.log_id not in self._logs:
-            return [Renew(log_id=message.log_id)]
+        ours = message.log_id == self._log_id and self._numbering.issued(message.after, self._head)
+        if self._may_renew():
+            if message.log_id == self._log_id and not ours:
+                return [Renew(message.after)]
+            if message.log_id and self._logs is not None and message.log_id not in self._logs:
+                return [Renew(log_id=message.log_id)]
         if self._live is None:
             self._live = _Scan(0, self._head, 0, self._wanted)
             self._window.told = self._head
@@ -179,7 +184,7 @@ class Serving:
             interest = InterestSet(message.entries, self._only)
         except InvalidSelector as error:
             raise ProtocolViolation(f"asked to resume what cannot be: {error}") from error
-        known = message.log_id == self._log_id and 0 < message.after <= upto
+        known = ours and 0 < message.after <= upto
         if known or message.empty:
             after = message.after if known else 0
             self._scans.append(_Scan(message.number, after, upto, interest, back=not known))

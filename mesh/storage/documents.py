@@ -78,6 +78,7 @@ class DocumentStore:
         self.head = 0
         self.numbering = Numbering()
         self.logs: frozenset[bytes] | None = None
+        self._renewable = 0.0
         self.documents = 0
         """How many documents are held, removed ones not counted."""
         self.rebuilt: Rebuilt | None = None
@@ -87,6 +88,11 @@ class DocumentStore:
     def refused(self) -> int:
         """Documents of peers that were dropped since the start: who made or sent them had no right to."""
         return sum(self._refused)
+
+    @property
+    def may_renew(self) -> bool:
+        """Whether a peer may make this store take itself for a backup that was put back."""
+        return self._clock() >= self._renewable
 
     def refuse(self, documents: int) -> None:
         """So many more were dropped."""
@@ -122,6 +128,7 @@ class DocumentStore:
             self.head,
             self.numbering,
             self.logs,
+            self._renewable,
             self.documents,
         ) = await self._database.write(
             lambda rows: (
@@ -130,6 +137,7 @@ class DocumentStore:
                 rows.lineage.seq,
                 rows.lineage.numbering,
                 rows.lineage.logs,
+                rows.lineage.renewable,
                 sum(finding.collections(rows).values()),
             )
         )
@@ -191,6 +199,7 @@ class DocumentStore:
         self.positions_era = rows.lineage.positions_era
         self.numbering = rows.lineage.numbering
         self.logs = rows.lineage.logs
+        self._renewable = rows.lineage.renewable
         if commits or renewed:
             self.head = rows.lineage.seq
             self.documents += sum((c.after is not None) - (c.before is not None) for c in commits)

@@ -13,7 +13,8 @@ import logging
 import os
 import random
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from math import inf
 from pathlib import Path
 
 import msgspec
@@ -33,7 +34,11 @@ LOG_BYTES = 16
 MAX_FORMER = 100
 """Former logs that are remembered. A peer that has slept longer makes the store renew itself once more."""
 
-_State = tuple[bytes, bytes, int, int, Numbering, bytes | None]
+RENEW_SECONDS = 86_400.0
+"""So long after it has got an identity, a store does not change it for what a peer says: nobody can know it
+from another life, and whoever seems to is wrong, or lies."""
+
+_State = tuple[bytes, bytes, int, int, Numbering, bytes | None, float]
 
 
 class Lineage:
@@ -48,6 +53,7 @@ class Lineage:
         rng: draws identities and gaps.
         host: names the machine and file that the store belongs to.
         boot: names the present run of the machine; empty: unknown, which counts as another one.
+        now: the wall clock, in seconds since the epoch.
 
     Attributes:
         log_id: names the log; new whenever the store's past is not that of the file.
@@ -60,9 +66,18 @@ class Lineage:
         positions_era: grows whenever the positions reached in peers' logs have become void.
     """
 
-    def __init__(self, connection: sqlite3.Connection, rng: random.Random, host: str, boot: str = "") -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        rng: random.Random,
+        host: str,
+        boot: str = "",
+        now: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self._connection = connection
         self._rng = rng
+        self._now = now
+        self._since = -inf  # when it got its identity, if that was since it was opened
         self.positions_era = 0
         self._load(host, boot)
         self._stored = self._kept = self._state
@@ -100,11 +115,11 @@ class Lineage:
 
     @property
     def _state(self) -> _State:
-        return (self.log_id, self.clock, self.seq, self._floor, self.numbering, self.former)
+        return (self.log_id, self.clock, self.seq, self._floor, self.numbering, self.former, self._since)
 
     @_state.setter
     def _state(self, state: _State) -> None:
-        self.log_id, self.clock, self.seq, self._floor, self.numbering, self.former = state
+        self.log_id, self.clock, self.seq, self._floor, self.numbering, self.former, self._since = state
 
     def _row(self) -> tuple[bytes, bytes, int, str, bytes | None]:
         """What the table holds of it: only what the documents do not say."""
@@ -173,6 +188,15 @@ class Lineage:
         self.former = None
         self._connection.execute("UPDATE store SET former = NULL")
 
+    @property
+    def renewable(self) -> float:
+        """From when on the identity may be changed for what a peer says."""
+        return self._since + RENEW_SECONDS
+
+    def may_renew(self) -> bool:
+        """Whether it may be now."""
+        return self._now() >= self.renewable
+
     def renew(self, found: bytes = b"") -> None:
         """Start a log of its own, under a new clock identity; ``found`` is the log of another life."""
         if self.former is not None:
@@ -186,6 +210,7 @@ class Lineage:
         self.log_id = self._rng.randbytes(LOG_BYTES)
         self.clock = self._rng.randbytes(CLOCK_BYTES - ERA_BYTES) + bytes(ERA_BYTES)
         self.numbering = ONE_RUN
+        self._since = self._now()
         # The client ids still belong to the store that this one was copied from.
         self._connection.execute("UPDATE documents SET client_id = NULL")
         # Peers do not send what came from here: past the positions in their logs it would stay lost.

@@ -32,8 +32,7 @@ def apply_frame(rows: Rows, peer: str, frame: Changes) -> list[Want]:
 
     A change that is refused is put into quarantine with the reason, and the rest goes on.
     """
-    for change in frame.changes:
-        restored.meet(rows, change.until)
+    lies = [id(change) for change in frame.changes if restored.meet(rows, change.until)]
     graves.meet(rows, peer, frame.graves)
     wants: dict[tuple[str, str], Want] = {}
     held = _read_rows(rows, frame.changes)
@@ -43,6 +42,8 @@ def apply_frame(rows: Rows, peer: str, frame: Changes) -> list[Want]:
         row = held.get(key)
         wants.pop(key, None)  # what was lacking may have come since
         try:
+            if id(change) in lies:
+                raise InvalidDocument("it knows of writes of this store that were never made")
             arrived = _arrive(rows, peer, row, change)
         except (InvalidDocument, InvalidCollectionName, PermissionDenied) as error:
             rows.refused += isinstance(error, PermissionDenied)

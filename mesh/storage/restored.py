@@ -1,8 +1,11 @@
 """What a store does when it finds out that it is a backup that was put back, and has written since.
 
 A peer tells it, by a version with a number that it never gave, by a position of its log that was never there,
-or by a log that it never had. Not found out: a backup from before the store has begun to keep a record of its
-logs, or of one that has begun anew, where peers know it from after another one was found out only.
+or by a log that it never had. None of that can be proven, so it counts once in a while only (see
+:data:`~mesh.storage.lineage.RENEW_SECONDS`): an identity that is new has had no other life.
+
+Not found out: a backup from before the store has begun to keep a record of its logs, or of one that has begun
+anew, where peers know it from after another one was found out only.
 """
 
 from __future__ import annotations
@@ -15,11 +18,14 @@ from mesh.core.wire import Change
 from mesh.storage.rows import Rows
 
 
-def meet(rows: Rows, vector: Mapping[bytes, int]) -> None:
-    """A version arrives. One that knows of writes of this store which it never made gives it away."""
+def meet(rows: Rows, vector: Mapping[bytes, int]) -> bool:
+    """A version arrives. One that knows of writes of this store which it never made gives it away, or is a
+    lie: whether it is."""
     number = rows.lineage.unknown(vector)
-    if number is not None:
-        renew(rows, number)
+    if number is None or not rows.lineage.may_renew():
+        return number is not None
+    renew(rows, number)
+    return False
 
 
 def renew(rows: Rows, number: int | None, log_id: bytes = b"") -> None:

@@ -102,7 +102,7 @@ class Rows:
         boot: str = "",
     ) -> None:
         self.connection = connection
-        self.lineage = Lineage(connection, rng, host, boot)
+        self.lineage = Lineage(connection, rng, host, boot, clock)
         # Drawn often, and no secret: the system's own source costs more than the rest of a small write.
         self._client_ids = random.Random(rng.getrandbits(128))
         self.now = clock

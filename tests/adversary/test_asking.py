@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mesh.collections.sessions import MAX_ASKED, SyncSession
-from mesh.core.wire import InterestEntry, Resume
+from mesh.core.wire import InterestEntry, Resume, Resumed
 from mesh.storage.documents import DocumentStore
 from tests.adversary.adversary import Adversary
 from tests.simulation.virtual_clock import run_virtual
@@ -49,6 +49,27 @@ def test_catchups_that_wait_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
         going_on.set()
         await asyncio.sleep(5)
         assert adversary.ended is None
+        await adversary.close()
+        await world.close()
+
+    run_virtual(main())
+
+
+def test_lies_about_a_log_do_not_make_another_of_it() -> None:
+    async def main() -> None:
+        world = World(2)
+        hub = await world.start("hub")
+        assert hub._parts is not None
+        store = hub._parts.store
+        log_id, entries = store.log_id, [InterestEntry("cars")]
+        adversary = await Adversary.dial(world.network.transport("evil"), URL, random.Random(1))
+        await adversary.send(Resume(1, log_id, store.head + 1000, False, entries))
+        await adversary.send(Resume(2, b"of another life!", 7, False, entries))
+        await asyncio.sleep(1)
+        assert adversary.ended is None
+        assert store.log_id == log_id
+        answers = [message for message in adversary.heard if isinstance(message, Resumed)]
+        assert [(answer.number, answer.reconcile) for answer in answers] == [(1, True), (2, True)]
         await adversary.close()
         await world.close()
 

@@ -7,9 +7,9 @@ import pytest
 from mesh.core import reconcile, sync_comparing
 from mesh.core.interest import InterestSet
 from mesh.core.reconcile import KeySet
-from mesh.core.sync_effects import Effect, ReadKeys, Send
+from mesh.core.sync_effects import Effect, ReadKeys, Renew, Send
 from mesh.core.sync_serving import Serving
-from mesh.core.wire import Differences, InterestEntry, Pull, Resume, Summaries
+from mesh.core.wire import Differences, InterestEntry, Pull, Resume, Resumed, Summaries
 from mesh.errors import ProtocolViolation
 
 ALL = InterestEntry("c")
@@ -81,3 +81,16 @@ def test_no_more_is_pulled_than_there_is(monkeypatch: pytest.MonkeyPatch) -> Non
     made.on_pull(Pull(2, [], []))
     with pytest.raises(ProtocolViolation, match="once more"):
         made.on_pull(Pull(2, [], []))
+
+
+@pytest.mark.parametrize("lie", [Resume(1, b"log", 99, False, [ALL]), Resume(1, b"other", 5, False, [ALL])])
+def test_a_position_that_cannot_be_makes_another_of_a_log_that_may_have_lived_before_only(
+    lie: Resume,
+) -> None:
+    made = Serving("peer", b"log", 10, logs={b"log"}, may_renew=lambda: True)
+    [renew] = made.on_resume(lie)
+    assert isinstance(renew, Renew)
+    made = Serving("peer", b"log", 10, logs={b"log"}, may_renew=lambda: False)
+    answer, *rest = made.on_resume(lie)
+    assert answer == Send(Resumed(1, b"log", 10, reconcile=True))
+    assert reads(rest) == [1]
