@@ -6,15 +6,15 @@ chain proves itself to whoever knows the mesh's id. An issuer was an admin, its 
 signed, and it granted nothing that it had not.
 
 A revocation is a fact that an admin signs: the certificates of a node up to an epoch are void, and so is
-whatever was signed with them. Facts are only ever added, and it does not matter in what order they arrive:
-so those of an admin who was revoked itself stand, too.
+whatever was signed with them, and what other admins have made of that since. Facts are only ever added, and
+it does not matter in what order they arrive: so those of an admin who was revoked itself stand, too.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -42,6 +42,9 @@ SKEW_SECONDS = 86_400
 
 MAX_CHAIN = 4
 """Certificates from a node to the root key."""
+
+MAX_FORMER = 16
+"""Admins on whom a certificate stands beside those of its chain."""
 
 MAX_PATTERNS = 32
 """Collections that a certificate names, for reading and for writing."""
@@ -135,6 +138,8 @@ class Certificate(msgspec.Struct, array_like=True, frozen=True):
         public_key: whom it is about.
         epoch: which membership of that node it is, from 1: a revocation ends it, and renewals go on in it.
         not_before, not_after: seconds since the epoch of clocks.
+        former: other admins, and their epochs, on whom the certificates stood that this one renews. They need
+            not be members any more, but a revocation of one ends this certificate as well.
     """
 
     mesh_id: str
@@ -145,6 +150,7 @@ class Certificate(msgspec.Struct, array_like=True, frozen=True):
     not_before: int
     not_after: int
     signature: bytes = b""
+    former: list[tuple[str, int]] = []
 
     @property
     def node_id(self) -> str:
@@ -153,7 +159,8 @@ class Certificate(msgspec.Struct, array_like=True, frozen=True):
 
     def signed(self) -> bytes:
         """What the issuer signs."""
-        return _CERTIFICATE + msgspec.msgpack.encode(msgspec.structs.replace(self, signature=b""))
+        fields = msgspec.structs.astuple(msgspec.structs.replace(self, signature=b""))
+        return _CERTIFICATE + msgspec.msgpack.encode(_trimmed(fields))
 
 
 class Revocation(msgspec.Struct, array_like=True, frozen=True):
@@ -195,6 +202,11 @@ class Member(NamedTuple):
         return covered(collection, self.grant.write)
 
 
+def stands_on(chain: Sequence[Certificate]) -> list[tuple[str, int]]:
+    """Whose revocation, from which epoch on, voids a chain: its nodes, and those of earlier ones."""
+    return [pair for each in chain for pair in ((each.node_id, each.epoch), *each.former)]
+
+
 def verify_chain(
     chain: Sequence[Certificate],
     mesh_id: str,
@@ -230,11 +242,11 @@ def verify_chain(
             raise MembershipRefused(FORGED, f"{_whose(certificate)} is not signed by its issuer")
         if position + 1 < len(chain):
             _check_issued(certificate, chain[position + 1])
-    for certificate in chain:
-        if certificate.epoch <= revoked.get(certificate.node_id, 0):
-            whose = "" if certificate is chain[0] else ", who admitted the node,"
-            raise MembershipRefused(REVOKED, f"{short_id(certificate.node_id)}{whose} was revoked")
     own = chain[0]
+    for node_id, epoch in stands_on(chain):
+        if epoch <= revoked.get(node_id, 0):
+            whose = "" if node_id == own.node_id else ", who admitted the node,"
+            raise MembershipRefused(REVOKED, f"{short_id(node_id)}{whose} was revoked")
     if now < own.not_before - SKEW_SECONDS:
         raise MembershipRefused(NOT_YET_VALID, f"{_whose(own)} begins in the future: check both clocks")
     if now > own.not_after and not expired_too:
@@ -250,6 +262,7 @@ def issue(
     now: float,
     *,
     epoch: int = 1,
+    former: Sequence[tuple[str, int]] = (),
 ) -> list[Certificate]:
     """The chain of a new certificate for ``public_key``.
 
@@ -265,7 +278,10 @@ def issue(
     grant.check()
     mesh_id = above[0].mesh_id if above else issuer.node_id
     start = int(now)
-    unsigned = Certificate(mesh_id, issuer.public_key, public_key, epoch, grant, start, start + VALID_SECONDS)
+    end = start + VALID_SECONDS
+    unsigned = Certificate(
+        mesh_id, issuer.public_key, public_key, epoch, grant, start, end, former=list(former)
+    )
     certificate = msgspec.structs.replace(unsigned, signature=issuer.sign(unsigned.signed()))
     chain = [certificate, *above]
     verify_chain(chain, mesh_id, now, {})
@@ -309,6 +325,10 @@ def _check_form(certificate: Certificate) -> None:
     start, end = certificate.not_before, certificate.not_after
     if not (0 <= start <= end <= _MAX_TIME and end - start <= VALID_SECONDS):
         raise MembershipRefused(FORGED, f"{_whose(certificate)} is valid for too long, or never")
+    former = certificate.former
+    well_formed = former == sorted(set(former)) and all(_NODE_ID.fullmatch(node_id) for node_id, _ in former)
+    if len(former) > MAX_FORMER or not well_formed:
+        raise MembershipRefused(FORGED, f"{_whose(certificate)} stands on too many, or on what is no node")
 
 
 def _check_issued(certificate: Certificate, issuer: Certificate) -> None:
@@ -330,6 +350,7 @@ class _Link(msgspec.Struct, array_like=True, frozen=True):
     not_before: int
     not_after: int
     signature: bytes
+    former: list[tuple[str, int]] = []
 
 
 class _Packed(msgspec.Struct, array_like=True, frozen=True):
@@ -340,17 +361,16 @@ class _Packed(msgspec.Struct, array_like=True, frozen=True):
 def pack_chain(chain: Sequence[Certificate]) -> bytes:
     """A chain without what :func:`unpack_chain` is told: some 150 bytes for each certificate."""
     links = [
-        _Link(
-            certificate.public_key if place else b"",
-            certificate.epoch,
-            certificate.grant,
-            certificate.not_before,
-            certificate.not_after,
-            certificate.signature,
-        )
+        _trimmed((certificate.public_key if place else b"", *msgspec.structs.astuple(certificate)[3:]))
         for place, certificate in enumerate(chain)
     ]
-    return msgspec.msgpack.encode(_Packed(chain[-1].issuer, links))
+    return msgspec.msgpack.encode([chain[-1].issuer, links])
+
+
+def _trimmed(fields: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Without an empty ``former``, the last: certificates that were never renewed by another are as they were
+    before there was such a thing."""
+    return fields if fields[-1] else fields[:-1]
 
 
 def unpack_chain(packed: bytes, mesh_id: str, public_key: bytes) -> list[Certificate]:

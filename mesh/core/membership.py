@@ -20,6 +20,7 @@ from mesh.core.certificates import (
     Revocation,
     covered,
     pack_chain,
+    stands_on,
     unpack_chain,
     verify_chain,
     verify_revocation,
@@ -189,4 +190,4 @@ def _writer(mesh_id: str, public_key: bytes, packed: bytes) -> tuple[Member, lis
     member = verify_chain(chain, mesh_id, end, {})
     if pack_chain(chain) != packed:  # one chain is kept once, and nothing rides along
         raise MembershipRefused(FORGED, "a chain of certificates that is not packed as they all are")
-    return member, [(certificate.node_id, certificate.epoch) for certificate in chain]
+    return member, stands_on(chain)

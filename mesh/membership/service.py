@@ -18,10 +18,7 @@ from mesh.core.certificates import (
     EVERYTHING,
     FORGED,
     MAX_CHAIN,
-    NOT_YET_VALID,
-    RENEW_SECONDS,
     REVOKED,
-    VALID_SECONDS,
     Certificate,
     Grant,
     Member,
@@ -44,6 +41,7 @@ from mesh.core.enrolment import (
 )
 from mesh.core.identity import node_id_of, short_id
 from mesh.core.limits import peer_log
+from mesh.core.renewal import renewed
 from mesh.core.wire import Enrol, Enrolled, Renew, Revocations
 from mesh.errors import (
     InvalidInvitation,
@@ -234,23 +232,9 @@ class MembershipService:
         )
 
     def _renewed(self, member: Member) -> list[Certificate]:
-        """Raises MembershipRefused where it is too early: another chain is one that the revocation of who
-        admitted the member does not end, so that nobody changes over before it has to."""
-        now, present = self._clock(), member.chain[0]
-        due = present.not_before + VALID_SECONDS - RENEW_SECONDS
-        if present.issuer != self._identity.public_key and now < due:
-            raise MembershipRefused(
-                NOT_YET_VALID, "for now, only the admin who made the certificate can renew it"
-            )
+        chain = renewed(self._identity, self._membership.chain, member.chain, self._clock())
         log.info("the certificate of %s is renewed", short_id(member.node_id))
-        return issue(
-            self._identity,
-            self._membership.chain,
-            member.public_key,
-            member.grant,
-            now,
-            epoch=member.epoch,
-        )
+        return chain
 
     def _require_valid_admin(self) -> None:
         """Raises MembershipRefused where what this node signs would be worth nothing."""

@@ -7,8 +7,8 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from mesh.core.certificates import RENEW_SECONDS
 from mesh.core.identity import short_id
+from mesh.core.renewal import OTHERS_RENEW_SECONDS
 from mesh.core.structs import Struct
 from mesh.errors import CredentialsUnusable
 from mesh.membership.credentials import Credentials
@@ -85,11 +85,12 @@ def _certificate(home: Path, now: float) -> Iterable[Finding]:
             f"it has expired {-left / _DAY:.0f} days ago: nobody links with this node",
             "keep the node up until it reaches an admin's node, which renews it",
         )
-    elif left < RENEW_SECONDS / 2:  # it is renewed as soon as an admin is met
+    elif left < OTHERS_RENEW_SECONDS - _DAY:  # by then, any admin that is met has renewed it
         yield Finding(
             "certificate",
             f"it expires in {left / _DAY:.0f} days, and no admin was met who renews it",
-            "connect this node with an admin's",
+            "connect this node with an admin's; an admin that `mesh init` has made renews itself with the "
+            "root.key of the mesh in its directory",
         )
 
 

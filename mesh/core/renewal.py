@@ -1,0 +1,69 @@
+"""Renewals: the next certificate of a node, and what it stands on.
+
+A node keeps its place in the mesh for as long as it is renewed, by whichever admin it meets. So that this
+hides nothing, a renewed certificate names every admin on whom the earlier ones stood and the present chain
+does not: revoking one of them reaches it as if it had never been renewed. And so that chains stay short, a
+renewal never leads further from the root key than what it renews: those whom the root key has signed are
+renewed by it alone, which also keeps admins from standing on those whom they have admitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mesh.core.certificates import (
+    FORGED,
+    MAX_FORMER,
+    NOT_YET_VALID,
+    RENEW_SECONDS,
+    Certificate,
+    issue,
+    stands_on,
+)
+from mesh.core.identity import Identity
+from mesh.errors import MembershipRefused
+
+OTHERS_RENEW_SECONDS = RENEW_SECONDS / 2
+"""An admin renews a certificate that another has made when it has this much left, so that nodes do not come
+to stand on more admins than need be."""
+
+
+def renewed(
+    issuer: Identity, above: Sequence[Certificate], old: Sequence[Certificate], now: float
+) -> list[Certificate]:
+    """The chain that follows the verified chain ``old``, for the same node and with the same grant.
+
+    Args:
+        issuer: the admin who signs, and ``above`` its own chain.
+
+    Raises:
+        MembershipRefused: this admin cannot make it, or not yet.
+    """
+    present = old[0]
+    if present.issuer != issuer.public_key and now < present.not_after - OTHERS_RENEW_SECONDS:
+        raise MembershipRefused(
+            NOT_YET_VALID, "for now, only the admin who made the certificate can renew it"
+        )
+    if len(above) >= len(old):
+        raise MembershipRefused(
+            FORGED, "only an admin as close to the root key as the one who made the certificate can renew it"
+        )
+    return issue(
+        issuer,
+        above,
+        present.public_key,
+        present.grant,
+        now,
+        epoch=present.epoch,
+        former=_former(above, old),
+    )
+
+
+def _former(above: Sequence[Certificate], old: Sequence[Certificate]) -> list[tuple[str, int]]:
+    """On whom ``old`` stands and ``above`` does not."""
+    former = {*stands_on(old[1:]), *old[0].former} - set(stands_on(above))
+    if len(former) > MAX_FORMER:
+        raise MembershipRefused(
+            FORGED, f"{MAX_FORMER} other admins have made the certificate already: join anew by an invitation"
+        )
+    return sorted(former)
