@@ -7,7 +7,11 @@ signed, and it granted nothing that it had not.
 
 A revocation is a fact that an admin signs: the certificates of a node up to an epoch are void, and so is
 whatever was signed with them, and what other admins have made of that since. Facts are only ever added, and
-it does not matter in what order they arrive: so those of an admin who was revoked itself stand, too.
+it does not matter in what order they arrive: so those of an admin who was revoked itself stand, too. The
+epoch of a revocation is its time, or higher if a higher one is known, and who is let in again gets the next.
+So it also ends certificates that other admins have made meanwhile, and who lets a node in without knowing of
+a revocation does not undo it. (If two admins revoke a node and one lets it in again, within the seconds by
+which their clocks differ and without knowing of each other, that admission may stand.)
 """
 
 from __future__ import annotations
@@ -53,7 +57,7 @@ EVERYTHING = ("*",)
 
 _MAX_ROLES = 16
 _MAX_TIME = 1 << 40
-_MAX_EPOCH = 1 << 32
+_MAX_EPOCH = _MAX_TIME
 _ROLE = re.compile(r"[a-z][a-z-]{0,31}")
 _NODE_ID = re.compile(r"[a-z2-7]{52}")
 _PATTERN = re.compile(r"\*|[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\*?")

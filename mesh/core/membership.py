@@ -43,6 +43,7 @@ class Membership:
         self.mesh_id = chain[0].mesh_id
         self._facts: dict[str, Revocation] = {}
         self._revoked: dict[str, int] = {}
+        self._seen: dict[str, int] = {}  # per node the highest epoch of a certificate
         self.revoked: Mapping[str, int] = MappingProxyType(self._revoked)
         self._digest: bytes | None = None
 
@@ -102,6 +103,7 @@ class Membership:
             MembershipRefused: it is none, or was revoked, or who admitted it was.
         """
         member, epochs = _writer(self.mesh_id, public_key, packed)
+        self._see(epochs)
         for node_id, epoch in epochs:
             if epoch <= self._revoked.get(node_id, 0):
                 raise MembershipRefused(REVOKED, f"{short_id(node_id)} was revoked")
@@ -129,6 +131,7 @@ class Membership:
         member = verify_chain(chain, self.mesh_id, now, self._revoked, expired_too=expired_too)
         if member.public_key != public_key:
             raise MembershipRefused(FORGED, "the certificate is another node's")
+        self._see(stands_on(member.chain))
         return member
 
     def still(self, member: Member, now: float) -> None:
@@ -159,6 +162,16 @@ class Membership:
     def next_epoch(self, node_id: str) -> int:
         """The epoch of a membership that begins now."""
         return self._revoked.get(node_id, 0) + 1
+
+    def last_epoch(self, node_id: str, now: float) -> int:
+        """The epoch that a revocation names to end every certificate of a node that there is: those that are
+        known here, and those that others have made since they revoked it some time before ``now``."""
+        return max(self.next_epoch(node_id), self._seen.get(node_id, 0), int(now))
+
+    def _see(self, epochs: Iterable[tuple[str, int]]) -> None:
+        for node_id, epoch in epochs:
+            if epoch > self._seen.get(node_id, 0):
+                self._seen[node_id] = epoch
 
     def renewed(self, chain: Sequence[Certificate], now: float) -> bool:
         """Go on with a newer chain of this node's; whether it is one.

@@ -178,11 +178,10 @@ class MembershipService:
             raise InvalidInvitation(f"the id of a node is text, not {node_id!r}")
         if node_id == self._identity.node_id:
             raise PermissionDenied("a node does not revoke itself: another admin can")
-        link = self._peers.links.get(node_id)
-        present = link.member.epoch if link is not None and link.member is not None else 0
-        epoch = max(present, self._membership.next_epoch(node_id))
+        now = self._clock()
+        epoch = self._membership.last_epoch(node_id, now)
         try:
-            fact = revoke(self._identity, self._membership.chain, node_id, epoch, self._clock())
+            fact = revoke(self._identity, self._membership.chain, node_id, epoch, now)
         except MembershipRefused as error:
             raise InvalidInvitation(f"{node_id!r} is not the whole id of a node ({error})") from error
         await self._learn([fact], None)

@@ -168,7 +168,7 @@ async def test_an_invitation_is_no_way_back_for_who_was_revoked() -> None:
     with pytest.raises(InvitationRefused, match="not known there"):
         await join(world, "accomplice", token)
     (again, *_) = await join(world, "van", other)
-    assert again.epoch == 2
+    assert again.epoch == hq_credentials.membership.revoked[key("van").node_id] + 1
     await world.close()
 
 
@@ -328,7 +328,7 @@ async def test_with_an_admin_go_those_it_admitted_and_a_new_invitation_lets_in_a
     token = await hq.invite(uses=2)
     for name in ("depot", "van"):
         chain = await join(world, name, token)
-        assert chain[0].epoch == (2 if name == "depot" else 1)
+        assert chain[0].epoch == hq_credentials.membership.next_epoch(key(name).node_id)
         await world.stop(name)
         node = await world.restart(name, credentials=Credentials(key(name), chain))
         await linked(hq, node)
@@ -343,6 +343,37 @@ async def test_with_an_admin_go_those_it_admitted_and_a_new_invitation_lets_in_a
     await apart(hq, world.nodes["depot"])
     await apart(late, world.nodes["depot"])
     assert world.link("hq", "van")
+    await world.close()
+
+
+@virtual
+async def test_a_revocation_ends_certificates_that_its_admin_has_not_seen() -> None:
+    world = World(13)
+    hq = await world.start("hq", credentials=admin())
+    depot_credentials = admin("depot")
+    depot = await world.start("depot", credentials=depot_credentials)
+    van_id = key("van").node_id
+    # The depot has revoked the van twice and let it in again, and the headquarters knows nothing of that.
+    for _ in range(2):
+        await depot.revoke(van_id)
+        chain = await join(world, "van", await depot.invite())
+    van = await world.start("van", ["depot"], credentials=Credentials(key("van"), chain))
+    await linked(depot, van)
+    await asyncio.sleep(10)
+    await hq.revoke(van_id)
+    await hq.connect("ws://depot:7700")
+    await apart(depot, van)
+    assert depot_credentials.membership.revoked[van_id] >= chain[0].epoch
+    # An invitation by who does not know of it yet is no way back, either.
+    await hq.disconnect(depot.node_id)
+    await asyncio.sleep(10)
+    await hq.revoke(van_id)
+    chain = await join(world, "van", await depot.invite())
+    await hq.connect("ws://depot:7700")
+    await world.stop("van")
+    van = await world.restart("van", credentials=Credentials(key("van"), chain))
+    await asyncio.sleep(60)
+    assert "revoked: " in error_of(van)
     await world.close()
 
 

@@ -216,6 +216,19 @@ def test_what_an_admin_revokes_is_learned_once_and_in_any_order() -> None:
     assert a.next_epoch(HQ.node_id) == 1
 
 
+def test_the_epoch_of_a_revocation_is_above_all_that_was_seen_and_all_earlier_times() -> None:
+    membership = Membership(HQ_CHAIN)
+    assert membership.last_epoch(VAN.node_id, NOW + 0.5) == NOW
+    high = issue(HQ, HQ_CHAIN, VAN.public_key, grant_of("member"), NOW, epoch=NOW + 1000)
+    membership.admit(high, VAN.public_key, NOW)
+    assert membership.last_epoch(VAN.node_id, NOW) == NOW + 1000
+    membership = Membership(HQ_CHAIN)
+    membership.writer(VAN.public_key, pack_chain(high))
+    assert membership.last_epoch(VAN.node_id, NOW) == NOW + 1000
+    membership.learn([revoke(HQ, HQ_CHAIN, VAN.node_id, NOW + 2000, NOW)])
+    assert membership.last_epoch(VAN.node_id, NOW) == membership.next_epoch(VAN.node_id) == NOW + 2001
+
+
 def test_who_is_no_admin_revokes_nobody() -> None:
     with pytest.raises(MembershipRefused, match="is no admin"):
         revoke(VAN, VAN_CHAIN, HQ.node_id, 1, NOW + 50)
