@@ -135,7 +135,8 @@ def read_request(frame: bytes, binding: bytes) -> Enrol | Renew:
         case _:
             raise InvitationRefused("what was sent does not ask for a certificate")
     if len(public_key) != PUBLIC_KEY_BYTES or not verify(public_key, signed, signature):
-        raise InvitationRefused("who asks does not hold the key that the certificate would be about")
+        refusal = InvitationRefused("who asks does not hold the key that the certificate would be about")
+        raise refusal from ProtocolViolation("a signature by another key, or on another channel")
     return request
 
 

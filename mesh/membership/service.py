@@ -10,6 +10,7 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable
 from random import Random
 
@@ -92,6 +93,7 @@ class MembershipService:
         self._clock = clock
         self._timer: asyncio.TimerHandle | None = None
         self._renewing: asyncio.Task[None] | None = None
+        self._asked: Counter[Link] = Counter()
 
     async def start(self) -> None:
         """Take part in the links that come up from now on. Before others do: what is registered first, hears
@@ -102,6 +104,7 @@ class MembershipService:
             except MembershipRefused as error:
                 log.warning("a revocation in the store is dropped: %s", error)
         self._peers.on_up(self._link_up)
+        self._peers.on_down(self._link_down)
         self._peers.handle(Revocations, self._on_revocations)
         self._peers.handle(Renew, self._on_renew)
         self._peers.handle(Enrolled, self._on_enrolled)
@@ -251,6 +254,9 @@ class MembershipService:
             log.info("the certificate of %s is not renewed here: %s", link, error)
 
     async def _on_enrolled(self, link: Link, message: Enrolled) -> None:
+        if not self._asked[link]:
+            raise ProtocolViolation("a certificate that nobody has asked for")
+        self._asked[link] -= 1
         self._adopt(message.chain)
 
     # --- this node's own certificate --------------------------------------------------------------
@@ -292,6 +298,7 @@ class MembershipService:
         """Ask the peer for this node's next certificate; whether it can make one."""
         if link.member is None or not link.member.has(ADMIN):
             return False
+        self._asked[link] += 1
         link.send(Renew())
         return True
 
@@ -313,6 +320,9 @@ class MembershipService:
             self._tell(link, self._membership.facts)
         if self._membership.renewal_due(self._clock()):
             self._ask(link)
+
+    def _link_down(self, link: Link, reason: str) -> None:
+        del self._asked[link]
 
     def _tell(self, link: Link, facts: list[Revocation]) -> None:
         for start in range(0, len(facts), FACTS_PER_MESSAGE):

@@ -156,8 +156,7 @@ class Introductions:
                 peer, _ = await _shake_hands(connection, handshake, cloned)
             return peer
         except (HandshakeFailed, LinkClosed) as error:
-            if isinstance(error.__cause__, ProtocolViolation):
-                self._guard.offended(origin_of(connection.remote))
+            self._count(connection, error)
             level = logging.ERROR if isinstance(error, IdentityCloned) else logging.INFO
             log.log(level, "no link with %s: %s", connection.remote, plain(error.reason))
             await connection.close(error.reason)
@@ -198,10 +197,16 @@ class Introductions:
                 await connection.receive()  # who asked closes the connection once it has the answer
         except (InvitationRefused, MembershipRefused, LinkClosed) as error:
             reason = error.reason
+            self._count(connection, error)
             level = logging.DEBUG if isinstance(error, LinkClosed) else logging.WARNING
             log.log(level, "no certificate for %s: %s", connection.remote, plain(reason))
         finally:
             await connection.close(reason)
+
+    def _count(self, connection: Connection, error: Exception) -> None:
+        """Hold it against the other end, if ``error`` comes from a violation of the protocol."""
+        if isinstance(error.__cause__, ProtocolViolation):
+            self._guard.offended(origin_of(connection.remote))
 
     async def end(self, reason: str) -> None:
         """Go offline for ``reason``: end what is under way, and start nothing until ``offline`` is empty."""

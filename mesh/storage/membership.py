@@ -9,7 +9,7 @@ from mesh.core.certificates import Revocation
 from mesh.core.enrolment import Invited
 from mesh.core.membership import Membership
 from mesh.core.records import OWNED_COLLECTIONS
-from mesh.errors import InvitationRefused
+from mesh.errors import InvitationRefused, ProtocolViolation
 from mesh.storage.rows import Rows
 
 
@@ -71,7 +71,8 @@ def redeem(rows: Rows, secret_hash: bytes, node_id: str, now: float) -> Invited:
     execute = rows.connection.execute
     row = execute("SELECT body FROM invitations WHERE secret_hash = ?", (secret_hash,)).fetchone()
     if row is None:
-        raise InvitationRefused("its secret is not known there, or its time is over")
+        guessed = ProtocolViolation("a secret of no invitation")
+        raise InvitationRefused("its secret is not known there, or its time is over") from guessed
     invited = msgspec.msgpack.decode(row[0], type=Invited)
     if now >= invited.expires_at:
         raise InvitationRefused("its time is over")

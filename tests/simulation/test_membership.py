@@ -12,9 +12,10 @@ import pytest
 
 from mesh import Credentials, InvitationRefused, MembershipRefused, Node, PermissionDenied
 from mesh.core.certificates import Certificate, grant_of, issue, revoke
-from mesh.core.enrolment import Invitation, read_token, renew
+from mesh.core.enrolment import SECRET_BYTES, Invitation, read_token, renew
 from mesh.core.identity import Identity
-from mesh.core.wire import Revocations
+from mesh.core.limits import STRIKES
+from mesh.core.wire import Enrolled, Revocations
 from mesh.errors import InvalidInvitation, LinkClosed
 from mesh.membership.asking import enrol_by, renew_at
 from mesh.network.introductions import HANDSHAKE_SECONDS
@@ -100,10 +101,13 @@ def test_an_open_mesh_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
 # --- invitations --------------------------------------------------------------------------------------
 
 
-async def join(world: World, name: str, invitation: Invitation | str) -> list[Certificate]:
+async def join(
+    world: World, name: str, invitation: Invitation | str, at: str | None = None
+) -> list[Certificate]:
+    """``at``: from which address, if not its own."""
     if isinstance(invitation, str):
         invitation = read_token(invitation)
-    return await enrol_by(world.network.transport(name), key(name), invitation)
+    return await enrol_by(world.network.transport(at or name), key(name), invitation)
 
 
 @virtual
@@ -158,7 +162,7 @@ async def test_an_invitation_is_no_way_back_for_who_was_revoked() -> None:
     token = await hq.invite(uses=50)
     other = await hq.invite()
     await join(world, "van", token)
-    attempts = [asyncio.create_task(join(world, "van", token)) for _ in range(5)]
+    attempts = [asyncio.create_task(join(world, "van", token, f"van{n}")) for n in range(5)]
     await hq.revoke(key("van").node_id)
     for outcome in await asyncio.gather(*attempts, return_exceptions=True):
         if isinstance(outcome, list):
@@ -184,6 +188,25 @@ async def test_an_invitation_ends() -> None:
     await hq.invite()
     with pytest.raises(InvitationRefused, match="not known there"):
         await join(world, "van2", token)
+    await world.close()
+
+
+@virtual
+async def test_who_guesses_secrets_is_banned_and_who_comes_late_is_not() -> None:
+    world = World(4)
+    hq = await world.start("hq", credentials=admin())
+    invitation = read_token(await hq.invite())
+    transport = world.network.transport("guesser")
+    for n in range(STRIKES):
+        guess = msgspec.structs.replace(invitation, secret=bytes([n]) * SECRET_BYTES)
+        with pytest.raises(InvitationRefused, match="not known there"):
+            await enrol_by(transport, key("guesser"), guess)
+    with pytest.raises(InvitationRefused, match="banned: "):
+        await enrol_by(transport, key("guesser"), invitation)
+    assert await join(world, "van", invitation)
+    for _ in range(2 * STRIKES):
+        with pytest.raises(InvitationRefused, match="used already"):
+            await join(world, "late", invitation)
     await world.close()
 
 
@@ -249,7 +272,7 @@ async def test_a_secret_is_told_only_to_who_made_it() -> None:
 async def test_strangers_have_ten_seconds_and_64_kib() -> None:
     world = World(9)
     await world.start("hq", credentials=admin())
-    transport = world.network.transport("stranger")
+    transport = world.network.transport("silent")
     foreign = admin("van", Identity(b"blue".ljust(32)))
     loop = asyncio.get_running_loop()
     silent = await transport.dial("ws://hq:7700" + JOIN_PATH)
@@ -263,6 +286,7 @@ async def test_strangers_have_ten_seconds_and_64_kib() -> None:
         (renew(key("van"), foreign.membership.chain, b"hq:7700"), "other-mesh"),
         (renew(key("van"), admin("van").membership.chain, b"another channel"), "does not hold the key"),
     ):
+        transport = world.network.transport(f"stranger {len(rubbish)}")
         connection = await transport.dial("ws://hq:7700" + JOIN_PATH)
         await connection.send(rubbish)
         with pytest.raises(LinkClosed, match=why):
@@ -445,6 +469,22 @@ async def test_who_a_bad_admin_has_admitted_does_not_stay_by_being_renewed_by_an
     assert "who admitted the node, was revoked" in error_of(spy_node)
     with pytest.raises(MembershipRefused, match="revoked"):
         await renew_at(transport, "ws://hq:7700", spy.identity, changed_over)
+    await world.close()
+
+
+@virtual
+async def test_a_certificate_that_nobody_has_asked_for_is_not_taken() -> None:
+    world = World(19)
+    hq_credentials, van_credentials = admin(), member("van", admin())
+    hq = await world.start("hq", credentials=hq_credentials)
+    van = await world.start("van", ["hq"], credentials=van_credentials)
+    await linked(hq, van)
+    before = van_credentials.membership.chain
+    other = issue(hq_credentials.identity, hq_credentials.membership.chain, key("van").public_key,
+                  grant_of("member", ["cars"]), EPOCH + DAY)  # fmt: skip
+    world.link("hq", "van").send(Enrolled(other))
+    await apart(hq, van)
+    assert van_credentials.membership.chain == before
     await world.close()
 
 
