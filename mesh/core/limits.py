@@ -33,7 +33,7 @@ Everything that a peer, or somebody who is none yet, can make a node hold or do 
     core.document.MAX_FIELDS                    20000       fields that a write may give it
     core.updates.MAX_CONTENTION                 16777216    first writes of one field, squared
     core.update_reader.MAX_STRUCTS              500000      items in one update
-    core.update_reader.MAX_NESTING              64          lists and objects within each other
+    core.update_reader.MAX_NESTING              32          lists and objects within each other
     core.roots.MAX_DEPTH                        32          collaborative types within each other
     core.versions.MAX_CLOCKS                    4096        stores that ever wrote one document
     core.records.MAX_RECORD_BYTES               65536       one signed record

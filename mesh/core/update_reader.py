@@ -1,7 +1,7 @@
 """Reads the bytes of a Yjs update (version 1), item by item; :mod:`mesh.core.updates` says what they come to.
 
 Nothing is let through but what a document of the mesh may hold. Nesting is bounded because the CRDT library
-recurses on its stack, numbers because it believes them.
+recurses on its stack, numbers because it believes them. Each number has one spelling, the shortest.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import functools
 import math
 import re
 import struct
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -27,7 +26,7 @@ MAX_UNLIKE_STRUCTS = 100_000
 EASILY_READ = 512
 """Items up to which it is told here, and not by the library, which values stand."""
 
-MAX_NESTING = 64
+MAX_NESTING = 32
 """Lists and objects within each other, in one value."""
 
 MAX_CLOCK = 2**29
@@ -39,14 +38,18 @@ GC, DELETED, STRING, EMBED, FORMAT, TYPE, ANY = 0, 1, 4, 5, 6, 7, 8
 _LEFT, _RIGHT, _KEY = 0x80, 0x40, 0x20
 _CONSTANTS = {126: None, 121: False, 120: True}
 _FLOATS = {124: struct.Struct(">f"), 123: struct.Struct(">d")}
+_MORE, _FIRST_BITS = 0x80, 6
+"""An integer begins with whether there is more of it, its sign and so many bits; the rest is a number."""
+
 _UNDEFINED, _INTEGER, _TEXT, _OBJECT, _LIST = 127, 125, 119, 118, 117
 _TYPES = 3
 """Arrays, maps and texts are the types 0, 1 and 2."""
 
-_NUMBER = rb"[\x80-\xff]{0,7}[\x00-\x7f]"
-_OVERWRITTEN = rb"[\x81\xa1]" + _NUMBER + _NUMBER + rb"[\x01-\x7f]"
+_NUMBER = rb"(?:[\x00-\x7f]|[\x80-\xff]{1,7}[\x01-\x7f])"
+_AFTER = rb"[\x81\xa1]" + _NUMBER + _NUMBER
+_OVERWRITTEN = _AFTER + rb"[\x01-\x7f]"
 _RUNS = [(many, re.compile(rb"(?:" + _OVERWRITTEN + rb"){%d}" % many, re.DOTALL)) for many in (64, 8)]
-_lengths = re.compile(_OVERWRITTEN.replace(rb"[\x01-\x7f]", rb"([\x01-\x7f])"), re.DOTALL)
+_lengths = re.compile(_AFTER + rb"([\x01-\x7f])", re.DOTALL)
 
 _MAX_NUMBER_BYTES = 9  # after the first one
 _long_number = re.compile(rb"[\x80-\xff]{0,8}[\x00-\x7f]", re.DOTALL)
@@ -121,13 +124,13 @@ class Reader:
             IndexError, struct.error, UnicodeDecodeError: it is malformed.
         """
         unlike = 0
-        for _ in self._times():
+        for _ in range(self._times()):
             count, client, start = self._number(), self._client(), self._number()
             self.structs += count
             if self.structs > MAX_STRUCTS:
                 raise InvalidDocument(f"more than {MAX_STRUCTS} items in an update")
-            if client in self.ranges:
-                raise InvalidDocument("a malformed update: a client occurs twice")
+            if client in self.ranges or not count:
+                raise InvalidDocument("a malformed update: a client occurs twice, or with nothing")
             clock = start
             while count:
                 skipped, clocks = self._skip(count, client, clock)
@@ -140,16 +143,18 @@ class Reader:
                     raise InvalidDocument("a malformed update: a clock or its structure is out of bounds")
             self.plain = self.plain and not start
             self.ranges[client] = (start, clock)
-        for _ in self._times():
-            self._read_deletions()
+        deleting = self._times()
+        if len({self._read_deletions() for _ in range(deleting)}) != deleting:
+            raise InvalidDocument("a malformed update: a client occurs twice among the deletions")
         if self._at != len(self._data):
             raise InvalidDocument("a malformed update: something follows it")
 
     def clocks(self) -> dict[int, int]:
         """Read a state vector instead."""
-        found = {self._client(): self._number() for _ in self._times()}
-        if self._at != len(self._data) or max(found.values(), default=0) > MAX_CLOCK:
-            raise InvalidDocument("something is out of bounds")
+        count = self._times()
+        found = {self._client(): self._number() for _ in range(count)}
+        if len(found) != count or self._at != len(self._data) or max(found.values(), default=0) > MAX_CLOCK:
+            raise InvalidDocument("something is out of bounds, twice there or behind it")
         return found
 
     # --- items ------------------------------------------------------------------------------------
@@ -200,7 +205,7 @@ class Reader:
         """Read one item; how many clocks it takes."""
         info = self._byte()
         kind = info & 0x1F
-        if kind == GC:
+        if info == GC:
             self.plain = self.known = False
             length = self._length()
             if self._items is not None:
@@ -284,15 +289,17 @@ class Reader:
         except (msgspec.MsgspecError, RecursionError):
             raise InvalidDocument("a malformed update: an attribute or embed that is not JSON") from None
 
-    def _read_deletions(self) -> None:
+    def _read_deletions(self) -> int:
+        """Read what is deleted of one client; whose."""
         self.plain = False
         client = self._client()
-        for _ in self._times():
+        for _ in range(self._times()):
             start = self._number()
             end = start + self._length()
             if end > MAX_CLOCK:
                 raise InvalidDocument("a malformed update: a deletion is out of bounds")
             self.deletions.append((client, start, end))
+        return client
 
     # --- values -----------------------------------------------------------------------------------
 
@@ -314,14 +321,14 @@ class Reader:
         if depth >= MAX_NESTING:
             raise InvalidDocument(f"values nested more than {MAX_NESTING} levels deep")
         if kind == _LIST:
-            return [self._value(depth + 1) for _ in self._times()]
+            return [self._value(depth + 1) for _ in range(self._times())]
         if kind == _OBJECT:
-            found = {self._text(): self._value(depth + 1) for _ in self._times()}
+            found = {self._text(): self._value(depth + 1) for _ in range(self._times())}
             return dict(sorted(found.items()))
         if kind == _INTEGER:
             self.known = False
-            while self._byte() & 0x80:
-                pass
+            if self._byte() & _MORE and not 0 < self._number() <= MAX_SAFE_INTEGER >> _FIRST_BITS:
+                raise InvalidDocument("a malformed update: an integer is out of bounds")
             return None
         if kind == _UNDEFINED:
             self.known = False
@@ -360,11 +367,11 @@ class Reader:
             raise InvalidDocument("a malformed update: an item of no length")
         return length
 
-    def _times(self) -> Iterator[int]:
+    def _times(self) -> int:
         count = self._number()
         if count > len(self._data):
             raise InvalidDocument("a malformed update: it counts more than it holds")
-        return iter(range(count))
+        return count
 
     def _text(self) -> str:
         size = self._number()
@@ -378,6 +385,8 @@ class Reader:
 @functools.lru_cache(4096)
 def _long(first: int, following: bytes) -> int:
     """The number that these bytes stand for; the same client ids come again and again."""
+    if not following[-1]:
+        raise InvalidDocument("a malformed update: a number is longer than it has to be")
     number = first & 0x7F
     for place, byte in enumerate(following, 1):
         number |= (byte & 0x7F) << 7 * place

@@ -26,12 +26,13 @@ from typing import Any
 import pycrdt
 
 from mesh.core import document, library
+from mesh.core.browsers import contribute, unmarked
 from mesh.core.document import ABSENT, DocumentState, Merged, arrive
 from mesh.core.library import ROOT
 from mesh.core.live import LiveDocuments
 from mesh.core.plans import plan_merge
 from mesh.core.update_reader import EMBED, FORMAT, GC, STRING, Item
-from mesh.core.updates import items_of
+from mesh.core.updates import items_of, read_update
 from mesh.core.wire import Change
 from mesh.errors import InvalidDocument
 from tests.fuzz.bytes_of import damaged, number, text
@@ -235,11 +236,27 @@ def try_one(update: bytes, documents: Sequence[DocumentState] = HELD) -> int:
         taken += 1
         try:
             _use(outcome, kept)
+            _contribute(held, update)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 raise
             raise Harm(f"{update.hex()} harms where {held.update.hex()} is held: {error!r}") from error
     return taken
+
+
+def _contribute(held: DocumentState, update: bytes) -> None:
+    """Let a browser say it, as its whole document: others have to take what becomes of that."""
+    name = ("c", "d")
+    try:
+        incarnation, rest = unmarked(name, update)
+        said = contribute(held, rest, incarnation=incarnation, tick=lambda: (b"g" * 8, 1), name=name)
+    except InvalidDocument:
+        return
+    if said is not None:
+        change, merged = said
+        elsewhere = arrive(held, change)
+        assert isinstance(elsewhere, Merged), "what a browser said cannot be passed on"
+        assert elsewhere.fields == merged.fields, "what a browser said reads differently elsewhere"
 
 
 def _use(merged: Merged, kept: LiveDocuments) -> None:
@@ -248,7 +265,7 @@ def _use(merged: Merged, kept: LiveDocuments) -> None:
     elsewhere = arrive(ABSENT, offered(state.update, b"e" * 8))
     assert isinstance(elsewhere, Merged), "what was let in cannot be passed on"
     assert elsewhere.fields == merged.fields, "it reads differently elsewhere"
-    library.difference(state.update, library.state_vector(HELD[-1].update))
+    read_update(library.difference(state.update, library.state_vector(HELD[-1].update)), library.ROOT_NAME)
     assert library.difference(state.update, library.state_vector(state.update))
     more = arrive(state, offered(_MORE, b"m" * 8), kept)
     assert isinstance(more, Merged), "it takes no other change"
