@@ -293,7 +293,8 @@ def _read(update: bytes) -> None:
 def _roots_of(update: bytes) -> dict[str, bool]:
     """The collaborative roots of a state, and whether they are texts."""
     items, _ = items_of(update, library.ROOT_NAME)
-    at = {(item.client, clock): item for item in items for clock in range(item.clock, item.end)}
+    known = [item for item in items if item.kind != GC]  # what is collected may be as long as it likes
+    at = {(item.client, clock): item for item in known for clock in range(item.clock, item.end)}
     found: dict[str, bool] = {}
     for item in items:
         near: Item = item
