@@ -9,9 +9,12 @@ from typing import Any
 
 from blake3 import blake3
 
-from mesh.core.update_reader import ANY, MAX_CLIENT, Id
+from mesh.core.update_reader import ANY, MAX_CLIENT, MAX_CLOCK, Id
 
 _KEY, _LEFT = 0x20, 0x80
+
+_USED_UP = MAX_CLOCK // 2
+"""Nobody writes that much: somebody has written in another's name, to leave it no clocks."""
 
 _single = struct.Struct(">f")
 _double = struct.Struct(">d")
@@ -82,6 +85,13 @@ def client_for(base: int, key: str) -> int:
     """
     digest = blake3(b"%d%s" % (base, key.encode())).digest(length=8)
     return int.from_bytes(digest, "big") % (MAX_CLIENT - 1) + 1
+
+
+def unspent(client: int, clocks: Mapping[int, int]) -> int:
+    """``client``, or another id in place of it if somebody has used up its clocks."""
+    while clocks.get(client, 0) >= _USED_UP:
+        client = client_for(client, "")
+    return client
 
 
 def any_value(value: Any) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 import msgspec
 import pycrdt
 
-from mesh.core.items import client_for
+from mesh.core.items import client_for, unspent
 from mesh.core.plans import Writes
 from mesh.core.registers import Registers
 from mesh.core.roots import check_roots
@@ -119,9 +119,10 @@ def written_by_library(held: bytes, writes: Writes, client_id: int) -> tuple[byt
         parts = [(client_id, Writes({}, writes.removes))]
         parts += [(client_for(client_id, key), Writes({key: value})) for key, value in writes.sets.items()]
     doc, before, update = None, None, held
+    clocks = clocks_of(state_vector(held))
     for client, part in parts:
         if part:
-            doc, root = load(update, client)
+            doc, root = load(update, unspent(client, clocks))
             before = doc.get_state() if before is None else before
             with doc.transaction():
                 for key in part.removes:

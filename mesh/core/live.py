@@ -12,7 +12,7 @@ from typing import Any
 
 import pycrdt
 
-from mesh.core.items import Delta, client_for
+from mesh.core.items import Delta, client_for, unspent
 from mesh.core.library import ROOT_NAME, apply_update
 from mesh.core.plans import Writes
 from mesh.core.registers import Registers, each_shows, set_field, unflatten
@@ -107,7 +107,7 @@ class Live:
         for key in writes.removes & self._elements.keys():
             delta.delete(self._elements[key])
         for key, value in writes.sets.items():
-            client = client_for(client_id, key) if apart else client_id
+            client = unspent(client_for(client_id, key) if apart else client_id, self._clocks)
             delta.set(client, key, value, self._elements.get(key))
             written.append((key, client, value))
         update = delta.encode()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pycrdt
 import pytest
 
+from mesh.core.document import ABSENT, DocumentState, Merged, arrive, edit
 from mesh.core.library import ROOT_NAME
-from mesh.core.update_reader import MAX_NESTING
+from mesh.core.plans import plan_merge
+from mesh.core.update_reader import MAX_CLOCK, MAX_NESTING
 from mesh.core.updates import clocks_of, fields_of, items_of, read_update
+from mesh.core.wire import Change
 from mesh.errors import InvalidDocument
 from tests.fuzz.bytes_of import number
 
@@ -112,3 +116,37 @@ def test_state_vectors() -> None:
     ]:
         with pytest.raises(InvalidDocument, match="a malformed state vector"):
             clocks_of(bytes.fromhex(wrong))
+
+
+def taken(held: DocumentState, change: Change) -> Merged:
+    arrived = arrive(held, change)
+    assert isinstance(arrived, Merged)
+    return arrived
+
+
+def test_who_has_its_clocks_used_up_by_somebody_else_writes_on() -> None:
+    ticks = itertools.count(1)
+    writer = other = ABSENT
+
+    def write(n: int) -> None:
+        nonlocal writer, other
+        edited = edit(
+            writer,
+            lambda held: plan_merge(held, {"a": n, "b": -n}),
+            tick=lambda: (b"c" * 8, next(ticks)),
+            client_id=42,
+        )
+        assert edited is not None
+        change, merged = edited
+        arrived = taken(other, change)
+        assert arrived.fields == merged.fields == {"a": n, "b": -n}
+        writer, other = merged.state, arrived.state
+
+    for n in range(6):
+        write(2 * n)
+        write(2 * n + 1)
+        for client, (_, end) in read_update(writer.update, ROOT_NAME).ranges.items():
+            if end < MAX_CLOCK:
+                rest = number(1) + number(client) + number(end) + b"\0" + number(MAX_CLOCK - end)
+                burning = Change("", "", (0, 0), {}, {number(client).ljust(8, b"x"): 1}, b"\1" + rest + b"\0")
+                writer, other = (taken(held, burning).state for held in (writer, other))
