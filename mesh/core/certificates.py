@@ -23,6 +23,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from mesh.core.identity import PUBLIC_KEY_BYTES, Identity, node_id_of, short_id, verify
+from mesh.core.structs import UNREADABLE
 from mesh.errors import MembershipRefused
 
 ADMIN, PUBLISH, RELAY, MEMBER = "admin", "publish", "relay", "member"
@@ -385,7 +386,7 @@ def unpack_chain(packed: bytes, mesh_id: str, public_key: bytes) -> list[Certifi
     """
     try:
         root, links = msgspec.structs.astuple(msgspec.msgpack.decode(packed, type=_Packed))
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise MembershipRefused(NOT_A_MEMBER, "there is no chain of certificates with it") from error
     if not links:
         return []

@@ -6,6 +6,7 @@ import msgspec
 
 from mesh.core.receipts import DistributionRecord, Receipt
 from mesh.core.status import TransferState
+from mesh.core.structs import UNREADABLE
 from mesh.core.wire import DirectOffer, DirectReceipt
 from mesh.errors import InvalidDocument
 
@@ -16,8 +17,6 @@ MAX_OFFER_BYTES = 256 * 1024
 
 MAX_HELD_BYTES = 4 << 20
 """What a node remembers of the offers of one publisher: some thousands of distributions."""
-
-_UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 
 
 def offer_of(record: DistributionRecord) -> DirectOffer:
@@ -44,7 +43,7 @@ def offered_by(node_id: str, message: DirectOffer) -> DistributionRecord:
         raise InvalidDocument(f"an offer takes at most {MAX_OFFER_BYTES} bytes")
     try:
         record = DistributionRecord.parse(msgspec.json.decode(message.record))
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise InvalidDocument(f"an offer is JSON: {error}") from error
     if record.publisher != node_id:
         raise InvalidDocument("an offer comes from the publisher", "/publisher")
@@ -59,7 +58,7 @@ def receipt_of(node_id: str, message: DirectReceipt) -> Receipt:
     """
     try:
         receipt = Receipt.parse(msgspec.json.decode(message.receipt))
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise InvalidDocument(f"a receipt is JSON: {error}") from error
     if receipt.node_id != node_id:
         raise InvalidDocument("only a node itself says how far it is", "/node_id")

@@ -12,7 +12,6 @@ What is answered is no secret, and proves itself.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 
 import msgspec
@@ -21,6 +20,7 @@ from mesh.core.certificates import Certificate, Grant
 from mesh.core.frames import FrameReader, frames_of
 from mesh.core.handshake import MAX_HANDSHAKE_BYTES
 from mesh.core.identity import PUBLIC_KEY_BYTES, Identity, verify
+from mesh.core.structs import UNREADABLE
 from mesh.core.wire import Enrol, Enrolled, Message, Renew
 from mesh.errors import InvitationRefused, ProtocolViolation
 
@@ -93,7 +93,7 @@ def read_token(token: str) -> Invitation:
         if _checksum(body) != checksum:
             raise InvitationRefused("the token was mistyped or cut: copy all of it")
         invitation = msgspec.msgpack.decode(body, type=Invitation)
-    except (binascii.Error, ValueError, msgspec.MsgspecError) as error:
+    except (ValueError, *UNREADABLE) as error:
         raise InvitationRefused("the token was mistyped or cut: copy all of it") from error
     if not 1 <= len(invitation.addresses) <= MAX_ADDRESSES:
         raise InvitationRefused("the token does not say whom to dial")

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from mesh.core.structs import UNREADABLE
 from mesh.core.wire import ChunkPiece, Message
 from mesh.errors import ProtocolViolation
 
@@ -53,7 +54,6 @@ class _Tag(msgspec.Struct, array_like=True, gc=False):
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 _tag_decoder = msgspec.msgpack.Decoder(_Tag)
-_MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _tags = frozenset(m.__struct_config__.tag for m in Message.__args__)
 
 
@@ -70,7 +70,7 @@ def decode_message(data: bytes | bytearray | memoryview) -> Message | None:
     """
     try:
         return _decoder.decode(data)
-    except _MALFORMED as error:
+    except UNREADABLE as error:
         if _tag_of(data) not in (None, *_tags):
             return None
         raise ProtocolViolation(f"malformed message: {error}") from error
@@ -79,7 +79,7 @@ def decode_message(data: bytes | bytearray | memoryview) -> Message | None:
 def _tag_of(data: bytes | bytearray | memoryview) -> int | None:
     try:
         return _tag_decoder.decode(data).tag
-    except _MALFORMED:
+    except UNREADABLE:
         return None
 
 

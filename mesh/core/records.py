@@ -21,6 +21,7 @@ from mesh.core.identity import Identity, node_id_of, short_id, verify
 from mesh.core.library import registers_of
 from mesh.core.membership import Membership
 from mesh.core.receipts import check_owned, distribution_id_of
+from mesh.core.structs import UNREADABLE
 from mesh.core.versions import MAX_CLOCKS, MAX_COUNTER, Rank, VersionVector, covers, join
 from mesh.core.wire import Change
 from mesh.errors import InvalidDocument, MembershipRefused, PermissionDenied
@@ -215,7 +216,7 @@ def _open(change: Change, membership: Membership | None) -> SignedRecord:
     try:
         body = msgspec.json.decode(record.body, type=dict[str, Any])
         msgspec.json.encode(body)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except UNREADABLE as error:
         raise InvalidDocument(f"the body of a record is not a JSON object: {error}") from error
     _check_rank(change.collection, record.rank, body)
     grant = None
@@ -236,7 +237,7 @@ def _record(update: bytes) -> SignedRecord:
         raise InvalidDocument(f"an owned document holds one record of at most {MAX_RECORD_BYTES} bytes")
     try:
         return msgspec.json.decode(text, type=SignedRecord)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise InvalidDocument(f"a malformed record: {error}") from error
 
 

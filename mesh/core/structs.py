@@ -9,6 +9,9 @@ import msgspec
 
 T = TypeVar("T", bound="Struct")
 
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What is raised when bytes from elsewhere are decoded and are not what they should be."""
+
 
 class Struct(msgspec.Struct, frozen=True, kw_only=False):
     """A frozen value with ``to_dict()`` and ``from_dict()``."""

@@ -71,6 +71,7 @@ def decode_message(data: bytes) -> Message:
             raise ProtocolViolation(f"a sync message of an unknown kind: {step}")
     if about in (SYNC, AWARENESS):
         payload = reader.bytes()
+        reader.end()
     return Message(about, step, payload)
 
 
@@ -85,9 +86,11 @@ def decode_awareness(payload: bytes) -> list[Awareness]:
     if count > len(payload):
         raise ProtocolViolation("an awareness message counts more than it holds")
     try:
-        return [Awareness(reader.number(), reader.number(), reader.bytes().decode()) for _ in range(count)]
+        told = [Awareness(reader.number(), reader.number(), reader.bytes().decode()) for _ in range(count)]
     except UnicodeDecodeError:
         raise ProtocolViolation("an awareness message with a text that is not UTF-8") from None
+    reader.end()
+    return told
 
 
 class _Reader:
@@ -104,6 +107,8 @@ class _Reader:
             self._at += 1
             found |= (byte & 0x7F) << 7 * place
             if byte < 0x80:
+                if place and not byte:
+                    raise ProtocolViolation("a number in a message is longer than it has to be")
                 return found
         raise ProtocolViolation("a number in a message is too long")
 
@@ -113,3 +118,7 @@ class _Reader:
         if self._at > len(self._data):
             raise ProtocolViolation("a message that is cut short")
         return self._data[start : self._at]
+
+    def end(self) -> None:
+        if self._at < len(self._data):
+            raise ProtocolViolation("something follows a message")
