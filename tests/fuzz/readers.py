@@ -16,12 +16,12 @@ from mesh.core.awareness import AwarenessTable
 from mesh.core.certificates import grant_of, issue, revoke
 from mesh.core.chunks import ChunkMap, pack_head, unpack_head
 from mesh.core.direct import offered_by, receipt_of
-from mesh.core.document import ABSENT
+from mesh.core.document import ABSENT, single_value_state
 from mesh.core.enrolment import Invitation, enrol, enrolled, read_answer, read_request, read_token, renew
 from mesh.core.frames import FrameReader, decode_message, encode_message, frames_of
 from mesh.core.handshake import INSTANCE_BYTES, NONCE_BYTES, Handshake
 from mesh.core.identity import Identity
-from mesh.core.library import EMPTY_UPDATE
+from mesh.core.library import EMPTY_UPDATE, registers_of
 from mesh.core.membership import Membership
 from mesh.core.receipts import distribution_id_of, new_receipt
 from mesh.core.reconcile import WHOLE, KeySet, Listing, Summary, answer, differing, summary
@@ -247,7 +247,7 @@ def _signed_by_other(collection: str, document_id: str, body: str, chain: bytes)
 
 
 def _change_of(collection: str, document_id: str, record: str) -> Change:
-    update = records.single_value_state("record", record, records.CLIENT_ID)
+    update = single_value_state("record", record, records.CLIENT_ID)
     return Change(collection, document_id, (0, 1), {}, {b"c" * 8: 1}, update)
 
 
@@ -275,7 +275,7 @@ _RECEIPT = msgspec.json.encode(
         offered_by(OTHER.node_id, DirectOffer(_OFFER)), OTHER.node_id, NodeFacts(["vans"]), float(NOW)
     )
 )
-_RECORD = records.registers_of(
+_RECORD = registers_of(
     _signed_by_other("nodes", OTHER.node_id, _NODE.decode(), Membership(THEIRS).packed()).update
 )["record"].encode()
 
