@@ -19,6 +19,7 @@ TASKS = "tasks"
 SHARED = (COLLECTION, TASKS, "nodes", "distributions", "receipts")
 """What every node holds, so that the page shows the same whichever it looks through."""
 LOG_EVENTS = 100
+SETTLE_SECONDS = 30.0
 
 FIRST_TASKS = (
     {
@@ -109,7 +110,11 @@ class Fleet:
             await self._end_readings(name)
 
     async def recover(self) -> None:
-        """Have every node up, online, linked and without a cap."""
+        """Have every node up, online, linked and without a cap, and all of them hold the same.
+
+        Raises:
+            SettleTimeout: they do not come to hold the same.
+        """
         for node in self.nodes:
             if node.condition in ("killed", "stopped"):
                 await self.restart(node.name)
@@ -119,6 +124,10 @@ class Fleet:
             await self.mend(one, other)
         if self._limits:
             await self.cap_all(None)
+        # What somebody writes who has not heard of the last change is concurrent with it, and may lose.
+        for node in self.nodes:
+            async with node.control() as control:
+                await control.call("node.settled", {"timeout": SETTLE_SECONDS})
 
     # --- what can be done to a node ---------------------------------------------------------------
 

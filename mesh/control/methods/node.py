@@ -126,6 +126,12 @@ async def resume(served: Served) -> None:
     await served.node.resume()
 
 
+@METHODS.add("node.settled")
+async def settled(served: Served, *, timeout: Annotated[float, Meta(gt=0)]) -> None:
+    """``Node.settled()``."""
+    await served.node.settled(timeout)
+
+
 @METHODS.add("node.shutdown")
 async def shutdown(served: Served) -> None:
     """Ask the node's process to end; the connection is closed when everything is released."""
