@@ -231,7 +231,7 @@ class Lane:
                 return
             fits, whole = self._parts.join(key, offset, data, length)
             if whole is None:
-                if fits:
+                if fits and not receiver.ends(index, self._parts.so_far(key)):
                     receiver.alive(self._peer, index, len(data))
                 return
             data = whole
@@ -358,7 +358,9 @@ class Lane:
         fits, whole = self._pieces.came(key, message.offset, message.data, self._loop.time())
         self._filled.set()
         if not fits:
-            self.refused(ChunkRefused(message.hash, message.index, "a piece of the wrong length"))
+            so_far = self._pieces.so_far(key, message.offset, message.data)
+            if not receiver.ends(message.index, so_far):
+                self.refused(ChunkRefused(message.hash, message.index, "a piece of the wrong length"))
             return
         if self._pieces.quick and not self._over_link:
             self._ask_for_the_rest()

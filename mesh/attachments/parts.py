@@ -15,7 +15,7 @@ class Parts:
         self._chunks: dict[Key, tuple[bytearray, int]] = {}  # bytes, where the next part begins
 
     def join(self, key: Key, offset: int, data: Buffer, length: int) -> tuple[bool, bytearray | None]:
-        """Put a part of a chunk of ``length`` bytes to those before it.
+        """Put a part of a chunk that should have ``length`` bytes to those before it.
 
         Returns:
             Whether it follows them (if not, it is of a request that was cancelled before the chunk was asked
@@ -23,15 +23,20 @@ class Parts:
         """
         buffer, so_far = self._chunks.get(key, (None, 0)) if offset else (None, 0)
         end = offset + len(data)
-        if offset != so_far or end > length:
+        if offset != so_far:
             return False, None
         buffer = buffer or bytearray(length)
         buffer[offset:end] = data
-        if end < length:
+        if end != length:
             self._chunks[key] = (buffer, end)
             return True, None
         self._chunks.pop(key, None)
         return True, buffer
+
+    def so_far(self, key: Key) -> Buffer:
+        """What has come of a chunk that is not whole."""
+        buffer, end = self._chunks[key]
+        return memoryview(buffer)[:end]
 
     def drop(self, key: Key) -> None:
         """A chunk is not wanted any more, or does not come."""

@@ -36,6 +36,10 @@ class Receiver(Protocol):
     def alive(self, peer: str, index: int, size: int) -> None:
         """A part of a chunk (or of the list) came, ``size`` bytes."""
 
+    def ends(self, index: int, data: Buffer) -> bool:
+        """``data`` came of a chunk, and is not as long as the token says. Whether it is, by its hash, all
+        there is of it: then the token is wrong, and the transfer has failed."""
+
     def lost(self, peer: str) -> None:
         """What the holder was asked for will not come: the connection broke."""
 

@@ -123,6 +123,11 @@ class Pieces:
             return True, None
         return True, self._chunks.pop(key).buffer
 
+    def so_far(self, key: Key, offset: int, data: Buffer) -> Buffer:
+        """What has come of a chunk whose piece at ``offset`` is ``data``; nothing if an earlier one has not."""
+        chunk = self._chunks[key]
+        return chunk.buffer[:offset] + data if offset == min(chunk.under_way) else b""
+
     def whole_asked(self, now: float) -> None:
         """A whole chunk was asked for."""
         if self._whole_since is None:

@@ -9,7 +9,7 @@ from mesh.attachments.lanes import Lane
 from mesh.attachments.surroundings import Surroundings
 from mesh.attachments.transfers import STUCK_SECONDS
 from mesh.attachments.wanted import Wanted
-from mesh.core.chunks import Buffer, ChunkMap
+from mesh.core.chunks import Buffer, ChunkMap, hash_chunk
 from mesh.core.fetching import SILENCE
 from mesh.core.tokens import BlobProgress, BlobToken
 from mesh.errors import MeshError
@@ -127,6 +127,14 @@ class SmallTransfer(Wanted):
     def alive(self, peer: str, index: int, size: int) -> None:
         """See :class:`~mesh.attachments.pending.Receiver`."""
         self._around.downlink.got_on(self)
+
+    def ends(self, index: int, data: Buffer) -> bool:
+        """See :class:`~mesh.attachments.pending.Receiver`: an ordinary transfer finds out."""
+        if hash_chunk(data).hex() != self.token.hash:
+            return False
+        self._asked = None
+        self._falter()
+        return True
 
     def lost(self, peer: str) -> None:
         """See :class:`~mesh.attachments.pending.Receiver`."""

@@ -10,7 +10,7 @@ from mesh.attachments.asking import Asking
 from mesh.attachments.progress import Tally, no_room, no_source
 from mesh.attachments.surroundings import Surroundings
 from mesh.attachments.wanted import Wanted
-from mesh.core.chunks import Buffer, ChunkMap
+from mesh.core.chunks import HASH_BYTES, Buffer, ChunkMap, chunk_length, hash_chunk
 from mesh.core.fetching import Action, Ask, FetchPlan
 from mesh.core.limits import peer_log
 from mesh.core.picking import LIST
@@ -147,6 +147,8 @@ class Transfer(Wanted):
         try:
             await self.partial.write(index, data)
         except CorruptChunk as error:
+            if self.ends(index, data):
+                return
             log.warning("%s sent wrong bytes and is not asked for a while: %s", peer, error)
             self._tally.forget(index, peer)
             self._act(self._plan.corrupt(peer, index, self._loop.time()))
@@ -187,6 +189,19 @@ class Transfer(Wanted):
                 self._part_bytes, self._grew_at = 0, now
             self._around.downlink.got_on(self)
             self._act(self._plan.alive(peer, index, now))
+
+    def ends(self, index: int, data: Buffer) -> bool:
+        """See :class:`~mesh.attachments.pending.Receiver`."""
+        hashes = self.partial.hashes if self.partial is not None else None
+        if not hashes or index != self.token.chunk_count - 1 or hash_chunk(data) != hashes[-HASH_BYTES:]:
+            return False
+        self._broke(
+            InvalidToken(
+                f"its last chunk has {len(data)} bytes, and the token says "
+                f"{chunk_length(self.token.size_bytes, index)}: whoever made the token must make it again"
+            )
+        )
+        return True
 
     def lost(self, peer: str) -> None:
         """See :class:`~mesh.attachments.lanes.Receiver`."""
