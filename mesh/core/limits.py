@@ -4,8 +4,11 @@ Everything that a peer, or somebody who is none yet, can make a node hold or do 
 
     constant                                    value       what it bounds
     ------------------------------------------  ----------  -------------------------------------------------
-    network.websocket.OPEN_SECONDS              10.0        TLS, and the request for a WebSocket, each
-    network.websocket.MAX_OPENING               256         connections before they are WebSockets
+    network.sockets.OPEN_SECONDS                10.0        TLS, and the request for a WebSocket, each
+    network.sockets.MAX_OPENING                 256         connections before they are WebSockets
+    network.sockets.MAX_REQUEST_BYTES           16384       what is taken in before
+    network.sockets.MAX_ENTRANCE_BYTES          16777216    what is taken in of all of them before they have
+                                                            proven a key; who sent most goes first
     network.introductions.HANDSHAKE_SECONDS     10.0        the proof of a key
     core.handshake.MAX_HANDSHAKE_BYTES          65536       what is taken in before it
     network.introductions.MAX_STRANGERS         256         connections before it; a newcomer drives out the
@@ -182,6 +185,20 @@ def crowder(strangers: Mapping[K, str]) -> K:
     """
     ((crowded, _),) = Counter(strangers.values()).most_common(1)
     return next(stranger for stranger, address in strangers.items() if address == crowded)
+
+
+def greediest(strangers: Mapping[K, tuple[str, int]]) -> K:
+    """Who has to go where strangers have sent too much: who sent most of those from the address that most
+    came from.
+
+    ``strangers``: their addresses, and what they have sent.
+    """
+    sent: Counter[str] = Counter()
+    for address, size in strangers.values():
+        sent[address] += size
+    ((greedy, _),) = sent.most_common(1)
+    those = (stranger for stranger, (address, _) in strangers.items() if address == greedy)
+    return max(those, key=lambda stranger: strangers[stranger][1])
 
 
 def origin_of(remote: str) -> str:

@@ -33,6 +33,7 @@ from mesh.gateway.endpoints import answering
 from mesh.gateway.events import EventStreams
 from mesh.gateway.guard import Guard
 from mesh.gateway.metrics import MEDIA_TYPE, metrics
+from mesh.gateway.websocket import BoundedWebSocket
 from mesh.gateway.yjs import Rooms
 from mesh.network.addresses import is_loopback, parse_listen
 from mesh.node.node import Node
@@ -118,7 +119,7 @@ class Gateway:
                     access_log=False,
                     server_header=False,
                     timeout_graceful_shutdown=CLOSE_SECONDS + 1,
-                    ws="websockets-sansio",
+                    ws=BoundedWebSocket,
                     ws_max_size=MAX_MESSAGE_BYTES,
                     ws_per_message_deflate=False,
                 )

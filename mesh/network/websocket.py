@@ -16,10 +16,19 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.http11 import Request, Response
 from websockets.protocol import State
 
-from mesh.core.limits import crowder, origin_of, peer_log
+from mesh.core.limits import peer_log
 from mesh.errors import AddressInUse, InvalidAddress, LinkClosed, PeerUnreachable, PlaintextRefused
 from mesh.network.addresses import Endpoint, is_loopback, is_wildcard, parse_listen, parse_url
 from mesh.network.bulk_stream import BulkConnection, OpeningConnection
+from mesh.network.sockets import (
+    OPEN_SECONDS,
+    QUEUED_MESSAGES,
+    Dialled,
+    Entrance,
+    Incoming,
+    address,
+    read_little,
+)
 from mesh.network.tls import Tls, fingerprint_of
 from mesh.network.transport import (
     BULK_PATH,
@@ -31,16 +40,9 @@ from mesh.network.transport import (
     max_message_bytes,
 )
 
-OPEN_SECONDS = 10.0
-
-MAX_OPENING = 256
-"""Incoming connections that may be no WebSockets yet; one more drives out another (see ``crowder``)."""
-
 CLOSE_SECONDS = 2.0
 
-_QUEUED_MESSAGES = 8
 _WRITE_BUFFER_BYTES = 64 * 1024
-_READ_BYTES = 16 * 1024
 _MAX_CLOSE_REASON_BYTES = 123  # what a WebSocket close frame has room for
 
 log = peer_log(__name__)
@@ -63,7 +65,10 @@ class WebSocketConnection:
 
     def trust(self) -> None:
         """See :class:`mesh.network.transport.Connection`."""
-        self._socket.protocol.max_message_size = max_message_bytes(self.path)
+        if isinstance(self._socket, Incoming):
+            self._socket.trust(max_message_bytes(self.path))
+        else:
+            self._socket.protocol.max_message_size = max_message_bytes(self.path)
 
     async def send(self, message: Buffer) -> None:
         """See :class:`mesh.network.transport.Connection`."""
@@ -103,80 +108,15 @@ class WebSocketListener:
         self.port = 0
         self._accept = accept
         self.binding = tls.fingerprint if tls else b""
-        self._tls = tls
         self._server: Server | None = None
-        self._sockets: set[ServerConnection] = set()
-        self._encrypting: dict[asyncio.Task[None], asyncio.Transport] = {}
-        self._opening: dict[asyncio.BaseProtocol, asyncio.Transport] = {}
+        self._entrance = Entrance(tls.server if tls else None)
         self._open: set[WebSocketConnection] = set()
 
     async def start(self, host: str, port: int) -> None:
         """Listen on one address of this machine."""
-        sockets, encrypting, opening = self._sockets, self._encrypting, self._opening
-        tls = self._tls.server if self._tls else None
-        loop = asyncio.get_running_loop()
 
-        class Incoming(ServerConnection):
-            """Known from its first byte on: a WebSocket, once it is one, may be closed in good order, and
-            what has not become one can be dropped.
-
-            TLS is begun here, as asyncio's own server does not tell of a connection before it is encrypted.
-            """
-
-            early: list[bytes]
-
-            def connection_made(self, transport: asyncio.BaseTransport) -> None:
-                assert isinstance(transport, asyncio.Transport)
-                self.early = []
-                opening[self] = transport
-                if len(opening) > MAX_OPENING:
-                    leaving = crowder({p: origin_of(_address(t)) for p, t in opening.items()})
-                    opening.pop(leaving).abort()
-                if tls is None:
-                    self.begin(transport)
-                else:
-                    task = loop.create_task(self.encrypt(transport, tls))
-                    encrypting[task] = transport
-                    task.add_done_callback(encrypting.pop)
-
-            async def encrypt(self, transport: asyncio.Transport, tls: ssl.SSLContext) -> None:
-                remote = _address(transport)
-                try:
-                    encrypted = await loop.start_tls(
-                        transport, self, tls, server_side=True, ssl_handshake_timeout=OPEN_SECONDS
-                    )
-                except OSError:
-                    opening.pop(self, None)
-                    log.info("refused %s: it speaks no TLS 1.3", remote)
-                else:
-                    if encrypted is not None and not encrypted.is_closing():
-                        self.begin(encrypted)
-
-            def begin(self, transport: asyncio.BaseTransport) -> None:
-                super().connection_made(transport)
-                _read_little(transport)
-                sockets.add(self)
-                for data in self.early:
-                    super().data_received(data)
-
-            def data_received(self, data: bytes) -> None:
-                if self in sockets:
-                    super().data_received(data)
-                else:
-                    self.early.append(data)  # it came with the end of the TLS handshake
-
-            def eof_received(self) -> None:
-                if self in sockets:
-                    super().eof_received()
-
-            def connection_lost(self, exc: Exception | None) -> None:
-                opening.pop(self, None)
-                if self not in sockets:
-                    return
-                super().connection_lost(exc)
-                sockets.discard(self)
-                if self.response is None or self.response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
-                    log.info("refused %s: it did not ask for a WebSocket of the mesh", _remote(self))
+        class Here(Incoming):
+            entrance = self._entrance
 
         self._server = await serve(
             self._handle,
@@ -190,40 +130,41 @@ class WebSocketListener:
             ping_interval=None,  # links have their own heartbeat
             close_timeout=CLOSE_SECONDS,
             max_size=MAX_STRANGER_BYTES,
-            max_queue=_QUEUED_MESSAGES,
+            max_queue=QUEUED_MESSAGES,
             write_limit=_WRITE_BUFFER_BYTES,
             logger=_quiet,
-            create_connection=Incoming,
+            create_connection=Here,
         )
         bound, self.port = self._server.sockets[0].getsockname()[:2]
         dialable = _outward_address(bound) if is_wildcard(bound) else bound
         if dialable is not None:
-            self.address = Endpoint(dialable, self.port, secure=self._tls is not None).url
+            self.address = Endpoint(dialable, self.port, secure=self._entrance.tls is not None).url
 
     async def close(self) -> None:
         """See :class:`mesh.network.transport.Listener`."""
         if self._server is None:
             return
         self._server.close(close_connections=False)
-        for connecting in [s for s in self._sockets if s.state is State.CONNECTING]:
+        for connecting in [s for s in self._entrance.sockets if s.state is State.CONNECTING]:
             connecting.transport.abort()
-        for task, transport in list(self._encrypting.items()):
+        encrypting = self._entrance.encrypting
+        for task, transport in list(encrypting.items()):
             transport.abort()
             task.cancel()
-        if self._encrypting:
-            await asyncio.wait(self._encrypting)
+        if encrypting:
+            await asyncio.wait(encrypting)
         await asyncio.gather(*(connection.close("the node is closing") for connection in self._open))
         await self._server.wait_closed()
 
     def _check_path(self, connection: ServerConnection, request: Request) -> Response | None:
-        self._opening.pop(connection, None)
+        self._entrance.opening.pop(connection, None)
         if request.path in PATHS:
             return None
         return connection.respond(HTTPStatus.NOT_FOUND, f"Mesh nodes talk at {', '.join(PATHS)}.\n")
 
     async def _handle(self, socket: ServerConnection) -> None:
         assert socket.request is not None
-        connection = WebSocketConnection(socket, _remote(socket), socket.request.path, self.binding)
+        connection = WebSocketConnection(socket, address(socket.transport), socket.request.path, self.binding)
         self._open.add(connection)
         try:
             await self._accept(connection)
@@ -312,19 +253,19 @@ class WebSocketTransport:
             ping_interval=None,
             close_timeout=CLOSE_SECONDS,
             max_size=MAX_STRANGER_BYTES,
-            max_queue=_QUEUED_MESSAGES,
+            max_queue=QUEUED_MESSAGES,
             write_limit=_WRITE_BUFFER_BYTES,
             logger=_quiet,
             ssl=self._tls.client if self._tls else None,
-            create_connection=OpeningConnection if endpoint.path == BULK_PATH else None,
+            create_connection=OpeningConnection if endpoint.path == BULK_PATH else Dialled,
         )
         if endpoint.path != BULK_PATH:
-            _read_little(client.transport)
+            read_little(client.transport)
         presented = client.transport.get_extra_info("ssl_object")
         binding = fingerprint_of(presented.getpeercert(binary_form=True)) if presented else b""
         if isinstance(client, OpeningConnection):
-            return BulkConnection(client, _remote(client), binding)
-        return WebSocketConnection(client, _remote(client), endpoint.path, binding)
+            return BulkConnection(client, address(client.transport), binding)
+        return WebSocketConnection(client, address(client.transport), endpoint.path, binding)
 
     async def _resolve(self, address: str, endpoint: Endpoint, flags: int = 0) -> list[str]:
         """The IP addresses of a host. What is checked is what is used: a name may change its meaning."""
@@ -339,28 +280,12 @@ class WebSocketTransport:
         return hosts
 
 
-def _read_little(transport: asyncio.BaseTransport) -> None:
-    """Have asyncio hand over little at once: everything else waits until all the frames in it are parsed, and
-    they may be tiny."""
-    if hasattr(transport, "max_size"):
-        transport.max_size = _READ_BYTES
-
-
 def _is_ip_address(host: str) -> bool:
     try:
         ipaddress.ip_address(host)
     except ValueError:
         return False
     return True
-
-
-def _remote(socket: ClientConnection | ServerConnection) -> str:
-    return _address(socket.transport)
-
-
-def _address(transport: asyncio.BaseTransport) -> str:
-    address = transport.get_extra_info("peername")
-    return Endpoint(*address[:2]).url.removeprefix("ws://") if address else "a closed socket"
 
 
 def _why_closed(error: ConnectionClosed) -> str:
