@@ -4,6 +4,10 @@
     Enrol(secret) or Renew(chain)  ------->
                                    <-------  Enrolled(chain), or the end of the connection, and why
 
+    an admin                                 who has expired, and was dialled
+    Enrolled(chain)                ------->
+                                   <-------  the same, once it is kept
+
 An invitation names the admin's TLS certificate, so that the secret is told to nobody else. What is asked for
 is signed by the key that the certificate will be about, over the channel too: it says nothing on another one.
 What is answered is no secret, and proves itself.
@@ -117,12 +121,13 @@ def renew(identity: Identity, chain: list[Certificate], binding: bytes) -> bytes
 
 
 def enrolled(chain: list[Certificate]) -> bytes:
-    """The frame that answers."""
+    """The frame that answers, or offers."""
     return _encode(Enrolled(chain))
 
 
-def read_request(frame: bytes, binding: bytes) -> Enrol | Renew:
-    """What somebody asks for on the channel ``binding``, who holds the key that it is about.
+def read_request(frame: bytes, binding: bytes) -> Enrol | Renew | Enrolled:
+    """What somebody asks for on the channel ``binding``, who holds the key that it is about; or what is
+    offered there, of which nothing is verified.
 
     Raises:
         InvitationRefused: that is not so.
@@ -132,6 +137,8 @@ def read_request(frame: bytes, binding: bytes) -> Enrol | Renew:
             signed = _ENROL + binding + secret_hash(secret)
         case Renew(chain, signature) as request if chain:
             public_key, signed = chain[0].public_key, _RENEW + binding
+        case Enrolled() as offer:
+            return offer
         case _:
             raise InvitationRefused("what was sent does not ask for a certificate")
     if len(public_key) != PUBLIC_KEY_BYTES or not verify(public_key, signed, signature):

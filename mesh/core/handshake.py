@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from mesh.core.certificates import CLOSED_MESH, NOT_A_MEMBER, OTHER_MESH, Member
+from mesh.core.certificates import CLOSED_MESH, EXPIRED, NOT_A_MEMBER, OTHER_MESH, Certificate, Member
 from mesh.core.frames import FrameReader, frames_of
 from mesh.core.identity import PUBLIC_KEY_BYTES, Identity, node_id_of, short_id, verify
 from mesh.core.membership import Membership
@@ -81,6 +81,7 @@ class Handshake:
     Attributes:
         peer: the proven peer, once it is; the handshake is then over for this side.
         claimed: who the other side says it is, once it has.
+        expired: its certificates, if that they have expired is all that is wrong with them.
     """
 
     def __init__(
@@ -142,6 +143,7 @@ class Handshake:
         self._my_hello = b""
         self._their_hello = b""
         self.claimed: PeerInfo | None = None
+        self.expired: Sequence[Certificate] = ()
         self._failed = False
 
     def start(self) -> list[bytes]:
@@ -207,7 +209,6 @@ class Handshake:
             raise HandshakeFailed(
                 f"links with {short_id(node_id)} are refused until connect() is called for it"
             )
-        membership = self._membership
         return PeerInfo(
             node_id,
             hello.public_key,
@@ -217,10 +218,20 @@ class Handshake:
             frozenset(hello.features) & frozenset(mine.features),
             protocol,
             hello.instance,
-            membership.admit(hello.chain, hello.public_key, self._now) if membership else None,
+            self._admit(hello),
             hello.revoked,
             hello.at - int(self._now) if hello.at else None,
         )
+
+    def _admit(self, hello: Hello) -> Member | None:
+        if self._membership is None:
+            return None
+        try:
+            return self._membership.admit(hello.chain, hello.public_key, self._now)
+        except MembershipRefused as error:
+            if error.code == EXPIRED:
+                self.expired = hello.chain
+            raise
 
     def _check_form(self, hello: Hello) -> None:
         if len(hello.public_key) != PUBLIC_KEY_BYTES or len(hello.nonce) != NONCE_BYTES:

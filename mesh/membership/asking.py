@@ -1,4 +1,5 @@
-"""Asking an admin's node for a certificate, as one who is not, or no longer, admitted to links."""
+"""Asking an admin's node for a certificate, as one who is not, or no longer, admitted to links; and, as an
+admin, offering it to such a one."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import asyncio
 from collections.abc import Callable
 
 from mesh.core.certificates import REFUSALS, Certificate, verify_chain
-from mesh.core.enrolment import Invitation, enrol, read_answer, renew
+from mesh.core.enrolment import Invitation, enrol, enrolled, read_answer, renew
 from mesh.core.identity import Identity
 from mesh.errors import InvitationRefused, LinkClosed, MembershipRefused, MeshError, PeerUnreachable
 from mesh.network.introductions import HANDSHAKE_SECONDS
@@ -49,6 +50,15 @@ async def renew_at(
         InvitationRefused, PeerUnreachable: it gave none.
     """
     return await _ask(transport, url, lambda binding: renew(identity, chain, binding))
+
+
+async def offer_at(transport: Transport, url: str, chain: list[Certificate]) -> None:
+    """Give the node at ``url``, which may not be one to dial others, its next chain.
+
+    Raises:
+        InvitationRefused, MembershipRefused, PeerUnreachable: it was not taken.
+    """
+    await _ask(transport, url, lambda binding: enrolled(chain))
 
 
 async def _ask(transport: Transport, url: str, request: Callable[[bytes], bytes]) -> list[Certificate]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
 
 from mesh.core.certificates import (
@@ -51,7 +51,7 @@ from mesh.errors import (
     PermissionDenied,
     ProtocolViolation,
 )
-from mesh.membership.asking import renew_at
+from mesh.membership.asking import offer_at, renew_at
 from mesh.membership.credentials import Credentials
 from mesh.network.link import Link
 from mesh.network.peers import Peers
@@ -94,6 +94,7 @@ class MembershipService:
         self._timer: asyncio.TimerHandle | None = None
         self._renewing: asyncio.Task[None] | None = None
         self._asked: Counter[Link] = Counter()
+        self._offers: dict[str, asyncio.Task[None]] = {}
 
     async def start(self) -> None:
         """Take part in the links that come up from now on. Before others do: what is registered first, hears
@@ -109,6 +110,7 @@ class MembershipService:
         self._peers.handle(Renew, self._on_renew)
         self._peers.handle(Enrolled, self._on_enrolled)
         self._peers.on_join(self._answer)
+        self._peers.on_expired(self._offer)
         self._renew_by_root()
 
     def watch(self) -> None:
@@ -119,9 +121,11 @@ class MembershipService:
         """Stop. May be repeated."""
         if self._timer is not None:
             self._timer.cancel()
-        if self._renewing is not None:
-            self._renewing.cancel()
-            await asyncio.wait([self._renewing])
+        tasks = [*self._offers.values(), *([self._renewing] if self._renewing else [])]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
     # --- what an admin does -----------------------------------------------------------------------
 
@@ -214,6 +218,8 @@ class MembershipService:
 
     async def _answer(self, frame: bytes, binding: bytes) -> bytes:
         request = read_request(frame, binding)
+        if isinstance(request, Enrolled):
+            return self._accept(request.chain)
         self._require_valid_admin()
         if isinstance(request, Renew):
             member = self._membership.admit(
@@ -258,6 +264,31 @@ class MembershipService:
             raise ProtocolViolation("a certificate that nobody has asked for")
         self._asked[link] -= 1
         self._adopt(message.chain)
+
+    # --- who was dialled, and whose certificate has expired -----------------------------------------
+
+    def _offer(self, url: str, chain: Sequence[Certificate]) -> None:
+        """Renew it from here, as that node may be one that never dials."""
+        if ADMIN in self._credentials.roles and url not in self._offers:
+            task = asyncio.get_running_loop().create_task(self._renew_there(url, chain))
+            self._offers[url] = task
+            task.add_done_callback(lambda _: self._offers.pop(url))
+
+    async def _renew_there(self, url: str, chain: Sequence[Certificate]) -> None:
+        try:
+            self._require_valid_admin()
+            member = self._membership.admit(chain, chain[0].public_key, self._clock(), expired_too=True)
+            await offer_at(self._transport, url, self._renewed(member))
+        except MeshError as error:
+            log.info("%s: the expired certificate there is not renewed: %s", url, error)
+        else:
+            self._peers.dialer.kick()
+
+    def _accept(self, chain: list[Certificate]) -> bytes:
+        """Raises MembershipRefused where there is no need of what is offered, or no use."""
+        if not self._membership.renewal_due(self._clock()) or not self._adopt(chain):
+            raise MembershipRefused(FORGED, "this node has no use for that certificate")
+        return enrolled(chain)
 
     # --- this node's own certificate --------------------------------------------------------------
 

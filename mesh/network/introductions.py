@@ -9,7 +9,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import NamedTuple
 
-from mesh.core.certificates import REFUSALS
+from mesh.core.certificates import REFUSALS, Certificate
 from mesh.core.handshake import (
     CLONED,
     INSTANCE_BYTES,
@@ -47,6 +47,9 @@ log = peer_log(__name__)
 Answer = Callable[[bytes, bytes], Awaitable[bytes]]
 """Answers a message that came on a channel (its binding), or raises why not."""
 
+Expired = Callable[[str, Sequence[Certificate]], None]
+"""Told the URL and the certificates of somebody who was dialled, if only that they have expired is wrong."""
+
 
 class Introduction(NamedTuple):
     """A connection to a peer that has proven its key.
@@ -70,6 +73,7 @@ class Introductions:
         identity: who this node is.
         offline: why connections are neither made nor taken; empty: they are.
         address: where this node says it accepts connections.
+        on_expired: told of who was dialled for a link in vain because its certificate has expired.
     """
 
     def __init__(
@@ -87,6 +91,7 @@ class Introductions:
         self.identity = identity
         self.offline = "the node is not started"
         self.address: str | None = None
+        self.on_expired: Expired = lambda url, chain: None
         self._transport = transport
         self._rng = rng
         self._name = name
@@ -120,6 +125,7 @@ class Introductions:
         loop = asyncio.get_running_loop()
         ended = loop.create_future()
         connection: Connection | None = None
+        handshake: Handshake | None = None
         try:
             async with asyncio.timeout(None) as scope:
                 self._dials[scope] = ended
@@ -134,6 +140,8 @@ class Introductions:
             failure = self._why_not(url, error)
             if connection is not None:
                 await connection.close(getattr(failure, "reason", ""))
+            if handshake is not None and handshake.expired and purpose == "link":
+                self.on_expired(url, handshake.expired)
             raise failure from error
         finally:
             del self._dials[scope]

@@ -27,7 +27,7 @@ from mesh.core.wire import Message
 from mesh.errors import HandshakeFailed, LinkClosed, MeshError, PeerUnreachable
 from mesh.network.dialer import Dialer
 from mesh.network.guard import Guard
-from mesh.network.introductions import Answer, Introductions
+from mesh.network.introductions import Answer, Expired, Introductions
 from mesh.network.link import Link
 from mesh.network.transport import BULK_PATH, JOIN_PATH, Connection, Listener, Transport
 
@@ -134,6 +134,11 @@ class Peers:
     def on_join(self, handler: Answer) -> None:
         """Let ``handler`` answer who asks for a certificate."""
         self._join_handler = handler
+
+    def on_expired(self, callback: Expired) -> None:
+        """Call ``callback`` with the URL and the certificates of who is dialled in vain because they have
+        expired."""
+        self._introductions.on_expired = callback
 
     # --- life -------------------------------------------------------------------------------------
 

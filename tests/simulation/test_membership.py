@@ -15,12 +15,12 @@ from mesh.core.certificates import Certificate, grant_of, issue, revoke
 from mesh.core.enrolment import SECRET_BYTES, Invitation, read_token, renew
 from mesh.core.identity import Identity
 from mesh.core.limits import STRIKES
-from mesh.core.wire import Enrolled, Revocations
+from mesh.core.wire import Revocations
 from mesh.errors import InvalidInvitation, LinkClosed
-from mesh.membership.asking import enrol_by, renew_at
+from mesh.membership.asking import enrol_by
 from mesh.network.introductions import HANDSHAKE_SECONDS
 from mesh.network.transport import JOIN_PATH, MAX_STRANGER_BYTES
-from tests.simulation.virtual_clock import DAY, run_virtual, virtual
+from tests.simulation.virtual_clock import run_virtual, virtual
 from tests.simulation.world import EPOCH, World
 
 ROOT = Identity(b"root".ljust(32))
@@ -414,93 +414,6 @@ async def test_a_forged_revocation_costs_its_sender_the_link() -> None:
     await apart(hq, van)
     await linked(hq, van)  # the next link is without it
     assert hq_credentials.membership.revoked == {}
-    await world.close()
-
-
-# --- renewal ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("days", [340, 500])
-def test_certificates_are_renewed_before_their_end_and_after_it(
-    days: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def main() -> None:
-        world = World(16, tmp_path)
-        hq_credentials = admin()
-        van_credentials = member("van", hq_credentials)
-        spy_credentials = member("spy", hq_credentials)
-        hq = await world.start("hq", credentials=hq_credentials)
-        await hq.revoke(key("spy").node_id)
-        await world.stop("hq")
-        # The key of the mesh has renewed the admin's own.
-        renewed = issue(ROOT, [], hq_credentials.identity.public_key, grant_of("admin"), EPOCH + days * DAY)
-        hq = await world.restart("hq", skew=days * DAY, credentials=Credentials(key("hq"), renewed))
-        van = await world.start("van", ["hq"], credentials=van_credentials, skew=days * DAY)
-        spy = await world.start("spy", ["hq"], credentials=spy_credentials, skew=days * DAY)
-        await linked(hq, van)
-        await van.settled(60)
-        assert van_credentials.expires_at >= EPOCH + (days + 364) * DAY
-        await asyncio.sleep(120)
-        assert not spy.presence().peers
-        assert spy_credentials.expires_at < EPOCH + 366 * DAY
-        await world.close()
-
-    run_virtual(main())
-
-
-@virtual
-async def test_who_a_bad_admin_has_admitted_does_not_stay_by_being_renewed_by_another() -> None:
-    world = World(17)
-    bad = admin("bad")
-    spy = member("spy", bad, "admin")
-    hq = await world.start("hq", credentials=admin())
-    transport = world.network.transport("spy")
-    with pytest.raises(MembershipRefused, match="only the admin who made the certificate"):
-        await renew_at(transport, "ws://hq:7700", spy.identity, spy.membership.chain)
-    ends_soon = msgspec.structs.replace(spy.membership.chain[0], not_after=int(EPOCH + DAY), signature=b"")
-    ends_soon = msgspec.structs.replace(ends_soon, signature=bad.identity.sign(ends_soon.signed()))
-    changed_over = await renew_at(transport, "ws://hq:7700", spy.identity, [ends_soon, *bad.membership.chain])
-    assert changed_over[0].issuer == key("hq").public_key
-    spy_node = await world.start("spy", ["hq"], credentials=Credentials(spy.identity, changed_over))
-    await linked(hq, spy_node)
-    await hq.revoke(bad.node_id)
-    await apart(hq, spy_node)
-    await asyncio.sleep(60)
-    assert "who admitted the node, was revoked" in error_of(spy_node)
-    with pytest.raises(MembershipRefused, match="revoked"):
-        await renew_at(transport, "ws://hq:7700", spy.identity, changed_over)
-    await world.close()
-
-
-@virtual
-async def test_a_certificate_that_nobody_has_asked_for_is_not_taken() -> None:
-    world = World(19)
-    hq_credentials, van_credentials = admin(), member("van", admin())
-    hq = await world.start("hq", credentials=hq_credentials)
-    van = await world.start("van", ["hq"], credentials=van_credentials)
-    await linked(hq, van)
-    before = van_credentials.membership.chain
-    other = issue(hq_credentials.identity, hq_credentials.membership.chain, key("van").public_key,
-                  grant_of("member", ["cars"]), EPOCH + DAY)  # fmt: skip
-    world.link("hq", "van").send(Enrolled(other))
-    await apart(hq, van)
-    assert van_credentials.membership.chain == before
-    await world.close()
-
-
-@virtual
-async def test_a_link_ends_with_the_certificate() -> None:
-    world = World(18)
-    old = Credentials(
-        key("hq"), issue(ROOT, [], key("hq").public_key, grant_of("admin"), EPOCH - 364.9 * DAY)
-    )
-    depot = await world.start("depot", credentials=member("depot", admin()))
-    van = await world.start("van", ["depot"], credentials=member("van", old, at=-364.9 * DAY))
-    await linked(depot, van)
-    await asyncio.sleep(0.1 * DAY)
-    await apart(depot, van)
-    await asyncio.sleep(60)
-    assert "expired: " in error_of(van)
     await world.close()
 
 
