@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import stat
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from mesh.errors import CredentialsUnusable
 from mesh.membership.credentials import Credentials
 from mesh.node.presence import Presence
 from mesh.storage.data_dir import DataDir
+from mesh.storage.private_files import foreign
 
 SKEW_SECONDS = 60.0
 """How far the clocks of two nodes may be apart: expiry, certificates and times in receipts go by them."""
@@ -52,22 +54,26 @@ def examine_running(presence: Presence) -> list[Finding]:
 
 def _permissions(home: Path) -> Iterable[Finding]:
     directory = DataDir(home)
-    for path in (home, directory.blobs):
-        if path.exists() and (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077:
+    folders = (home, directory.blobs)
+    files = (*(home / name for name in _SECRETS), directory.certificates, directory.store)
+    for path in (*folders, *files):
+        if not path.exists():
+            continue
+        status = path.stat()
+        if foreign(status):
+            what = f"{path} belongs to the user {status.st_uid}, who may do with it what it likes"
+            yield Finding("permissions", what, f"chown {os.geteuid()} {path}" + _leaked(path))
+        if (mode := stat.S_IMODE(status.st_mode)) & 0o077 and path in folders:
             yield Finding("permissions", f"others may enter {path} (mode {mode:o})", f"chmod 700 {path}")
-    for path in (*(home / name for name in _SECRETS), directory.store):
-        if path.exists() and (mode := stat.S_IMODE(path.stat().st_mode)) & 0o077:
-            secret = path.name in _SECRETS
-            yield Finding(
-                "permissions",
-                f"others may read {path} (mode {mode:o})",
-                f"chmod 600 {path}"
-                + (
-                    "; if anybody did, revoke this node and join anew from an empty directory"
-                    if secret
-                    else ""
-                ),
-            )
+        elif mode & 0o077:
+            what = f"others may read {path} (mode {mode:o})"
+            yield Finding("permissions", what, f"chmod 600 {path}" + _leaked(path))
+
+
+def _leaked(path: Path) -> str:
+    if path.name not in _SECRETS:
+        return ""
+    return "; if anybody did, revoke this node and join anew from an empty directory"
 
 
 def _certificate(home: Path, now: float) -> Iterable[Finding]:

@@ -1,4 +1,4 @@
-"""Files that only their owner may read: written whole or not at all, and refused if others may read them."""
+"""Files that only this user may read: written whole or not at all, and refused if others may read them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,25 @@ from mesh.errors import CredentialsUnusable
 _MAX_BYTES = 1 << 20
 
 
+def foreign(status: os.stat_result) -> bool:
+    """Whether another user owns a file or directory, and so could change it or open it to anybody."""
+    return status.st_uid not in (os.geteuid(), 0)
+
+
 def private_directory(path: Path) -> None:
     """Make a directory, or make sure that nobody else could put files into the one that is there.
 
     Raises:
-        CredentialsUnusable: others may write there, or it cannot be made.
+        CredentialsUnusable: others may write there or own it, or it cannot be made.
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        mode = path.stat().st_mode
+        status = path.stat()
     except OSError as error:
         raise CredentialsUnusable(str(path), error.strerror or str(error)) from error
-    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if foreign(status):
+        raise CredentialsUnusable(str(path), _owner(path, status))
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise CredentialsUnusable(str(path), f"others may write there; `chmod 700 {path}`")
 
 
@@ -30,19 +37,21 @@ def read_private(path: Path) -> bytes:
     """What is in a file.
 
     Raises:
-        CredentialsUnusable: it cannot be read, or others could have read it.
+        CredentialsUnusable: it cannot be read, or others could have read or written it.
     """
     try:
         with path.open("rb") as opened:
-            mode = os.fstat(opened.fileno()).st_mode
+            status = os.fstat(opened.fileno())
             content = opened.read(_MAX_BYTES)
     except OSError as error:
         raise CredentialsUnusable(str(path), error.strerror or str(error)) from error
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+    if foreign(status):
+        raise CredentialsUnusable(str(path), _owner(path, status))
+    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise CredentialsUnusable(
             str(path),
-            f"others may read it (mode {stat.S_IMODE(mode):o}); `chmod 600 {path}`, and if anybody did, "
-            "revoke this node and join anew from an empty directory",
+            f"others may read it (mode {stat.S_IMODE(status.st_mode):o}); `chmod 600 {path}`, and if anybody "
+            "did, revoke this node and join anew from an empty directory",
         )
     return content
 
@@ -70,3 +79,7 @@ def write_private(path: Path, content: bytes) -> None:
             os.close(directory)
     except OSError as error:
         raise CredentialsUnusable(str(path), error.strerror or str(error)) from error
+
+
+def _owner(path: Path, status: os.stat_result) -> str:
+    return f"others may use it: it belongs to the user {status.st_uid}; `chown {os.geteuid()} {path}`"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections import namedtuple
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from mesh import Credentials
+from mesh import Credentials, CredentialsUnusable
 from mesh.cli.main import cli
 from mesh.node.doctor import examine, examine_running
 from tests.simulation.virtual_clock import virtual
@@ -51,6 +52,24 @@ def test_loose_permissions_are_found_once(name: str, tmp_path: Path) -> None:
     assert "644" in problem
     tmp_path.chmod(0o755)
     assert len(found(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("name", ["", "identity.key", "certificates.json"])
+def test_what_belongs_to_another_user_is_found_and_not_used(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Credentials.create(tmp_path)
+    if os.geteuid() == 0:
+        os.chown(tmp_path / name, 4242, -1)
+        expected = 1
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 4242)
+        expected = 5  # then all does
+    findings = found(tmp_path)
+    assert [subject for subject, _ in findings] == ["permissions"] * expected
+    assert any(problem.startswith(f"{tmp_path / name} belongs to the user") for _, problem in findings)
+    with pytest.raises(CredentialsUnusable, match=r"belongs to the user .*chown"):
+        Credentials.load(tmp_path)
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
