@@ -34,10 +34,10 @@ SECRET_BYTES = 20
 MAX_TTL_SECONDS = 365 * 86_400
 MAX_USES = 100_000
 MAX_ADDRESSES = 16
+MAX_TOKEN_CHARS = 4096
 
 _PREFIX = "mesh1-"
 _CHECKSUM_BYTES = 4
-_MAX_TOKEN_CHARS = 4096
 _ENROL, _RENEW = b"docmesh enrol 1\0", b"docmesh renew 1\0"
 
 
@@ -87,8 +87,8 @@ def read_token(token: str) -> Invitation:
     Raises:
         InvitationRefused: it is not one, or not a whole one.
     """
-    text = token.strip()
-    if not text.startswith(_PREFIX) or len(text) > _MAX_TOKEN_CHARS:
+    text = token.strip() if isinstance(token, str) else ""
+    if not text.startswith(_PREFIX) or len(text) > MAX_TOKEN_CHARS:
         raise InvitationRefused(f"this is no token of `mesh invite`, which starts with {_PREFIX}")
     encoded = text.removeprefix(_PREFIX)
     try:

@@ -63,10 +63,10 @@ class Credentials:
             CredentialsUnusable: there are credentials already, or a file or directory cannot be used.
             DataDirUnusable: there is no key, and none can be made.
         """
-        root = None if root_key is None else _read_key(Path(root_key))
+        root = None if root_key is None else _read_key(_path(root_key))
         path, identity = cls._prepare(home)
         if root is None:
-            if (path / _ROOT).exists():
+            if _is_there(path / _ROOT):
                 raise CredentialsUnusable(
                     str(path),
                     f"{_ROOT} there is the key of a mesh already: make another admin of that one with "
@@ -87,8 +87,8 @@ class Credentials:
         Raises:
             CredentialsUnusable: there are none, they do not belong together, or others may read them.
         """
-        path = Path(home).expanduser().absolute()
-        if not (path / CERTIFICATES).exists():
+        path = _path(home)
+        if not _is_there(path / CERTIFICATES):
             raise CredentialsUnusable(
                 str(path), "there are none: `mesh init` begins a mesh, `mesh join TOKEN` enters one"
             )
@@ -124,14 +124,14 @@ class Credentials:
 
     @classmethod
     def _prepare(cls, home: str | os.PathLike[str], again: str = "") -> tuple[Path, Identity]:
-        path = Path(home).expanduser().absolute()
+        path = _path(home)
         private_directory(path)
-        if (path / CERTIFICATES).exists() and cls.load(path).mesh_id != again:
+        if _is_there(path / CERTIFICATES) and cls.load(path).mesh_id != again:
             raise CredentialsUnusable(
                 str(path), "this node is a member of a mesh already; use another directory for another mesh"
             )
         identity = load_or_create_identity(path / _IDENTITY)
-        if not (path / _TLS).exists():
+        if not _is_there(path / _TLS):
             write_private(path / _TLS, make_certificate())
         return path, identity
 
@@ -165,7 +165,7 @@ class Credentials:
         Raises:
             CredentialsUnusable: its file cannot be used.
         """
-        if self._home is None or not (self._home / _ROOT).exists():
+        if self._home is None or not _is_there(self._home / _ROOT):
             return None
         root = _read_key(self._home / _ROOT)
         return root if root.node_id == self.mesh_id else None
@@ -179,6 +179,23 @@ class Credentials:
         if self._home is not None:
             content = msgspec.json.format(msgspec.json.encode(self.membership.chain))
             write_private(self._home / CERTIFICATES, content + b"\n")
+
+
+def _path(given: str | os.PathLike[str]) -> Path:
+    try:
+        path = Path(given).expanduser().absolute()
+        if b"\0" in os.fsencode(path):
+            raise ValueError("it has a NUL in it")
+    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: ~somebody who is not there
+        raise CredentialsUnusable(repr(given), f"this is not a path: {error}") from error
+    return path
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise CredentialsUnusable(str(path), error.strerror or str(error)) from error
 
 
 def _read_key(path: Path) -> Identity:

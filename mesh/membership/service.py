@@ -31,6 +31,7 @@ from mesh.core.certificates import (
 )
 from mesh.core.enrolment import (
     MAX_ADDRESSES,
+    MAX_TOKEN_CHARS,
     MAX_TTL_SECONDS,
     MAX_USES,
     SECRET_BYTES,
@@ -149,16 +150,19 @@ class MembershipService:
             grant = grant_of(role, collections, write)
         except (TypeError, ValueError) as error:
             raise InvalidInvitation(str(error)) from error
-        if not isinstance(uses, int) or not 1 <= uses <= MAX_USES:
+        if type(uses) is not int or not 1 <= uses <= MAX_USES:
             raise InvalidInvitation(f"uses must be a whole number from 1 to {MAX_USES}, not {uses!r}")
-        if not isinstance(ttl, int | float) or not 0 < ttl <= MAX_TTL_SECONDS:
+        if type(ttl) not in (int, float) or not 0 < ttl <= MAX_TTL_SECONDS:
             raise InvalidInvitation(
                 f"ttl must be more than 0 and at most {MAX_TTL_SECONDS} seconds, not {ttl!r}"
             )
         self._require_grant(grant)
         known = [self._peers.address] if self._peers.address else []
-        given = [addresses] if isinstance(addresses, str) else addresses
-        reachable = list(dict.fromkeys([*given, *known]))
+        try:
+            given = [addresses] if isinstance(addresses, str) else list(addresses)
+            reachable = list(dict.fromkeys([*given, *known]))
+        except TypeError as error:
+            raise InvalidInvitation(f"addresses are a list of URLs, not {addresses!r}") from error
         if not reachable or not self._peers.binding:
             raise InvalidInvitation(
                 "this node accepts no connections, or does not know at which address it does"
@@ -170,8 +174,11 @@ class MembershipService:
         secret = self._random.randbytes(SECRET_BYTES)
         now = self._clock()
         invited = Invited(secret_hash(secret), grant, uses, now + ttl)
+        token = Invitation(self._membership.mesh_id, reachable, self._peers.binding, secret).token()
+        if len(token) > MAX_TOKEN_CHARS:
+            raise InvalidInvitation(f"a token has at most {MAX_TOKEN_CHARS} characters: give fewer addresses")
         await self._store.write(lambda rows: jobs.remember_invitation(rows, invited, now))
-        return Invitation(self._membership.mesh_id, reachable, self._peers.binding, secret).token()
+        return token
 
     async def revoke(self, node_id: str) -> None:
         """Make sure that a node is no member any more, here at once and everywhere as the fact travels.
@@ -189,7 +196,7 @@ class MembershipService:
         epoch = self._membership.last_epoch(node_id, now)
         try:
             fact = revoke(self._identity, self._membership.chain, node_id, epoch, now)
-        except MembershipRefused as error:
+        except (MembershipRefused, ValueError) as error:
             raise InvalidInvitation(f"{node_id!r} is not the whole id of a node ({error})") from error
         await self._learn([fact], None)
 

@@ -226,6 +226,16 @@ async def test_what_nobody_can_be_invited_to() -> None:
         {"collections": ["a b"]},
         {"collections": 5},
         {"addresses": many},
+        {"addresses": 5},
+        {"addresses": [["wss://hq:1"]]},
+        {
+            "addresses": [
+                f"wss://{'x' * 60}.{'y' * 60}.{'z' * 63}.example.org:{port}" for port in range(1, 16)
+            ]
+        },
+        {"uses": True},
+        {"ttl": True},
+        {"ttl": float("nan")},
     ]
     for wrong in wrongs:
         with pytest.raises(InvalidInvitation):
@@ -237,8 +247,9 @@ async def test_what_nobody_can_be_invited_to() -> None:
     open_ = await world.start("open")
     with pytest.raises(PermissionDenied, match="no credentials"):
         await open_.invite()
-    with pytest.raises(InvalidInvitation, match="not the whole id"):
-        await hq.revoke("van")
+    for no_id in ("van", "\ud800", ""):
+        with pytest.raises(InvalidInvitation, match="not the whole id"):
+            await hq.revoke(no_id)
     with pytest.raises(InvalidInvitation, match="is text"):
         await hq.revoke(None)  # type: ignore[arg-type]
     await hq.pause()

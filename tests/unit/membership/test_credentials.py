@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mesh import Credentials, CredentialsUnusable, InvalidNode, Node
+from mesh import Credentials, CredentialsUnusable, InvalidNode, InvitationRefused, Node
+from mesh.core.enrolment import Invitation
 from mesh.membership import credentials as module
 from mesh.storage.data_dir import CERTIFICATES
 
@@ -123,6 +125,37 @@ def test_a_certificate_that_was_not_written_is_none(tmp_path: Path, monkeypatch:
     with pytest.raises(CredentialsUnusable, match="there are none"):
         Credentials.load(tmp_path / "hq")
     Credentials.create(tmp_path / "hq")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        5,
+        None,
+        b"x",
+        [],
+        object(),
+        "\0",
+        "\ud800",
+        "x" * 5000,
+        "~nobody-of-that-name/x",
+        "/dev/null",
+        "/dev/null/x",
+    ],
+)
+async def test_what_is_no_path_or_no_token_is_refused_as_such(path: Any, tmp_path: Path) -> None:
+    token = Invitation("x", ["wss://hq:1"], bytes(32), bytes(20)).token()
+    for make in (Credentials.create, Credentials.load):
+        with pytest.raises(CredentialsUnusable):
+            make(path)
+    with pytest.raises(CredentialsUnusable):
+        await Credentials.join(path, token)
+    if path is not None:
+        with pytest.raises(CredentialsUnusable):
+            Credentials.create(tmp_path, path)
+    with pytest.raises(InvitationRefused, match="no token of"):
+        await Credentials.join(tmp_path, path)
+    assert not list(tmp_path.iterdir())
 
 
 async def test_an_open_node_keeps_its_identity_when_it_joins(tmp_path: Path) -> None:
