@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from mesh.attachments.serving import hash_bytes
@@ -28,11 +28,14 @@ Item = BlobAsk | BlobForget | BlobHave | BlobServed
 
 
 class Letters:
-    """Sends what was said to a peer in one turn of the event loop, in that order; takes apart what came."""
+    """Sends what was said to a peer in one turn of the event loop, in that order; takes apart what came.
+
+    Of what is held of a blob the last word is sent only: who asks again and again makes nothing pile up.
+    """
 
     def __init__(self, peers: Peers) -> None:
         self._peers = peers
-        self._unsent: dict[str, list[Item]] = {}
+        self._unsent: dict[str, dict[object, Item]] = {}
         self._handlers: dict[type, Callable[[Link, Any], None]] = {}
         peers.handle(BlobNews, self._came)
 
@@ -45,7 +48,10 @@ class Letters:
         """Tell a peer something soon; nothing happens if there is no link with it then."""
         if not self._unsent:
             asyncio.get_running_loop().call_soon(self._send)
-        self._unsent.setdefault(peer, []).append(item)
+        unsent = self._unsent.setdefault(peer, {})
+        key = item.hash if isinstance(item, BlobHave) else object()
+        unsent.pop(key, None)
+        unsent[key] = item
 
     def forget(self, peer: str) -> None:
         """The link with a peer ended: the next one begins anew."""
@@ -55,7 +61,7 @@ class Letters:
         unsent, self._unsent = self._unsent, {}
         for peer, items in unsent.items():
             if (link := self._peers.links.get(peer)) is not None:
-                _post(link, items)
+                _post(link, items.values())
 
     def _came(self, link: Link, news: BlobNews) -> None:
         if len(news.items) > MAX_ITEMS:
@@ -64,7 +70,7 @@ class Letters:
             self._handlers[type(item)](link, item)
 
 
-def _post(link: Link, items: list[Item]) -> None:
+def _post(link: Link, items: Iterable[Item]) -> None:
     together: list[Item] = []
     for item in items:
         alone = isinstance(item, BlobHave) and len(item.chunks or b"") > MAX_TOGETHER_BYTES

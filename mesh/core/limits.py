@@ -21,7 +21,8 @@ Everything that a peer, or somebody who is none yet, can make a node hold or do 
     core.frames.MAX_FRAME_BYTES                 262144      one frame
     core.frames.MAX_OPEN_FRAGMENTS              16          messages in pieces at once on one link
     core.frames.MAX_MESSAGE_BYTES               8388608     one message, decompressed; its pieces twice that
-    network.link.MAX_PENDING_BYTES              16777216    what waits to be sent to one peer
+    network.link.MAX_PENDING_BYTES              16777216    what waits to be sent to one peer, beside the last
+                                                            word on each blob that it asks for
     collections.sessions.MAX_APPLYING           32          frames of documents that wait to be stored
     collections.sessions.MAX_APPLYING_BYTES     8388608     the same in bytes
     collections.sessions.MAX_ASKED              64          catch-ups that wait to be looked at

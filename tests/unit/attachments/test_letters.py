@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from mesh.attachments.letters import MAX_ITEMS, Item, Letters
-from mesh.core.wire import BlobForget, BlobHave, BlobNews
+from mesh.core.wire import BlobForget, BlobHave, BlobNews, BlobServed
 from mesh.errors import ProtocolViolation
 from mesh.network.link import Link
 from mesh.network.peers import Peers
@@ -56,6 +56,20 @@ async def test_what_is_said_in_one_turn_goes_together_and_large_maps_go_alone() 
     await asyncio.sleep(0)
     assert len(a.messages) == 4
     assert b.messages == [forgets[1], forgets[2]]
+
+
+async def test_of_what_is_held_the_last_word_is_sent() -> None:
+    """One demand is answered with up to 128 KiB, and a message has room for many."""
+    a = Sent()
+    letters = Letters(cast("Peers", Recorder(a=a)))
+    served = BlobServed("o", bytes(32))
+    for number in range(1000):
+        letters.say("a", BlobHave(bytes(32), bytes([number % 256]) * 100_000))
+    letters.say("a", served)
+    letters.say("a", other := BlobHave(b"1" * 32, None))
+    letters.say("a", last := BlobHave(bytes(32), b"\1"))
+    await asyncio.sleep(0)
+    assert a.messages == [BlobNews([served, other, last])]
 
 
 def test_what_came_together_is_taken_apart() -> None:
