@@ -204,7 +204,8 @@ class Replicator:
 
     def _link_up(self, link: Link) -> None:
         access = OPEN
-        if self._membership is not None and link.member is not None:
+        if self._membership is not None:
+            assert link.member is not None, "nobody is linked with a closed mesh without a certificate"
             access = access_between(self._node_id, self._membership.grant, link.node_id, link.member.grant)
         sync = SyncSession(
             self._store,

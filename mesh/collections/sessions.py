@@ -99,7 +99,7 @@ class SyncSession:
             store.numbering,
             store.logs,
             lambda: store.may_renew,
-            access,
+            access=access,
         )
         # What was held of the peer's log under other rights is not what there is to hold now.
         self._place = f"{link.node_id} {access.name}" if access.name else link.node_id

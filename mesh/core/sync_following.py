@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from mesh.core import reconcile
-from mesh.core.access import OPEN, Access, permits
+from mesh.core.access import Access, permits
 from mesh.core.interest import EVERYTHING, InterestSet, entry_digest
 from mesh.core.reconcile import Differing, KeySet, Listing, Range
 from mesh.core.sync_arrivals import blank, check_grave, permitted, unsaid, without
@@ -85,7 +85,7 @@ class Following:
       4. Nothing is taken that the peer may not write; of what it may not read, nothing is said.
     """
 
-    def __init__(self, access: Access = OPEN) -> None:
+    def __init__(self, access: Access) -> None:
         self._access = access
         self._refused = 0
         self._asked_for: dict[bytes, InterestEntry] = {}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
 from mesh.core import sync_window
-from mesh.core.access import OPEN, Access, permits
+from mesh.core.access import Access, permits
 from mesh.core.commits import PAGE_BYTES, Commit, Found, LogEntry
 from mesh.core.document import MAX_STATE_BYTES
 from mesh.core.interest import InterestSet
@@ -94,7 +94,8 @@ class Serving:
         numbering: Numbering = ONE_RUN,
         logs: Container[bytes] | None = None,
         may_renew: Callable[[], bool] = lambda: True,
-        access: Access = OPEN,
+        *,
+        access: Access,
     ) -> None:
         """
         Args:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from mesh.collections.replication import Replicator
 from mesh.core.document import MAX_DOCUMENT_BYTES
 from mesh.core.interest import EVERYTHING, entry_digest
 from mesh.core.routes import SOFT_STATE_SECONDS
@@ -818,3 +820,13 @@ def test_a_restored_backup_goes_on_under_a_new_identity(
 
     run_virtual(main())
     assert "restored from a backup" in caplog.text
+
+
+def test_in_a_closed_mesh_nobody_is_synced_with_who_has_no_rights() -> None:
+    nothing: Any = None
+    closed: Any = SimpleNamespace(grant=None)
+    stranger: Any = SimpleNamespace(node_id="b", member=None)
+    replicator = Replicator(nothing, nothing, node_id="a", clock=lambda: 0.0, membership=closed)
+    with pytest.raises(AssertionError):  # which ends the link
+        replicator._link_up(stranger)
+    assert not replicator._syncs

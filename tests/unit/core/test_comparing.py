@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mesh.core import reconcile, sync_comparing
+from mesh.core.access import OPEN
 from mesh.core.interest import InterestSet
 from mesh.core.reconcile import KeySet
 from mesh.core.sync_effects import Effect, ReadKeys, Renew, Send
@@ -22,7 +23,7 @@ def reads(effects: list[Effect]) -> list[int]:
 
 def compared(comparisons: int) -> tuple[Serving, list[int]]:
     """Asked to compare so often; the keys that are read at once."""
-    made = Serving("peer", b"log", 10)
+    made = Serving("peer", b"log", 10, access=OPEN)
     made.wanted(InterestSet([ALL]))
     asked = range(1, comparisons + 1)
     return made, [number for n in asked for number in reads(made.on_resume(Resume(n, b"", 0, False, [ALL])))]
@@ -87,10 +88,10 @@ def test_no_more_is_pulled_than_there_is(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_position_that_cannot_be_makes_another_of_a_log_that_may_have_lived_before_only(
     lie: Resume,
 ) -> None:
-    made = Serving("peer", b"log", 10, logs={b"log"}, may_renew=lambda: True)
+    made = Serving("peer", b"log", 10, logs={b"log"}, may_renew=lambda: True, access=OPEN)
     [renew] = made.on_resume(lie)
     assert isinstance(renew, Renew)
-    made = Serving("peer", b"log", 10, logs={b"log"}, may_renew=lambda: False)
+    made = Serving("peer", b"log", 10, logs={b"log"}, may_renew=lambda: False, access=OPEN)
     answer, *rest = made.on_resume(lie)
     assert answer == Send(Resumed(1, b"log", 10, reconcile=True))
     assert reads(rest) == [1]

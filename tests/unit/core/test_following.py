@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mesh.core.access import OPEN
 from mesh.core.interest import InterestSet, entry_digest
 from mesh.core.sync_effects import Effect, ReadPositions, SavePosition, Send, Standing
 from mesh.core.sync_following import MAX_TOLD, Following
@@ -27,7 +28,7 @@ def frame(following: Following, number: int, *, scan: int, upto: int) -> list[Ef
 
 
 def test_what_happens_while_catching_up_is_held_as_well() -> None:
-    following = Following()
+    following = Following(OPEN)
     following.wanting(InterestSet([CARS]))
     resumed(following, 1, CARS, upto=10)
     assert frame(following, 1, scan=0, upto=14) == []
@@ -39,7 +40,7 @@ def test_what_happens_while_catching_up_is_held_as_well() -> None:
 
 
 def test_an_eviction_while_positions_are_read_makes_them_void() -> None:
-    following = Following()
+    following = Following(OPEN)
     assert following.wanting(InterestSet([CARS, MAPS])) == [ReadPositions([CARS, MAPS])]
     following.evicted({"cars"})
     both = Standing(b"log", 5, False, [CARS, MAPS])
@@ -56,7 +57,7 @@ def test_an_eviction_while_positions_are_read_makes_them_void() -> None:
 
 
 def test_a_peer_may_send_what_it_was_asked_for_until_it_hears_better() -> None:
-    following = Following()
+    following = Following(OPEN)
     following.told([MAPS])
     following.wanting(InterestSet([CARS]))
     following.wanting(InterestSet())

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.core import reconcile, sync_serving, sync_window
+from mesh.core.access import OPEN
 from mesh.core.interest import EVERYTHING, InterestSet, entry_digest
 from mesh.core.plans import plan_merge
 from mesh.core.sync_effects import (
@@ -96,9 +97,11 @@ class Session:
 
     def __init__(self, node: Node) -> None:
         self.node = node
-        self.following = Following()
+        self.following = Following(OPEN)
         share = self.following.share if node.name == "a" else None
-        self.serving = Serving(node.peer_name, node.rows.lineage.log_id, node.rows.lineage.seq, share)
+        self.serving = Serving(
+            node.peer_name, node.rows.lineage.log_id, node.rows.lineage.seq, share, access=OPEN
+        )
         self.out: deque[Any] = deque()
         self.bulk: deque[Any] = deque()  # overtakes, and is overtaken
         self.resumes: deque[Resume | Summaries] = deque()
@@ -662,20 +665,20 @@ def test_what_was_refused_is_asked_for_again_after_an_upgrade(monkeypatch: pytes
 
 
 def serving() -> Serving:
-    made = Serving("peer", b"log", 10)
+    made = Serving("peer", b"log", 10, access=OPEN)
     made.wanted(InterestSet([ALL]))
     return made
 
 
 def following() -> Following:
-    made = Following()
+    made = Following(OPEN)
     made.wanting(InterestSet([ALL]))
     return made
 
 
 def sharing() -> Serving:
     """Asked to resume what is compared for the other direction, too."""
-    made = Serving("peer", b"log", 10, lambda number, interest: [ReadKeys(1, True, interest)])
+    made = Serving("peer", b"log", 10, lambda number, interest: [ReadKeys(1, True, interest)], access=OPEN)
     made.wanted(InterestSet([ALL]))
     made.on_resume(Resume(1, b"", 0, False, [ALL]))
     return made

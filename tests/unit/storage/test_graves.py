@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import sqlite_utils
 
+from mesh.core.access import OPEN
 from mesh.core.identity import Identity
 from mesh.core.interest import InterestSet
 from mesh.core.plans import plan_merge
@@ -340,14 +341,14 @@ def test_a_grave_compares_as_its_tombstone_did(a: Replica) -> None:
     ],
 )
 def test_a_grave_that_cannot_be_is_refused(bad: Grave) -> None:
-    following = Following()
+    following = Following(OPEN)
     following.told([InterestEntry("*")])
     with pytest.raises(ProtocolViolation):
         following.on_changes(Changes(1, 0, 0, [], graves=[bad]))
 
 
 def test_a_grave_of_what_was_not_asked_for_is_refused() -> None:
-    following = Following()
+    following = Following(OPEN)
     following.told([InterestEntry("trains")])
     with pytest.raises(ProtocolViolation):
         following.on_changes(Changes(1, 0, 0, [], graves=[grave("x")]))
