@@ -297,10 +297,10 @@ def _roots_of(update: bytes) -> dict[str, bool]:
     at = {(item.client, clock): item for item in known for clock in range(item.clock, item.end)}
     found: dict[str, bool] = {}
     for item in items:
-        near: Item = item
-        while near.parent is None and near.kind != GC:
-            near = at[near.left or near.right or (0, 0)]
-        if isinstance(near.parent, str) and near.parent != ROOT:
+        near: Item | None = item
+        while near is not None and near.parent is None:
+            near = at.get(near.left or near.right or (0, 0))
+        if near is not None and isinstance(near.parent, str) and near.parent != ROOT:
             is_text = item.kind in (STRING, EMBED, FORMAT)
             found[near.parent] = found.get(near.parent, False) or is_text
     return found
