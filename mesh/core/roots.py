@@ -35,8 +35,8 @@ class _Home(NamedTuple):
     depth: int
 
 
-_GONE = _Home("", None, 0)
-"""Where items are whose parent or neighbour has been collected."""
+_GONE = _Home("", None, -1)
+"""Where items are whose parent or neighbour has been collected: in no root, not even in one without a name."""
 
 
 def check_roots(held: bytes, update: bytes, root: bytes) -> None:

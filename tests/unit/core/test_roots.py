@@ -185,6 +185,9 @@ MISUSED = {
     "an empty text": b"\1\1\5\0\x04\1\5notes\0\0",
     "a text that is not UTF-8": b"\1\1\5\0\x04\1\5notes\1\xff\0",
     "between two roots": b"\1\3\5\0\x04\1\1a\1x\x04\1\1b\1x\xc4\5\0\5\1\1x\0",
+    "between what is collected and a root without a name": (
+        b"\1\3\5\0\x08\1\0\1\x7e\0\1\xc4\5\1\5\0\4\xf0\x9f\x98\x80\0"
+    ),
     "within a character": b"\2\1\6\0\x84\5\0\1x\1\5\0\x04\1\1a\4\xf0\x9f\x98\x80\0",
     "deletes half a character": b"\1\1\5\0\x04\1\1a\4\xf0\x9f\x98\x80\1\5\1\0\1",
 }
