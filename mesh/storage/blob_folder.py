@@ -21,7 +21,6 @@ from mesh.storage.blob_links import Link
 from mesh.storage.blob_partial import PartialFile
 from mesh.storage.blob_small import Small, SmallBlobs, SmallPartial
 from mesh.storage.blob_sources import (
-    WRITE_BACK_BYTES,
     Intake,
     SourceFile,
     check_room,
@@ -32,6 +31,7 @@ from mesh.storage.blob_sources import (
 )
 from mesh.storage.blobs import SMALL_BYTES, PartialBlob, Source
 from mesh.storage.worker import Worker
+from mesh.storage.write_back import WriteBack
 
 _ZEROS = bytes(CHUNK_BYTES)
 
@@ -269,7 +269,7 @@ class _Copy:
         self._folder = folder
         self._source = source
         self._intake = Intake()
-        self._unwritten = 0
+        self._write_back = WriteBack()
         self._file: tuple[int, Path] | None = None
 
     def append(self, data: Buffer) -> None:
@@ -279,10 +279,7 @@ class _Copy:
             with writing(self._folder.temp, len(data)):
                 check_room(self._folder.temp, len(data))
                 write_all(fd, data, self._intake.size)
-                self._unwritten += len(data)
-                if self._unwritten >= WRITE_BACK_BYTES:
-                    os.fdatasync(fd)
-                    self._unwritten = 0
+                self._write_back.wrote(fd, self._intake.size, len(data))
         self._intake.update(data)
 
     def take(self, metadata: BlobMetadata) -> BlobToken:

@@ -11,9 +11,10 @@ from blake3 import blake3
 from mesh.core.chunks import Buffer, ChunkMap, chunk_length, chunk_matches, list_matches
 from mesh.core.tokens import CHUNK_BYTES, BlobToken
 from mesh.errors import InvalidToken, StorageFull
-from mesh.storage.blob_sources import WRITE_BACK_BYTES, check_room, write_all, writing
+from mesh.storage.blob_sources import check_room, write_all, writing
 from mesh.storage.blobs import CorruptChunk
 from mesh.storage.worker import Worker
+from mesh.storage.write_back import WriteBack
 
 if TYPE_CHECKING:
     from mesh.storage.blob_layout import BlobFolder
@@ -30,7 +31,7 @@ class PartialFile:
     synced per chunk, nothing that a power cut left half written is ever trusted, and after a kill only
     the chunks that were being written are fetched again.
 
-    What is written is synced a little at a time nevertheless, for the sake of what else is on the disk.
+    What is written goes to the disk at once nevertheless, for the sake of what else is on it.
     """
 
     def __init__(self, folder: BlobFolder, worker: Worker, token: BlobToken) -> None:
@@ -41,7 +42,7 @@ class PartialFile:
         self._folder = folder
         self._worker = worker
         self._fd: int | None = None
-        self._unwritten = 0
+        self._write_back = WriteBack()
         self._whole = blake3()  # the first _followed chunks
         self._followed = 0
 
@@ -129,16 +130,13 @@ class PartialFile:
             self._followed += 1
         elif self._followed in self.held:
             self._follow()
-        self._unwritten += len(data)
-        if self._unwritten >= WRITE_BACK_BYTES:
-            self._sync()
+        self._to_disk(self._write_back.wrote, index * CHUNK_BYTES, len(data))
 
-    def _sync(self) -> None:
+    def _to_disk(self, step: Callable[..., None], *args: int) -> None:
         assert self._fd is not None
-        self._unwritten = 0
         try:
             with writing(self._folder.partials, self.token.size_bytes):
-                os.fdatasync(self._fd)
+                step(self._fd, *args)
         except StorageFull:  # which bytes are on the disk, nobody can tell any more
             os.ftruncate(self._fd, 0)
             os.ftruncate(self._fd, self.token.size_bytes)
@@ -193,7 +191,7 @@ class PartialFile:
         assert self._fd is not None
         assert self.hashes is not None
         hashes = self.hashes
-        self._sync()
+        self._to_disk(os.fdatasync)
         if self._whole.hexdigest() == self.token.hash:
             self._folder.publish(
                 self._folder.partial_path(self.token.hash), self.token, hashes, cached=self.cached

@@ -27,8 +27,8 @@ from mesh.storage.worker import Worker
 _MAX_RESERVE = 1 << 30
 
 WRITE_BACK_BYTES = 4 << 20
-"""A growing file is synced whenever so many bytes were written to it: whoever syncs another file of the same
-disk, as every commit of a document does, waits for what is unwritten of this one."""
+"""So much of a growing file may be on its way to the disk: whoever syncs another file of the same disk, as
+every commit of a document does, waits for it."""
 
 
 class Intake:

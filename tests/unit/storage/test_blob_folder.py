@@ -17,6 +17,7 @@ import pytest
 
 from mesh.core.tokens import CHUNK_BYTES, BlobMetadata
 from mesh.errors import BlobCorrupt, BlobNotFound, DataDirUnusable, StorageFull
+from mesh.storage import write_back
 from mesh.storage.blob_folder import FolderBlobs
 from mesh.storage.blob_sources import WRITE_BACK_BYTES
 from mesh.storage.worker import InlineWorker, ThreadWorker
@@ -225,19 +226,17 @@ async def test_a_disk_that_breaks_its_promise_on_the_way_costs_what_had_come(
     token, hashes, chunks = describe(content(6 * CHUNK_BYTES))
     partial = await store.begin(token, cached=False)
     await partial.set_hashes(hashes)
-    synced: list[int] = []
 
-    def full(fd: int) -> None:
-        synced.append(len(partial.held))
+    def full(*_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fdatasync", full)
-        for index in range(3):
+        patch.setattr(write_back, "wait", full)
+        for index in range(4):
             await partial.write(index, chunks[index])
+        assert len(partial.held) == 4
         with pytest.raises(StorageFull):
-            await partial.write(3, chunks[3])
-    assert synced == [4]
+            await partial.write(4, chunks[4])
     assert not partial.held
     for index, chunk in enumerate(chunks):
         await partial.write(index, chunk)
@@ -251,19 +250,21 @@ async def test_no_more_than_a_little_is_ever_unwritten(
     store = opened()
     await store.open()
     data = content(20 * CHUNK_BYTES + 1)
-    written = [0]
+    started: list[tuple[int, int]] = []
+    under_way: list[int] = []
 
-    def pwrite(fd: int, piece: bytes, offset: int) -> int:
-        written[-1] += len(piece)
-        return real_pwrite(fd, piece, offset)
+    def start(fd: int, offset: int, length: int) -> None:
+        started.append((offset, length))
+        under_way.append(sum(length for _, length in started))
+        real_start(fd, offset, length)
 
-    def fdatasync(fd: int) -> None:
-        written.append(0)
-        real_fdatasync(fd)
+    def wait(fd: int, offset: int, length: int) -> None:
+        started.remove((offset, length))
+        real_wait(fd, offset, length)
 
-    real_pwrite, real_fdatasync = os.pwrite, os.fdatasync
-    monkeypatch.setattr(os, "pwrite", pwrite)
-    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    real_start, real_wait = write_back.start, write_back.wait
+    monkeypatch.setattr(write_back, "start", start)
+    monkeypatch.setattr(write_back, "wait", wait)
     if coming == "added":
         await store.add(data, BlobMetadata())
     else:
@@ -273,7 +274,8 @@ async def test_no_more_than_a_little_is_ever_unwritten(
         for index, chunk in enumerate(chunks):
             await partial.write(index, chunk)
         assert await partial.finish() == []
-    assert max(written) <= WRITE_BACK_BYTES + 2 * CHUNK_BYTES
+    assert len(under_way) == 21
+    assert max(under_way) <= WRITE_BACK_BYTES + CHUNK_BYTES
 
 
 async def test_the_worker_of_a_store_gives_way(tmp_path: Path) -> None:
