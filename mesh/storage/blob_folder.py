@@ -120,9 +120,7 @@ class FolderBlobs:
         partial = PartialFile(self._folder, self._worker, token)
         partial.cached = cached
         try:
-            hashes = await self._worker.run(self._folder.open_partial, partial)
-            if hashes is not None:
-                await partial.examine(hashes)
+            await self._worker.run(self._folder.open_partial, partial)
         except BaseException:
             await partial.close()
             raise

@@ -384,8 +384,8 @@ class BlobFolder:
 
     # --- partial blobs -------------------------------------------------------------------------------
 
-    def open_partial(self, partial: PartialFile) -> bytes | None:
-        """Open the file; the chunk list where it is known."""
+    def open_partial(self, partial: PartialFile) -> None:
+        """Open the file; where the chunk list is known, hold what is there."""
         hash = partial.token.hash
         hashes = derived_hashes(partial.token)
         if hashes is None:
@@ -396,7 +396,8 @@ class BlobFolder:
         partial.acquire()
         self.open_partials[hash] = partial
         self.partial.add(hash)
-        return hashes
+        if hashes is not None:
+            partial.find(hashes)
 
     def partial_closed(self, partial: PartialFile) -> None:
         """Called by a partial file when it is released."""

@@ -26,10 +26,10 @@ _CHUNKS_PER_JOB = 8
 class PartialFile:
     """See :class:`~mesh.storage.blobs.PartialBlob`.
 
-    Which chunks are held is known in memory only and never written down. After a restart every chunk that
-    has bytes in the file is verified against the chunk list again (9 GB/s, holes are skipped): so nothing is
-    synced per chunk, nothing that a power cut left half written is ever trusted, and after a kill only
-    the chunks that were being written are fetched again.
+    Which chunks are held is known in memory only and never written down. After a restart those are held that
+    have no hole in the file, so that the others can be asked for at once. They were verified before they were
+    written, but nothing is synced per chunk: what a power cut left half written is found when such a chunk is
+    served, or by the hash of the whole at the end.
 
     What is written goes to the disk at once nevertheless, for the sake of what else is on it.
     """
@@ -38,6 +38,7 @@ class PartialFile:
         self.token = token
         self.hashes: bytes | None = None
         self.held = ChunkMap(token.chunk_count)
+        self._found = ChunkMap(token.chunk_count)  # of those, what an earlier attempt left
         self.cached = False
         self._folder = folder
         self._worker = worker
@@ -53,7 +54,7 @@ class PartialFile:
         if not list_matches(self.token, hashes):
             raise CorruptChunk(self.token.hash, None)
         await self._worker.run(self._folder.save_partial_list, self.token, hashes)
-        await self.examine(hashes)
+        await self._worker.run(self.find, hashes)
 
     async def write(self, index: int, data: Buffer) -> None:
         """See the port."""
@@ -63,21 +64,23 @@ class PartialFile:
         """See the port."""
         while not await self._worker.run(self._follow):
             pass
-        damaged = await self._worker.run(self._finish)
-        if damaged:
-            self._whole, self._followed = blake3(), 0
+        if await self._worker.run(self._finish):
+            return []
+        damaged: list[int] = []
+        for index in range(0, self.token.chunk_count, _CHUNKS_PER_JOB):
+            damaged += await self._worker.run(self._damaged, index)
+        if not damaged:
+            await self._worker.run(self._drop)
+            raise InvalidToken(
+                f"every chunk is as the token of {self.token.hash} says, and the whole is not: "
+                "whoever made the token must make it again"
+            )
+        self._look_again()
         return damaged
 
     async def close(self) -> None:
         """See the port."""
         await self._worker.run(self.release)
-
-    async def examine(self, hashes: bytes) -> None:
-        """Take the verified chunk list, and hold what the file has of the chunks in it."""
-        position = 0
-        while position < self.token.size_bytes:
-            position = await self._worker.run(self._examine, hashes, position)
-        self.hashes = hashes
 
     # --- jobs, on the worker -------------------------------------------------------------------------
 
@@ -114,7 +117,32 @@ class PartialFile:
         """Read chunk ``index`` into ``view``; ``False`` if it is not held."""
         if self._fd is None or index not in self.held:
             return False
-        return os.preadv(self._fd, [view], index * CHUNK_BYTES) == len(view)
+        if os.preadv(self._fd, [view], index * CHUNK_BYTES) != len(view):
+            return False
+        if index in self._found:
+            assert self.hashes is not None
+            if not chunk_matches(self.token, self.hashes, index, view):
+                self.held.remove(index)
+                return False
+            self._found.remove(index)
+        return True
+
+    def find(self, hashes: bytes) -> None:
+        """Take the verified chunk list, and hold the chunks that are in the file."""
+        assert self._fd is not None
+        self.hashes = hashes
+        size = self.token.size_bytes
+        position = 0
+        while position < size:
+            try:
+                start = os.lseek(self._fd, position, os.SEEK_DATA)
+            except OSError:  # ENXIO: nothing but a hole from here on
+                return
+            position = os.lseek(self._fd, start, os.SEEK_HOLE)
+            end = self.token.chunk_count if position >= size else position // CHUNK_BYTES
+            for index in range(-(-start // CHUNK_BYTES), end):
+                self.held.add(index)
+                self._found.add(index)
 
     def _write(self, index: int, data: Buffer) -> None:
         if index in self.held or self._fd is None:
@@ -141,8 +169,13 @@ class PartialFile:
             os.ftruncate(self._fd, 0)
             os.ftruncate(self._fd, self.token.size_bytes)
             self.held = ChunkMap(self.token.chunk_count)
-            self._whole, self._followed = blake3(), 0
+            self._look_again()
             raise
+
+    def _look_again(self) -> None:
+        """What is held was verified since it was opened, and the whole is to be hashed from its start."""
+        self._found = ChunkMap(self.token.chunk_count)
+        self._whole, self._followed = blake3(), 0
 
     def _each_chunk(self, index: int, limit: int, see: Callable[[int, memoryview], bool]) -> int:
         """Show up to ``limit`` chunks from ``index`` on to ``see`` until it says no; the next index."""
@@ -169,36 +202,24 @@ class PartialFile:
             self._each_chunk(self._followed, _CHUNKS_PER_JOB, see)
         return self._followed not in self.held
 
-    def _examine(self, hashes: bytes, position: int) -> int:
-        """Verify what lies from byte ``position`` on, a few chunks at a time; where to go on."""
-        assert self._fd is not None
-        try:
-            position = os.lseek(self._fd, position, os.SEEK_DATA)
-        except OSError:  # ENXIO: nothing but a hole from here on
-            return self.token.size_bytes
+    def _finish(self) -> bool:
+        assert self.hashes is not None
+        self._to_disk(os.fdatasync)
+        if self._whole.hexdigest() != self.token.hash:
+            return False
+        partial = self._folder.partial_path(self.token.hash)
+        self._folder.publish(partial, self.token, self.hashes, cached=self.cached)
+        self._drop()
+        return True
 
-        def see(index: int, view: memoryview) -> bool:
-            if chunk_matches(self.token, hashes, index, view):
-                self.held.add(index)
-                if index == self._followed:
-                    self._whole.update(view)
-                    self._followed += 1
-            return True
+    def _drop(self) -> None:
+        self.release()
+        self._folder.remove_partial(self.token.hash)
 
-        return self._each_chunk(position // CHUNK_BYTES, _CHUNKS_PER_JOB, see) * CHUNK_BYTES
-
-    def _finish(self) -> list[int]:
-        assert self._fd is not None
+    def _damaged(self, index: int) -> list[int]:
+        """Which of a few chunks from ``index`` on are not those of the list: they are no longer held."""
         assert self.hashes is not None
         hashes = self.hashes
-        self._to_disk(os.fdatasync)
-        if self._whole.hexdigest() == self.token.hash:
-            self._folder.publish(
-                self._folder.partial_path(self.token.hash), self.token, hashes, cached=self.cached
-            )
-            self.release()
-            self._folder.remove_partial(self.token.hash)
-            return []
         damaged: list[int] = []
 
         def see(index: int, view: memoryview) -> bool:
@@ -207,12 +228,5 @@ class PartialFile:
                 self.held.remove(index)
             return True
 
-        self._each_chunk(0, self.token.chunk_count, see)
-        if not damaged:
-            self.release()
-            self._folder.remove_partial(self.token.hash)
-            raise InvalidToken(
-                f"every chunk is as the token of {self.token.hash} says, and the whole is not: "
-                "whoever made the token must make it again"
-            )
+        self._each_chunk(index, _CHUNKS_PER_JOB, see)
         return damaged

@@ -60,10 +60,11 @@ class PartialBlob(Protocol):
     """Whether it will be there for others only; may be changed until it is finished."""
 
     held: ChunkMap
-    """The chunks that are here and verified."""
+    """The chunks that are here. They were verified before they were kept; those that an earlier attempt left
+    are so again before anybody gets them, at the latest when it is finished."""
 
     async def set_hashes(self, hashes: bytes) -> None:
-        """Take the chunk list; chunks that were left here by an earlier attempt are verified and held.
+        """Take the chunk list; chunks that were left here by an earlier attempt are held.
 
         Raises:
             CorruptChunk: it is not the list that the token names.

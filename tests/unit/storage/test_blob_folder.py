@@ -128,13 +128,39 @@ async def test_what_a_crash_left_half_written_is_not_trusted(
     again = opened()
     await again.open()
     partial = await again.begin(token, cached=False)
+    assert list(partial.held) == [0, 1, 3]  # nothing was read yet
+    with pytest.raises(BlobNotFound):
+        await again.read_chunk(token.hash, 1)
     assert list(partial.held) == [0, 3]
+    assert await again.read_chunk(token.hash, 3) == chunks[3]
     await partial.close()
     file.with_suffix(".chunks").write_bytes(b"damaged too")
     partial = await again.begin(token, cached=False)
     assert partial.hashes is None
     assert not partial.held
-    await partial.set_hashes(hashes)  # fetched again: the chunks are healed by hashing what is there
+    await partial.set_hashes(hashes)  # fetched again
+    await partial.write(2, chunks[2])
+    assert partial.held.complete
+    assert await partial.finish() == [1]
+    assert not again.exists(token.hash)
+    await partial.write(1, chunks[1])
+    assert await partial.finish() == []
+    assert await again.read(token.hash) == b"".join(chunks)
+
+
+async def test_a_chunk_with_a_hole_is_not_held(opened: Callable[[], FolderBlobs], tmp_path: Path) -> None:
+    store = opened()
+    await store.open()
+    token, hashes, chunks = describe(content(3 * CHUNK_BYTES + 7))
+    partial = await store.begin(token, cached=False)
+    await partial.set_hashes(hashes)
+    await partial.write(0, chunks[0])
+    await partial.write(3, chunks[3])
+    await partial.close()
+    with (tmp_path / f"data/partial/{token.hash}.data").open("r+b") as interrupted:
+        interrupted.seek(CHUNK_BYTES)
+        interrupted.write(chunks[1][: CHUNK_BYTES // 2])
+    partial = await store.begin(token, cached=False)
     assert list(partial.held) == [0, 3]
 
 
@@ -398,7 +424,7 @@ async def test_what_rotted_is_neither_exported_nor_read_and_its_good_chunks_stay
         assert store.partials() == [token.hash]
         assert [path.name for path in tmp_path.iterdir()] == ["data"]
         partial = await store.begin(token, cached=False)
-        assert list(partial.held) == [0]
+        assert await partial.finish() == [1]
         await partial.close()
         await store.delete(token.hash)
         assert not files(tmp_path / "data")
