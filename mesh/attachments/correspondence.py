@@ -197,12 +197,13 @@ class Correspondence:
     def _tick(self) -> None:
         self._ticking = None
         now = _now()
-        before = self._demands.blobs
-        sends, due = self._demands.expire(now)
+        sends, changed, due = self._demands.expire(now)
         for hash in due:
             sends += self._demands.repeat(hash, self._sequence(), now, wide=False)
         self._send(sends)
-        self._changed(before)
+        for hash in changed:
+            self._on_change(hash)
+        self._transfers.look(now)
         self._watch()
 
     def _sequence(self) -> int:

@@ -124,7 +124,7 @@ class Pieces:
         return True, self._chunks.pop(key).buffer
 
     def so_far(self, key: Key, offset: int, data: Buffer) -> Buffer:
-        """A chunk as far as its piece ``data`` at ``offset``; nothing if an earlier piece is missing."""
+        """What has come of a chunk whose piece at ``offset`` is ``data``; nothing if an earlier has not."""
         chunk = self._chunks[key]
         return chunk.buffer[:offset] + data if offset == min(chunk.under_way) else b""
 

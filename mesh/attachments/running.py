@@ -63,6 +63,12 @@ class Running:
             transfer.holder(peer, have)
         transfer.refresh()
 
+    def look(self, now: float) -> None:
+        """Time has passed."""
+        for transfer in self:
+            if isinstance(transfer, SmallTransfer):
+                transfer.look(now)
+
     def stop(self, transfer: AnyTransfer) -> None:
         """End a transfer; what arrived is kept."""
         hash = transfer.token.hash

@@ -89,13 +89,12 @@ class SmallTransfer(Wanted):
             self._ask()
 
     def refresh(self) -> None:
-        """Who wants it has changed, or something that progress tells. Called every few seconds anyway."""
+        """Who wants it has changed, or something that progress tells."""
         if self._granted and not self._ended:
             self._around.downlink.enter(self)
         if self._claimed:
             self._around.slots.raised(self)
         self._report()
-        self._look(asyncio.get_running_loop().time())
 
     # --- what lanes report -----------------------------------------------------------------------------
 
@@ -178,8 +177,8 @@ class SmallTransfer(Wanted):
             waiter.tell(progress)
         self._around.ended(self, None)
 
-    def _look(self, now: float) -> None:
-        """Whether it gets on."""
+    def look(self, now: float) -> None:
+        """Whether it gets on. Called every few seconds."""
         if self._asked is not None:
             patience = LATE_SECONDS if len(self.known) > 1 else SILENCE
             if now >= self._moved_at + patience:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import TypeVar
 
 from mesh.core.wire import BlobAsk, BlobForget, BlobServed
 
@@ -25,6 +28,9 @@ class Send:
     message: BlobAsk | BlobForget | BlobServed
 
 
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
 Identity = tuple[int, bytes]
 """(size, chunks_hash): what the token of a blob says of it besides its hash."""
 
@@ -36,12 +42,12 @@ class _Origin:
     priority: int
     wide: bool
     relayed: bool  # this node asks on for it
-    links: dict[str, tuple[int, float]] = field(default_factory=dict)  # link -> (hops, forgotten at)
+    links: dict[str, int] = field(default_factory=dict)  # link -> hops
     parent: str | None = None  # the link that is served; None: this node is the origin
 
     @property
     def hops(self) -> int:
-        return -1 if self.parent is None else self.links[self.parent][0]
+        return -1 if self.parent is None else self.links[self.parent]
 
 
 @dataclass(slots=True)
@@ -72,6 +78,8 @@ class Demands:
         self._links: dict[str, int] = {}  # link -> how many demands it brought
         self._blobs: dict[bytes, _Blob] = {}
         self._whole: set[bytes] = set()
+        # What is due first stands first in each of these.
+        self._forget_at: dict[tuple[bytes, str, str], float] = {}  # (hash, origin, link)
         self._ended: dict[tuple[bytes, str], tuple[int, float]] = {}  # -> (sequence, forgotten at)
         self._repeat_at: dict[bytes, float] = {}
 
@@ -85,7 +93,7 @@ class Demands:
         mine = _Origin((size_bytes, chunks_hash), sequence, priority, wide=False, relayed=True)
         blob.origins[self._me] = mine
         blob.declined = {pair for pair in blob.declined if pair[1] != self._me}
-        self._repeat_at[hash] = now + REPEAT
+        _put_last(self._repeat_at, hash, now + REPEAT)
         return self._spread(hash)
 
     def repeat(self, hash: bytes, sequence: int, now: float, *, wide: bool) -> list[Send]:
@@ -93,7 +101,7 @@ class Demands:
         mine = self._blobs[hash].origins[self._me]
         mine.sequence, mine.wide = max(sequence, mine.sequence + 1), mine.wide or wide
         self._blobs[hash].declined.clear()
-        self._repeat_at[hash] = now + REPEAT
+        _put_last(self._repeat_at, hash, now + REPEAT)
         return self._spread(hash)
 
     def unwant(self, hash: bytes) -> list[Send]:
@@ -131,10 +139,11 @@ class Demands:
             blob.declined = {pair for pair in blob.declined if pair[1] != ask.origin}
         self._links[link] += not known
         if not known or ask.sequence == origin.sequence:  # an old one does not keep a demand alive
-            origin.links[link] = (ask.hops, now + FORGET)
+            origin.links[link] = ask.hops
+            _put_last(self._forget_at, (ask.hash, ask.origin, link), now + FORGET)
         sends: list[Send] = []
         before = origin.parent
-        if before is None or ask.hops < origin.links[before][0]:
+        if before is None or ask.hops < origin.links[before]:
             origin.parent = link
         if not origin.wide:
             for other in {before, link} - {origin.parent, None}:
@@ -154,11 +163,11 @@ class Demands:
         if blob is None or origin is None or forget.origin == self._me:
             return []
         if forget.ended < origin.sequence:
-            self._leave(blob, forget.origin, link)
+            self._leave(forget.hash, blob, forget.origin, link)
             return self._spread(forget.hash)
-        self._ended[forget.hash, forget.origin] = (forget.ended, now + FORGET)
+        _put_last(self._ended, (forget.hash, forget.origin), (forget.ended, now + FORGET))
         for other in list(origin.links):
-            self._leave(blob, forget.origin, other)
+            self._leave(forget.hash, blob, forget.origin, other)
         return self._spread(forget.hash, ended={forget.origin: forget.ended})
 
     def served(self, link: str, message: BlobServed) -> list[Send]:
@@ -190,26 +199,20 @@ class Demands:
             blob.asked.pop(link, None)
             blob.declined = {pair for pair in blob.declined if pair[0] != link}
             for name in list(blob.origins):
-                self._leave(blob, name, link)
+                self._leave(hash, blob, name, link)
             sends += self._spread(hash)
         return sends
 
-    def expire(self, now: float) -> tuple[list[Send], list[bytes]]:
-        """Forget what was not repeated. Also the blobs for which :meth:`repeat` is due."""
-        self._ended = {key: ended for key, ended in self._ended.items() if ended[1] > now}
-        sends: list[Send] = []
-        for hash, blob in list(self._blobs.items()):
-            late = [
-                (name, link)
-                for name, origin in blob.origins.items()
-                for link, (_, until) in origin.links.items()
-                if until <= now
-            ]
-            for name, link in late:
-                self._leave(blob, name, link)
-            if late:
-                sends += self._spread(hash)
-        return sends, [hash for hash, due in self._repeat_at.items() if due <= now]
+    def expire(self, now: float) -> tuple[list[Send], list[bytes], list[bytes]]:
+        """Forget what was not repeated, and where that was. Also the blobs for which :meth:`repeat` is due."""
+        for ended in list(takewhile(lambda key: self._ended[key][1] <= now, self._ended)):
+            del self._ended[ended]
+        late = list(takewhile(lambda key: self._forget_at[key] <= now, self._forget_at))
+        for hash, name, link in late:
+            self._leave(hash, self._blobs[hash], name, link)
+        changed = list(dict.fromkeys(hash for hash, _, _ in late))
+        sends = [send for hash in changed for send in self._spread(hash)]
+        return sends, changed, list(takewhile(lambda hash: self._repeat_at[hash] <= now, self._repeat_at))
 
     # --- what can be asked of it ---------------------------------------------------------------------
 
@@ -256,16 +259,17 @@ class Demands:
 
     # --- the one step that spreads -------------------------------------------------------------------
 
-    def _leave(self, blob: _Blob, name: str, link: str) -> None:
+    def _leave(self, hash: bytes, blob: _Blob, name: str, link: str) -> None:
         origin = blob.origins[name]
         if origin.links.pop(link, None) is None:
             return
+        del self._forget_at[hash, name, link]
         if link in self._links:
             self._links[link] -= 1
         if not origin.links:
             del blob.origins[name]
         elif origin.parent == link:
-            origin.parent = min(origin.links, key=lambda other: origin.links[other][0])
+            origin.parent = min(origin.links, key=lambda other: origin.links[other])
 
     def _spread(self, hash: bytes, ended: dict[str, int] | None = None) -> list[Send]:
         """Bring what every link was asked for in line with what is wanted now."""
@@ -321,3 +325,8 @@ class Demands:
             origin.hops + 1,
             origin.wide,
         )
+
+
+def _put_last(entries: dict[Key, Value], key: Key, value: Value) -> None:
+    entries.pop(key, None)
+    entries[key] = value

@@ -74,7 +74,7 @@ class Mesh:
         while self.now < until:
             self.now = min(until, self.now + 5)
             for name, node in self.nodes.items():
-                sends, due = node.expire(self.now)
+                sends, _, due = node.expire(self.now)
                 self.post(name, sends)
                 for hash in due:
                     self.sequence += 1
