@@ -183,6 +183,8 @@ class SmallTransfer(Wanted):
             patience = LATE_SECONDS if len(self.known) > 1 else SILENCE
             if now >= self._moved_at + patience:
                 self._falter()
+        elif self._claimed and not self._granted:
+            self._moved_at = now  # it waits for its turn only
         elif self._writing is None and self.waiters and now >= self._moved_at + STUCK_SECONDS:
             self._moved_at = now
             self._around.stuck(self)

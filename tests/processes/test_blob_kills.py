@@ -24,7 +24,7 @@ pytestmark = pytest.mark.processes
 
 THOROUGH = int(os.environ.get("MESH_TEST_THOROUGH", "1"))
 KILLS = 5 * THOROUGH
-KILLS_PER_TRANSFER = 5
+KILLS_PER_TRANSFER = 10
 MEGABYTES = min(500, 25 * THOROUGH)
 COMPLETE_SECONDS = 60.0 + MEGABYTES / 5
 
@@ -76,9 +76,11 @@ def killed_transfer(home: Path, file: Path, victim: str, rng: random.Random, kil
         receiver.start()
         for point in sorted(rng.randrange(1, MEGABYTES * 1_000_000) for _ in range(kills)):
             wait_for(partial(has_come, receiver, copy, point), receiver)
+            if copy.exists():
+                break
             dying.kill()
             hits += received(receiver) is not None and not copy.exists()
-            dying.start()
+            dying.start(timeout=COMPLETE_SECONDS)
         wait_for(copy.exists, receiver)
         with copy.open("rb") as data:
             found = blake3()
@@ -94,12 +96,12 @@ def killed_transfer(home: Path, file: Path, victim: str, rng: random.Random, kil
 @pytest.mark.parametrize("victim", ["receiver", "sender"])
 def test_no_copy_is_corrupt_and_all_are_complete(tmp_path: Path, victim: str) -> None:
     rng = random.Random(victim)
+    file = tmp_path / "map.mbtiles"
+    hash = write(file, rng)
     hits = 0
     while hits < KILLS:
         home = tmp_path / str(hits)
         home.mkdir()
-        file = home / "map.mbtiles"
-        hash = write(file, rng)
         copy, found_under_way = killed_transfer(
             home, file, victim, rng, min(KILLS_PER_TRANSFER, KILLS - hits)
         )
