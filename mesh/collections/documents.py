@@ -121,18 +121,10 @@ class Documents:
             DocumentNotFound: there is no such document here.
             InvalidDocument: the field holds something other than a number, or ``by`` is none.
         """
-        pointer = pointer_of(field)
-        document_id = self._writable(_id)
-
-        def job(rows: Rows) -> None:
-            clock = rows.tick(rows.get(self.name, document_id))[0].hex()
-
-            def plan(held: Registers) -> Writes:
-                return plan_increment(held, pointer, by, clock)
-
-            writes.edit(rows, self.name, document_id, plan, exists=True)
-
-        await self._store.write(job)
+        wanted = (pointer_of(field), by)
+        await self._store.write(
+            writes.Increment(self.name, self._writable(_id), plan_increment, wanted, exists=True)
+        )
 
     async def remove(self, selector_or_id: Selector | str, *, all: bool = False) -> int:
         """Remove one document, or every one that matches; how many there were. The removal syncs.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mesh.core.registers import Registers, add_counters, counter_key, counters_of, flatten, is_number
+from mesh.core.registers import Registers, add_counters, counter_key, counters_of, is_number
 from mesh.core.values import ancestors, identical, normalized
 from mesh.errors import InvalidDocument
 
@@ -30,23 +30,13 @@ class Writes:
         self.removes.add(key)
 
 
-def plan_merge(held: Mapping[str, Any], fields: Mapping[str, Any]) -> Writes:
-    """The writes that merge ``fields`` into ``held``, deeply; what is equal already is not written."""
-    return merge_registers(held, flatten(fields))
-
-
 def merge_registers(held: Mapping[str, Any], wanted: Registers) -> Writes:
-    """:func:`plan_merge` of fields that are flattened already."""
+    """The writes that merge flattened fields into ``held``, deeply; what is equal already is not written."""
     return _plan_registers(held, wanted, keep_objects=True) if held else Writes(dict(wanted))
 
 
-def plan_replace(held: Mapping[str, Any], fields: Mapping[str, Any]) -> Writes:
-    """The writes after which ``held`` reads as exactly ``fields``."""
-    return replace_registers(held, flatten(fields))
-
-
 def replace_registers(held: Mapping[str, Any], wanted: Registers) -> Writes:
-    """:func:`plan_replace` of fields that are flattened already."""
+    """The writes after which ``held`` reads as exactly the flattened fields ``wanted``."""
     writes = Writes()
     for key in held:
         if key.startswith("/") and key not in wanted:

@@ -19,69 +19,59 @@ from mesh.errors import DocumentExists, DocumentNotFound
 from mesh.storage.connection import Outcome
 from mesh.storage.rows import Row, Rows
 
-Plan = Callable[[Registers], Writes]
-
 _CHANGED: Outcome = (True, None)
 _UNCHANGED: Outcome = (False, None)
 
 
-def edit(rows: Rows, collection: str, document_id: str, plan: Plan, *, exists: bool | None = None) -> bool:
-    """Carry out the writes that ``plan`` makes of the present registers; whether anything changed.
+class Edit(msgspec.Struct, frozen=True, gc=False):
+    """A job: carry out the writes that ``plan`` makes of the present registers and ``wanted``; whether
+    anything changed. Many of them read and write their rows together.
 
-    Args:
-        exists: ``True``: the document must be here; ``False``: it must not; ``None``: either will do.
+    ``exists``: ``True``: the document must be here; ``False``: it must not; ``None``: either will do.
 
     Raises:
         DocumentNotFound, DocumentExists: see ``exists``.
         DocumentTooLarge: nothing was written.
     """
-    row = rows.get(collection, document_id)
-    edited = _edited(rows, row, collection, document_id, plan, exists)
-    if edited is None:
-        return False
-    change, merged, client_id = edited
-    rows.put(collection, document_id, row, change, merged, client_id=client_id)
-    return True
-
-
-def _edited(
-    rows: Rows, row: Row | None, collection: str, document_id: str, plan: Plan, exists: bool | None
-) -> tuple[Change, Merged, int] | None:
-    """What :func:`edit` is to store, and the client id it was written under; ``None`` if nothing changes."""
-    here = row is not None and row.json is not None
-    if exists is True and not here:
-        raise DocumentNotFound(collection, document_id)
-    if exists is False and here:
-        raise DocumentExists(collection, document_id)
-    client_id = (row.client_id if row is not None and here else None) or rows.new_client_id()
-    outcome = document.edit(
-        rows.state_of(row),
-        plan,
-        tick=lambda: rows.tick(row),
-        client_id=client_id,
-        kept=rows.live,
-        name=(collection, document_id),
-    )
-    return None if outcome is None else (*outcome, client_id)
-
-
-class Edit(msgspec.Struct, frozen=True, gc=False):
-    """:func:`edit` as a job, whose plan is given ``wanted`` beside the registers. Many of them read and write
-    their rows together."""
 
     collection: str
     document_id: str
-    plan: Callable[[Registers, Any], Writes]
+    plan: Callable[..., Writes]
     wanted: Any
     exists: bool | None = None
 
     brief: ClassVar[bool] = True
 
     def __call__(self, rows: Rows) -> bool:
-        return edit(rows, self.collection, self.document_id, self._plan, exists=self.exists)
+        row = rows.get(self.collection, self.document_id)
+        edited = self._edited(rows, row)
+        if edited is None:
+            return False
+        change, merged, client_id = edited
+        rows.put(self.collection, self.document_id, row, change, merged, client_id=client_id)
+        return True
 
-    def _plan(self, held: Registers) -> Writes:
+    def planned(self, rows: Rows, row: Row | None, held: Registers) -> Writes:
+        """The writes, if the document is the one in ``row`` and has the registers ``held``."""
         return self.plan(held, self.wanted)
+
+    def _edited(self, rows: Rows, row: Row | None) -> tuple[Change, Merged, int] | None:
+        """What is to be stored, and the client id it was written under; ``None`` if nothing changes."""
+        here = row is not None and row.json is not None
+        if self.exists is True and not here:
+            raise DocumentNotFound(self.collection, self.document_id)
+        if self.exists is False and here:
+            raise DocumentExists(self.collection, self.document_id)
+        client_id = (row.client_id if row is not None and here else None) or rows.new_client_id()
+        outcome = document.edit(
+            rows.state_of(row),
+            lambda held: self.planned(rows, row, held),
+            tick=lambda: rows.tick(row),
+            client_id=client_id,
+            kept=rows.live,
+            name=(self.collection, self.document_id),
+        )
+        return None if outcome is None else (*outcome, client_id)
 
     @staticmethod
     def together(rows: Rows, edits: list[Edit]) -> list[Outcome]:
@@ -98,7 +88,7 @@ class Edit(msgspec.Struct, frozen=True, gc=False):
             key = collection, document_id = one.collection, one.document_id
             row = held.get(key)
             try:
-                edited = _edited(rows, row, collection, document_id, one._plan, one.exists)
+                edited = one._edited(rows, row)
             except Exception as error:  # noqa: BLE001 - it is raised where the edit was asked for
                 outcomes.append((None, error))
                 continue
@@ -112,6 +102,13 @@ class Edit(msgspec.Struct, frozen=True, gc=False):
             outcomes.append(_CHANGED)
         rows.put_all(prepared.values())
         return outcomes
+
+
+class Increment(Edit, frozen=True, gc=False):
+    """An :class:`Edit` whose plan is also given the clock identity under which the document is written."""
+
+    def planned(self, rows: Rows, row: Row | None, held: Registers) -> Writes:
+        return self.plan(held, *self.wanted, rows.tick(row)[0].hex())
 
 
 def remove(rows: Rows, collection: str, document_ids: Iterable[str]) -> int:

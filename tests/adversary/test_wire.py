@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from mesh.core.document import ABSENT, edit
 from mesh.core.limits import STRIKES
-from mesh.core.plans import plan_merge
 from mesh.core.wire import Interest, Resume
 from mesh.errors import LinkClosed
 from mesh.node.node import Node
@@ -19,6 +18,7 @@ from tests.fuzz import updates
 from tests.simulation.virtual_clock import run_virtual, virtual
 from tests.simulation.world import World
 from tests.unit.core.test_roots import KILLERS, array_with
+from tests.unit.edits import plan_merge
 
 URL = "ws://hub:7700"
 

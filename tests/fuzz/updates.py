@@ -30,12 +30,12 @@ from mesh.core.browsers import contribute, unmarked
 from mesh.core.document import ABSENT, DocumentState, Merged, arrive
 from mesh.core.library import ROOT
 from mesh.core.live import LiveDocuments
-from mesh.core.plans import plan_merge
 from mesh.core.update_reader import EMBED, FORMAT, GC, STRING, Item
 from mesh.core.updates import items_of, read_update
 from mesh.core.wire import Change
 from mesh.errors import InvalidDocument
 from tests.fuzz.bytes_of import damaged, number, text
+from tests.unit.edits import plan_merge
 
 CORPUS = Path(__file__).parent / "corpus" / "updates.hex"
 

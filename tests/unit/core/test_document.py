@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from mesh.core import document, library
 from mesh.core.document import ABSENT, MAX_DOCUMENT_BYTES, MAX_FIELDS, MAX_STATE_BYTES, Merged, arrive
 from mesh.core.library import EMPTY_UPDATE
-from mesh.core.plans import plan_increment, plan_merge, plan_replace, plan_unset
+from mesh.core.plans import plan_increment, plan_unset
 from mesh.core.registers import unflatten
 from mesh.core.update_reader import MAX_STRUCTS
 from mesh.core.updates import clocks_of, read_update
@@ -27,6 +27,7 @@ from mesh.core.versions import covers
 from mesh.core.wire import Change
 from mesh.errors import DocumentTooLarge, InvalidDocument
 from tests.unit.core.test_values import as_json, documents
+from tests.unit.edits import plan_merge, plan_replace
 
 
 class Replica:

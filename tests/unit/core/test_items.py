@@ -13,7 +13,7 @@ from mesh.core import document, library
 from mesh.core.document import ABSENT, DocumentState, Merged, arrive
 from mesh.core.items import written_once
 from mesh.core.library import ROOT
-from mesh.core.plans import Writes, plan_merge
+from mesh.core.plans import Writes
 from mesh.core.registers import flatten, unflatten
 from mesh.core.update_reader import MAX_CLIENT
 from mesh.core.updates import fields_of
@@ -22,6 +22,7 @@ from mesh.core.versions import VersionVector
 from mesh.core.wire import Change
 from mesh.errors import DocumentTooLarge
 from tests.unit.core.test_values import documents
+from tests.unit.edits import plan_merge
 
 NAME = ROOT.encode()
 

@@ -14,13 +14,14 @@ from mesh.core import document, library, live
 from mesh.core.document import Merged
 from mesh.core.library import EMPTY_UPDATE
 from mesh.core.live import LiveDocuments, live_of
-from mesh.core.plans import plan_merge, plan_unset
+from mesh.core.plans import plan_unset
 from mesh.core.registers import unflatten
 from mesh.core.updates import fields_of
 from mesh.core.values import identical
 from mesh.core.wire import Change
 from mesh.errors import DocumentTooLarge, InvalidDocument
 from tests.unit.core.test_document import Replica, assert_same, edits, operate
+from tests.unit.edits import plan_merge
 
 KEYS = ("/a", "/b", "/a/x", "/c")
 VALUES: tuple[Any, ...] = (0, "text", [1, {"k": 2}], {}, None, 1.5)

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from mesh.core import document, library
 from mesh.core.document import ABSENT, DocumentState, Merged, arrive
 from mesh.core.library import EMPTY_UPDATE, ROOT
-from mesh.core.plans import plan_merge, plan_unset
+from mesh.core.plans import plan_unset
 from mesh.core.wire import Change
 from mesh.errors import InvalidDocument
+from tests.unit.edits import plan_merge
 
 CLOCK = b"c" * 8
 EXAMPLES = int(os.environ.get("MESH_FUZZ_EXAMPLES", "300"))

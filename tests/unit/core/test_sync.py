@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 from mesh.core import reconcile, sync_serving, sync_window
 from mesh.core.access import OPEN
 from mesh.core.interest import EVERYTHING, InterestSet, entry_digest
-from mesh.core.plans import plan_merge
 from mesh.core.sync_effects import (
     ApplyFrame,
     Effect,
@@ -57,6 +56,7 @@ from mesh.errors import InvalidDocument, ProtocolViolation
 from mesh.storage import graves, replicas, writes
 from mesh.storage.rows import Rows
 from mesh.storage.schema import migrate
+from tests.unit.edits import edit, plan_merge
 
 THOROUGH = int(os.environ.get("MESH_TEST_THOROUGH", "1"))
 """How many times as much as usual is tried."""
@@ -296,7 +296,7 @@ class Node:
 
     def edit(self, collection: str, document_id: str, fields: dict[str, Any]) -> None:
         def job(rows: Rows) -> None:
-            writes.edit(rows, collection, document_id, lambda held: plan_merge(held, fields))
+            edit(rows, collection, document_id, lambda held: plan_merge(held, fields))
 
         self.jobs.append((None, job))
 

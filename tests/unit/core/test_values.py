@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mesh.core.plans import Writes, plan_increment, plan_merge, plan_replace, plan_unset
+from mesh.core.plans import Writes, plan_increment, plan_unset
 from mesh.core.registers import Registers, flatten, unflatten
 from mesh.core.values import (
     MAX_DEPTH,
@@ -25,6 +25,7 @@ from mesh.core.values import (
     split_path,
 )
 from mesh.errors import InvalidCollectionName, InvalidDocument
+from tests.unit.edits import plan_merge, plan_replace
 
 keys = st.text(st.characters(codec="utf-8"), max_size=4) | st.sampled_from(["a", "b", "/", "~", "~1", ""])
 numbers = st.integers(-MAX_SAFE_INTEGER, MAX_SAFE_INTEGER) | st.floats(allow_nan=False, allow_infinity=False)

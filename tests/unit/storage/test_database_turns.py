@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from mesh.core.commits import Commit
-from mesh.core.plans import plan_merge
-from mesh.storage import finding, writes
+from mesh.storage import finding
 from mesh.storage.documents import DocumentStore
 from mesh.storage.rows import Rows
 from mesh.storage.turns import Turns
 from mesh.storage.worker import ThreadWorker
+from tests.unit.edits import edit, plan_merge
 
 SECONDS = 20
 """A thread that is held up for longer has been forgotten."""
@@ -36,7 +36,7 @@ async def store(tmp_path: Path) -> AsyncIterator[DocumentStore]:
 def put(*document_ids: str) -> Callable[[Rows], Any]:
     def job(rows: Rows) -> None:
         for document_id in document_ids:
-            writes.edit(rows, "c", document_id, lambda held: plan_merge(held, {"n": 1}))
+            edit(rows, "c", document_id, lambda held: plan_merge(held, {"n": 1}))
 
     return job
 

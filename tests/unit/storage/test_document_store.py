@@ -24,7 +24,7 @@ import pytest
 from mesh.core.commits import Commit
 from mesh.core.identity import Identity
 from mesh.core.interest import entry_digest
-from mesh.core.plans import plan_increment, plan_merge
+from mesh.core.plans import plan_increment
 from mesh.core.wire import Change, Changes, InterestEntry, Want
 from mesh.errors import (
     DataDirInUse,
@@ -43,6 +43,7 @@ from mesh.storage.documents import DocumentStore
 from mesh.storage.queries import compile_query
 from mesh.storage.rows import MAX_QUARANTINE, Rows
 from mesh.storage.worker import InlineWorker, ThreadWorker
+from tests.unit.edits import edit, plan_merge
 from tests.unit.owned_bodies import node_body
 
 ROOT = os.getuid() == 0
@@ -81,7 +82,7 @@ async def opened(path: Path, seed: int = 1) -> AsyncIterator[DocumentStore]:
 
 
 def put(document_id: str, fields: dict[str, Any], collection: str = "c") -> Callable[[Rows], bool]:
-    return lambda rows: writes.edit(rows, collection, document_id, lambda held: plan_merge(held, fields))
+    return lambda rows: edit(rows, collection, document_id, lambda held: plan_merge(held, fields))
 
 
 def get(document_id: str, collection: str = "c") -> Callable[[Rows], dict[str, Any] | None]:
@@ -261,18 +262,12 @@ def fill_later() -> Callable[[Rows], bool]:
 async def test_errors_of_jobs_are_the_writers(store: DocumentStore) -> None:
     await store.write(put("1", {"n": "text"}))
     with pytest.raises(DocumentExists) as exists:
-        await store.write(
-            lambda rows: writes.edit(rows, "c", "1", lambda held: plan_merge(held, {}), exists=False)
-        )
+        await store.write(lambda rows: edit(rows, "c", "1", lambda held: plan_merge(held, {}), exists=False))
     assert (exists.value.collection, exists.value.document_id) == ("c", "1")
     with pytest.raises(DocumentNotFound):
-        await store.write(
-            lambda rows: writes.edit(rows, "c", "2", lambda held: plan_merge(held, {}), exists=True)
-        )
+        await store.write(lambda rows: edit(rows, "c", "2", lambda held: plan_merge(held, {}), exists=True))
     with pytest.raises(InvalidDocument):
-        await store.write(
-            lambda rows: writes.edit(rows, "c", "1", lambda held: plan_increment(held, "/n", 1, "x"))
-        )
+        await store.write(lambda rows: edit(rows, "c", "1", lambda held: plan_increment(held, "/n", 1, "x")))
     assert store.head == 1
 
 
@@ -341,11 +336,11 @@ async def test_a_restart_goes_on_where_it_stopped(path: Path) -> None:
 CRASH = """
     import asyncio, random, sys
     from pathlib import Path
-    from mesh.core.plans import plan_merge
-    from mesh.storage import writes
+    from mesh.core.plans import merge_registers
     from mesh.storage.data_dir import DataDir
     from mesh.storage.documents import DocumentStore
     from mesh.storage.worker import ThreadWorker
+    from mesh.storage.writes import Edit
 
     async def main(home):
         directory = DataDir(home)
@@ -355,10 +350,7 @@ CRASH = """
         await store.open()
 
         async def write(i):
-            def plan(held):
-                return plan_merge(held, {"n": i})
-
-            await store.write(lambda rows: writes.edit(rows, "c", str(i), plan))
+            await store.write(Edit("c", str(i), merge_registers, {"/n": i}))
             print(i, flush=True)
 
         i = 0

@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.core.commits import Commit
-from mesh.core.plans import merge_registers, plan_unset, replace_registers
+from mesh.core.plans import merge_registers, plan_increment, plan_unset, replace_registers
 from mesh.core.registers import flatten
-from mesh.errors import DocumentExists, DocumentNotFound, StorageFull
+from mesh.errors import DocumentExists, DocumentNotFound, InvalidDocument, StorageFull
 from mesh.storage import finding, writes
 from mesh.storage.documents import DocumentStore
 from mesh.storage.rows import Rows
 from mesh.storage.worker import InlineWorker
-from mesh.storage.writes import Edit
+from mesh.storage.writes import Edit, Increment
 
 collections = st.sampled_from(["cars", "bikes"])
 ids = st.sampled_from(["1", "2", "3"])
@@ -32,6 +32,7 @@ edits = st.one_of(
         Edit, collections, ids, st.sampled_from([merge_registers, replace_registers]), fields, presence
     ),
     st.builds(Edit, collections, ids, st.just(plan_unset), st.just(["/a"]), presence),
+    st.builds(Increment, collections, ids, st.just(plan_increment), st.just(("/a", 2)), st.just(True)),
 )
 removals = st.tuples(collections, ids)
 
@@ -51,7 +52,7 @@ def document(collection: str, document_id: str) -> Callable[[Rows], dict[str, An
 async def outcome(store: DocumentStore, step: Edit | tuple[str, str]) -> object:
     try:
         return await store.write(job_of(step))
-    except (DocumentExists, DocumentNotFound) as error:
+    except (DocumentExists, DocumentNotFound, InvalidDocument) as error:
         return type(error)
 
 

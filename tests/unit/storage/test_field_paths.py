@@ -8,12 +8,13 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.core.plans import plan_increment, plan_merge, plan_unset
+from mesh.core.plans import plan_increment, plan_unset
 from mesh.core.selector import compile_selector, lookup, projected, sort_key
 from mesh.core.values import escape, path_of, pointer_of, split_path
 from mesh.errors import InvalidIndex
-from mesh.storage import finding, indexes, writes
+from mesh.storage import finding, indexes
 from mesh.storage.queries import compile_query
+from tests.unit.edits import edit, plan_merge
 from tests.unit.storage.test_queries import opened
 
 NAMES = st.sampled_from(
@@ -34,7 +35,7 @@ def test_one_syntax_of_paths(keys: list[str], others: list[str], dotted: bool) -
     first, second = {"_id": "1", **other}, {"_id": "2", **fields}
     with opened() as rows:
         for document in (first, second):
-            writes.edit(rows, "cars", document["_id"], partial(plan_merge, fields=document))
+            edit(rows, "cars", document["_id"], partial(plan_merge, fields=document))
         try:
             indexes.create(rows, "cars", [path])
         except InvalidIndex:
@@ -54,7 +55,7 @@ def test_one_syntax_of_paths(keys: list[str], others: list[str], dotted: bool) -
         assert found == [projected(document, [path]) for document in sorted(both, key=sort_key(descending))]
         assert projected(second, [path]) == second
         pointer = pointer_of(path)
-        writes.edit(rows, "cars", "2", partial(plan_increment, pointer=pointer, by=2, clock="aa"))
+        edit(rows, "cars", "2", partial(plan_increment, pointer=pointer, by=2, clock="aa"))
         assert lookup(finding.get(rows, "cars", "2"), keys) == 3
-        writes.edit(rows, "cars", "2", partial(plan_unset, pointers=[pointer]))
+        edit(rows, "cars", "2", partial(plan_unset, pointers=[pointer]))
         assert finding.find(rows, "cars", compile_query({"_id": "2", path: {"$exists": True}})) == []

@@ -17,7 +17,6 @@ import sqlite_utils
 from mesh.core.access import OPEN
 from mesh.core.identity import Identity
 from mesh.core.interest import InterestSet
-from mesh.core.plans import plan_merge
 from mesh.core.sync_following import Following
 from mesh.core.versions import key_hash
 from mesh.core.wire import Change, Changes, Grave, InterestEntry, Version, Want
@@ -29,6 +28,7 @@ from mesh.storage.graves import GRAVE_SECONDS, TOMBSTONE_SECONDS
 from mesh.storage.rows import Row, Rows
 from mesh.storage.worker import InlineWorker, ThreadWorker
 from tests.simulation.virtual_clock import DAY, virtual
+from tests.unit.edits import edit, plan_merge
 from tests.unit.owned_bodies import node_body
 
 CARS = InterestSet([InterestEntry("cars")])
@@ -44,7 +44,7 @@ class Replica:
         self.rows = Rows(connection, random.Random(seed), lambda: self.now, "")
 
     def write(self, document_id: str, **fields: Any) -> Change:
-        writes.edit(self.rows, "cars", document_id, partial(plan_merge, fields=fields))
+        edit(self.rows, "cars", document_id, partial(plan_merge, fields=fields))
         return self.rows.take_commits()[0].change
 
     def remove(self, *document_ids: str) -> list[Change]:
@@ -370,7 +370,7 @@ async def store(tmp_path: Path) -> AsyncIterator[DocumentStore]:
 def fill(rows: Rows, numbers: range) -> None:
     for n in numbers:
         fields = {"text": random.Random(n).randbytes(1000).hex()}
-        writes.edit(rows, "cars", f"car{n}", partial(plan_merge, fields=fields))
+        edit(rows, "cars", f"car{n}", partial(plan_merge, fields=fields))
 
 
 def checkpointed(rows: Rows) -> int:

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from sqlite_utils import Database
 
-from mesh.core.plans import plan_merge
 from mesh.storage import writes
 from mesh.storage.lineage import ERA_BYTES, MAX_FORMER
 from mesh.storage.rows import Rows
 from mesh.storage.schema import migrate
+from tests.unit.edits import edit, plan_merge
 
 
 class Store:
@@ -32,7 +32,7 @@ class Store:
         self.identity = (self.lineage.log_id, self.lineage.clock)
 
     def write(self, document_id: str, **fields: object) -> dict[bytes, int]:
-        writes.edit(self.rows, "c", document_id, partial(plan_merge, fields=fields))
+        edit(self.rows, "c", document_id, partial(plan_merge, fields=fields))
         self.rows.finish()
         self.rows.take_commits()
         row = self.rows.get("c", document_id)

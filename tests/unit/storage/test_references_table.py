@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.core.commits import Commit
-from mesh.core.plans import plan_merge, plan_replace
 from mesh.core.references import referred_blobs
 from mesh.storage import finding, references, salvage, writes
 from mesh.storage.documents import DocumentStore
 from mesh.storage.rows import Rows
 from mesh.storage.worker import InlineWorker
+from tests.unit.edits import edit, plan_merge, plan_replace
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 
@@ -42,7 +42,7 @@ async def store() -> AsyncIterator[DocumentStore]:
 
 async def put(store: DocumentStore, collection: str, id: str, fields: dict[str, Any]) -> None:
     def job(rows: Rows) -> None:
-        writes.edit(rows, collection, id, lambda registers: plan_replace(registers, fields))
+        edit(rows, collection, id, lambda registers: plan_replace(registers, fields))
 
     await store.write(job)
 
@@ -72,7 +72,7 @@ async def test_a_blob_is_referred_to_while_any_document_holds_its_token(store: D
 
 async def test_what_is_rolled_back_was_never_referred_to(store: DocumentStore) -> None:
     def job(rows: Rows) -> None:
-        writes.edit(rows, "cars", "1", lambda registers: plan_merge(registers, {"photo": token(A)}))
+        edit(rows, "cars", "1", lambda registers: plan_merge(registers, {"photo": token(A)}))
         raise RuntimeError("after all")
 
     with pytest.raises(RuntimeError):
@@ -80,9 +80,7 @@ async def test_what_is_rolled_back_was_never_referred_to(store: DocumentStore) -
     assert await referred(store, A) == set()
     transaction = await store.transaction()
     await transaction.write(
-        lambda rows: writes.edit(
-            rows, "cars", "1", lambda registers: plan_merge(registers, {"photo": token(A)})
-        )
+        lambda rows: edit(rows, "cars", "1", lambda registers: plan_merge(registers, {"photo": token(A)}))
     )
     await transaction.roll_back()
     assert await referred(store, A) == set()

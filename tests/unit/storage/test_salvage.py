@@ -12,7 +12,6 @@ import pytest
 
 from mesh.core.certificates import grant_of, issue, revoke
 from mesh.core.identity import Identity
-from mesh.core.plans import plan_merge
 from mesh.core.wire import Change, InterestEntry
 from mesh.errors import StoreCorrupt
 from mesh.storage import documents, finding, graves, indexes, membership, salvage, writes
@@ -23,6 +22,7 @@ from mesh.storage.rows import Rows
 from mesh.storage.worker import InlineWorker
 from tests.simulation.virtual_clock import run_virtual
 from tests.unit.collections.mesh_of_stores import DocumentNode, mesh_of_stores
+from tests.unit.edits import edit, plan_merge
 from tests.unit.owned_bodies import node_body
 
 PAGE = 4096
@@ -36,7 +36,7 @@ def a_store(path: Path, seed: int = 1) -> DocumentStore:
 def fill(rows: Rows, numbers: range) -> None:
     for n in numbers:
         fields = {"n": n, "text": f"{n} " * random.Random(n).randrange(1, 80), "a": {"b": [n, None, 1.5]}}
-        writes.edit(rows, "c", f"doc{n}", partial(plan_merge, fields=fields))
+        edit(rows, "c", f"doc{n}", partial(plan_merge, fields=fields))
 
 
 async def filled(path: Path, count: int) -> dict[str, Any]:
@@ -100,7 +100,7 @@ async def test_whatever_page_is_damaged_the_rest_is_there(
             assert "was damaged" in caplog.text
             assert str(kept(path)[0]) in caplog.text
             assert store.log_id != original
-            assert await store.write(lambda rows: writes.edit(rows, "c", "new", lambda r: plan_merge(r, {})))
+            assert await store.write(lambda rows: edit(rows, "c", "new", lambda r: plan_merge(r, {})))
         await store.close()
         if page > len(whole) // PAGE // 2 and store.rebuilt is not None:  # a leaf, very likely
             assert len(found) > len(held) * 0.8

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from mesh.core.plans import plan_merge
 from mesh.core.wire import Change, Changes
 from mesh.errors import DataDirUnusable, MeshError
-from mesh.storage import connection, file_watch, finding, replicas, writes
+from mesh.storage import connection, file_watch, finding, replicas
 from mesh.storage.documents import DocumentStore
 from mesh.storage.rows import Rows
 from mesh.storage.worker import ThreadWorker
+from tests.unit.edits import edit, plan_merge
 
 
 async def opened(path: Path, **options: Any) -> DocumentStore:
@@ -30,7 +30,7 @@ async def opened(path: Path, **options: Any) -> DocumentStore:
 
 
 def put(document_id: str, text: str = "") -> Callable[[Rows], bool]:
-    return lambda rows: writes.edit(rows, "c", document_id, partial(plan_merge, fields={"text": text}))
+    return lambda rows: edit(rows, "c", document_id, partial(plan_merge, fields={"text": text}))
 
 
 def count(rows: Rows) -> int:
