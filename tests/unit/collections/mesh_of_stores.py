@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import sqlite3
 from collections.abc import AsyncIterator
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import sqlite_utils
 
 from mesh.collections.collection import Collection
 from mesh.collections.observers import Observers
@@ -19,9 +23,22 @@ from mesh.core.identity import Identity
 from mesh.core.wire import InterestEntry
 from mesh.network.memory import MemoryNetwork
 from mesh.network.peers import Peers
+from mesh.storage import schema
+from mesh.storage.connection import make_shrinkable
 from mesh.storage.documents import DocumentStore
 from mesh.storage.worker import InlineWorker, Worker
 from tests.simulation.late_worker import LateWorker
+
+
+@cache
+def empty_store() -> bytes:
+    """The file of a store with all its tables, which take longer to make than most tests to run."""
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    make_shrinkable(connection)
+    schema.migrate(sqlite_utils.Database(connection, execute_plugins=False))
+    content = connection.serialize()
+    connection.close()
+    return content
 
 
 class DocumentNode:
@@ -50,6 +67,8 @@ class DocumentNode:
         self.observers = Observers(self.store)
         self.subscriptions = Subscriptions(self.store, self.replicator)
         self.owned = OwnedDocuments(self.store, self.observers, self.replicator, self.identity)
+        if self.path is not None and not self.path.exists():
+            self.path.write_bytes(empty_store())
         await self.store.open()
         self.replicator.start()
         await self.subscriptions.load()

@@ -10,12 +10,12 @@ import pytest
 
 from mesh.core.document import ABSENT, DocumentState, Merged, arrive, edit
 from mesh.core.library import ROOT_NAME
-from mesh.core.plans import plan_merge
 from mesh.core.update_reader import MAX_CLOCK, MAX_NESTING
 from mesh.core.updates import clocks_of, fields_of, items_of, read_update
 from mesh.core.wire import Change
 from mesh.errors import InvalidDocument
 from tests.fuzz.bytes_of import number
+from tests.unit.edits import plan_merge
 
 CLIENT = 2**32 - 1
 RUN = 100

@@ -10,12 +10,12 @@ import pytest
 from sqlite_utils import Database
 
 from mesh.core.document import ABSENT, edit
-from mesh.core.plans import plan_merge
 from mesh.core.wire import Change, Changes
-from mesh.storage import replicas, restored, writes
+from mesh.storage import replicas, restored
 from mesh.storage.lineage import RENEW_SECONDS
 from mesh.storage.rows import Rows
 from mesh.storage.schema import migrate
+from tests.unit import edits
 
 
 class Store:
@@ -38,7 +38,7 @@ class Store:
     def lie(self, document_id: str) -> Changes:
         """A change that knows of a write of this store that it never made."""
         tick = (self.clock(), self.rows.lineage.seq + 1000)
-        edited = edit(ABSENT, lambda held: plan_merge(held, {"n": 1}), tick=lambda: tick, client_id=5)
+        edited = edit(ABSENT, lambda held: edits.plan_merge(held, {"n": 1}), tick=lambda: tick, client_id=5)
         assert edited is not None
         change, _ = edited
         return Changes(1, 0, 0, [Change("c", document_id, change.rank, {}, change.until, change.update)])
@@ -71,7 +71,7 @@ def test_an_old_one_is_changed_once_a_day(store: Store) -> None:
 
 def test_a_failed_renewal_does_not_count(store: Store) -> None:
     store.open()
-    writes.edit(store.rows, "c", "1", lambda held: plan_merge(held, {"n": 1}))
+    edits.edit(store.rows, "c", "1", lambda held: edits.plan_merge(held, {"n": 1}))
     store.rows.finish()
     restored.renew(store.rows, None)
     assert not store.rows.lineage.may_renew()
