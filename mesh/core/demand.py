@@ -204,7 +204,7 @@ class Demands:
         return sends
 
     def expire(self, now: float) -> tuple[list[Send], list[bytes], list[bytes]]:
-        """Forget what was not repeated, and where that was. Also the blobs for which :meth:`repeat` is due."""
+        """Forget what was not repeated, and where; and the blobs for which :meth:`repeat` is due."""
         for ended in list(takewhile(lambda key: self._ended[key][1] <= now, self._ended)):
             del self._ended[ended]
         late = list(takewhile(lambda key: self._forget_at[key] <= now, self._forget_at))

@@ -36,7 +36,7 @@ class _Home(NamedTuple):
 
 
 _GONE = _Home("", None, -1)
-"""Where items are whose parent or neighbour has been collected: in no root, not even in one without a name."""
+"""Where items are whose parent or neighbour has been collected: in no root, nor in one without a name."""
 
 
 def check_roots(held: bytes, update: bytes, root: bytes) -> None:
