@@ -15,18 +15,43 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from mesh.core.structs import UNREADABLE
-from mesh.core.wire import ChunkPiece, Message
+from mesh.core.wire import (
+    MAX_ENTRIES,
+    Ack,
+    BlobHave,
+    BlobNews,
+    Changes,
+    ChunkList,
+    ChunkPiece,
+    Differences,
+    DirectOffer,
+    DirectReceipt,
+    Interest,
+    Message,
+    Pull,
+    Resume,
+    Revocations,
+    Routes,
+)
 from mesh.errors import ProtocolViolation
 
 MAX_FRAME_BYTES = 256 * 1024
 """Largest frame on a document link."""
 
-MAX_MESSAGE_BYTES = 8 * 1024 * 1024
-"""Largest message after reassembly and decompression."""
+MAX_MESSAGE_BYTES = 5 * 1024 * 1024
+"""Largest message after reassembly and decompression: a document of 4 MiB, and what is around it."""
+
+MAX_PLAIN_BYTES = 1024 * 1024
+"""Largest message of the kinds that need be no larger, such as what says what is wanted."""
+
+MAX_SELECTORS_BYTES = 256 * 1024
+"""Selectors of one message: they may become even more of them."""
 
 MAX_OPEN_FRAGMENTS = 16
 """Messages that may be in pieces at once on one link."""
@@ -51,10 +76,38 @@ class _Tag(msgspec.Struct, array_like=True, gc=False):
     tag: int
 
 
+class _Entry(msgspec.Struct, array_like=True, gc=False):
+    """An entry of an interest, whose selector stays bytes."""
+
+    collection: msgspec.Raw
+    selector: msgspec.Raw = msgspec.Raw(b"\x80")
+
+
+class _Interest(msgspec.Struct, array_like=True, gc=False, tag=Interest.__struct_config__.tag):
+    origin: msgspec.Raw
+    sequence: msgspec.Raw
+    hops: msgspec.Raw
+    entries: Annotated[list[_Entry], Meta(max_length=MAX_ENTRIES)]
+
+
+class _Resume(msgspec.Struct, array_like=True, gc=False, tag=Resume.__struct_config__.tag):
+    number: msgspec.Raw
+    log_id: msgspec.Raw
+    after: msgspec.Raw
+    empty: msgspec.Raw
+    entries: Annotated[list[_Entry], Meta(max_length=MAX_ENTRIES)]
+
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 _tag_decoder = msgspec.msgpack.Decoder(_Tag)
+_asking_decoder = msgspec.msgpack.Decoder(_Interest | _Resume)
 _tags = frozenset(m.__struct_config__.tag for m in Message.__args__)
+_SELECTING = frozenset(kind.__struct_config__.tag for kind in (Interest, Resume))
+_DOCUMENTS = (Ack, Changes, Differences, Pull, Routes, Revocations, DirectOffer, DirectReceipt)
+_BLOBS = (BlobHave, BlobNews, ChunkList, ChunkPiece)
+_LARGE = frozenset(kind.__struct_config__.tag for kind in (*_DOCUMENTS, *_BLOBS))
+_HARMLESS_BYTES = 16 * 1024
 
 
 def encode_message(message: Message) -> bytes:
@@ -69,11 +122,28 @@ def decode_message(data: bytes | bytearray | memoryview) -> Message | None:
         ProtocolViolation: ``data`` is not a well-formed message.
     """
     try:
+        if len(data) > _HARMLESS_BYTES:
+            _check(data)
         return _decoder.decode(data)
     except UNREADABLE as error:
         if _tag_of(data) not in (None, *_tags):
             return None
         raise ProtocolViolation(f"malformed message: {error}") from error
+
+
+def _check(data: bytes | bytearray | memoryview) -> None:
+    """Refuse a message of which too many objects would be made. Lists are checked as they are decoded.
+
+    Raises:
+        ProtocolViolation: it is one.
+    """
+    tag = _tag_of(data)
+    if tag not in _LARGE and len(data) > MAX_PLAIN_BYTES:
+        raise ProtocolViolation(f"a message of {len(data)} bytes that may have {MAX_PLAIN_BYTES}")
+    if tag in _SELECTING:
+        size = sum(len(memoryview(entry.selector)) for entry in _asking_decoder.decode(data).entries)
+        if size > MAX_SELECTORS_BYTES:
+            raise ProtocolViolation(f"selectors of {size} bytes, over {MAX_SELECTORS_BYTES}")
 
 
 def _tag_of(data: bytes | bytearray | memoryview) -> int | None:

@@ -10,14 +10,18 @@ import msgspec
 from blake3 import blake3
 
 from mesh.core.access import ALL, Only, permits
-from mesh.core.selector import Matcher, compile_selector
+from mesh.core.selector import MAX_SELECTOR_BYTES, Matcher, compile_selector
 from mesh.core.wire import InterestEntry
+from mesh.errors import InvalidSelector
 
 EVERYTHING = InterestEntry("*")
 """Every collection, whole: what a hub wants."""
 
 MAX_ENTRIES = 64
 """Selectors per collection and link; beyond them the whole collection is synced."""
+
+MAX_BYTES = 96 * 1024
+"""All selectors of a set, as JSON; while they are more, the collection with most of them is synced whole."""
 
 _CACHED = 8192
 """Digests, and compiled selectors, that are kept: interest changes little by little, and is put together anew
@@ -49,19 +53,32 @@ class InterestSet:
     """
 
     def __init__(self, entries: Iterable[InterestEntry] = (), only: Only = ALL) -> None:
+        """
+        Raises:
+            InvalidSelector: one is too large, or cannot be.
+        """
         self.only = only
         by_digest: dict[bytes, InterestEntry] = {}
         whole: set[str] = set()
         counts: dict[str, int] = {}
+        sizes: dict[str, int] = {}
         for entry in entries:
+            size = len(_encode(entry.selector)) if entry.selector else 0
+            if size > MAX_SELECTOR_BYTES:
+                raise InvalidSelector(f"{size} bytes as JSON, over the limit of {MAX_SELECTOR_BYTES}")
             digest = entry_digest(entry)
             if digest in by_digest or (only and not permits(only, entry.collection)):
                 continue
             by_digest[digest] = entry
             counts[entry.collection] = counts.get(entry.collection, 0) + 1
+            sizes[entry.collection] = sizes.get(entry.collection, 0) + size
             if not entry.selector:
                 whole.add(entry.collection)
         whole |= {collection for collection, count in counts.items() if count > MAX_ENTRIES}
+        selected = {collection: size for collection, size in sizes.items() if collection not in whole}
+        while sum(selected.values()) > MAX_BYTES:
+            whole.add(largest := max(selected, key=selected.__getitem__))
+            del selected[largest]
         if whole:
             by_digest = {d: e for d, e in by_digest.items() if e.collection not in whole}
             by_digest.update((entry_digest(e), e) for e in map(InterestEntry, sorted(whole)))

@@ -20,7 +20,10 @@ Everything that a peer, or somebody who is none yet, can make a node hold or do 
     core.limits.MESSAGES_AT_ONCE                500         those after a pause
     core.frames.MAX_FRAME_BYTES                 262144      one frame
     core.frames.MAX_OPEN_FRAGMENTS              16          messages in pieces at once on one link
-    core.frames.MAX_MESSAGE_BYTES               8388608     one message, decompressed; its pieces twice that
+    core.frames.MAX_MESSAGE_BYTES               5242880     one message, decompressed; its pieces twice that
+    core.frames.MAX_PLAIN_BYTES                 1048576     one of the kinds that need be no larger
+    core.frames.MAX_SELECTORS_BYTES             262144      selectors in one message
+    core.wire.MAX_ITEMS                         4096        documents in one message, or clocks in a version
     network.link.MAX_PENDING_BYTES              16777216    what waits to be sent to one peer, beside the last
                                                             word on each blob that it asks for
     collections.sessions.MAX_APPLYING           32          frames of documents that wait to be stored
@@ -32,6 +35,8 @@ Everything that a peer, or somebody who is none yet, can make a node hold or do 
     core.routes.MAX_ORIGINS                     16384       nodes for which one peer speaks
     core.routes.MAX_HOPS                        16          links that interest is passed on over
     core.interest.MAX_ENTRIES                   64          selectors of a collection; of more, it is all
+    core.interest.MAX_BYTES                     98304       all selectors of a peer's interest; of more, the
+                                                            collections with most are wanted whole
     core.selector.MAX_SELECTOR_BYTES            8192        one selector
     core.document.MAX_STATE_BYTES               4194304     one document with its history
     core.document.MAX_FIELDS                    20000       fields that a write may give it

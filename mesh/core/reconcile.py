@@ -16,6 +16,7 @@ from itertools import accumulate
 from operator import xor
 from typing import NamedTuple
 
+from mesh.core.wire import MAX_PULLED as MAX_PULLED
 from mesh.errors import ProtocolViolation
 
 KEY_BITS = 63
@@ -29,8 +30,6 @@ LISTED_BYTES = 6
 MAX_SUMMARIES = 256
 """Summaries in one message: the answer, even if it lists every range, fits a message too."""
 
-MAX_PULLED = 100_000
-"""Documents in one message; one with fewer of them is the last of a pull."""
 
 MAX_BITS = 32
 """Ranges are never divided beyond so many bits: what still collides there is listed."""

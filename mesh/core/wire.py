@@ -6,14 +6,31 @@ unknown tag is skipped, so that a newer peer may say more.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from mesh.core.certificates import Certificate, Revocation
 
 PROTOCOL_MIN = 1
 PROTOCOL_MAX = 1
+
+MAX_ITEMS = 4096
+"""Of any list in a message that says nothing else: it is refused before its items become objects."""
+
+MAX_ENTRIES = 65_536
+"""Collections, and parts of them, that anybody may want."""
+
+MAX_PULLED = 100_000
+"""Documents in one message; one with fewer of them is the last of a pull."""
+
+Items = Meta(max_length=MAX_ITEMS)
+Name = Annotated[str, Meta(max_length=256)]
+"""A node id, or the name of a collection."""
+Id = Annotated[str, Meta(max_length=512)]
+Clock = Annotated[bytes, Meta(min_length=8, max_length=8)]
+Vector = Annotated[dict[Clock, int], Items]
 
 WITHDRAWN = 255
 """The hop count of an :class:`Interest` that is taken back."""
@@ -110,7 +127,7 @@ class Revocations(_Message, tag=9, frozen=True):
 class InterestEntry(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One collection that an origin wants, whole (``selector`` empty) or in part."""
 
-    collection: str
+    collection: Name
     selector: dict[str, Any] = {}
 
 
@@ -120,10 +137,10 @@ class Interest(_Message, tag=10, frozen=True):
     ``hops`` is how many links it has crossed; ``WITHDRAWN`` says that the sender no longer vouches for it.
     """
 
-    origin: str
+    origin: Name
     sequence: int
     hops: int
-    entries: list[InterestEntry]
+    entries: Annotated[list[InterestEntry], Meta(max_length=MAX_ENTRIES)]
 
 
 class Resume(_Message, tag=11, frozen=True):
@@ -134,7 +151,7 @@ class Resume(_Message, tag=11, frozen=True):
     log_id: bytes
     after: int
     empty: bool
-    entries: list[InterestEntry]
+    entries: Annotated[list[InterestEntry], Meta(max_length=MAX_ENTRIES)]
 
 
 class Resumed(_Message, tag=12, frozen=True):
@@ -157,30 +174,30 @@ class Change(msgspec.Struct, array_like=True, frozen=True, gc=False):
     owned one. An empty ``since`` means that ``update`` is the whole state.
     """
 
-    collection: str
-    id: str
+    collection: Name
+    id: Id
     rank: tuple[int, int]
-    since: dict[bytes, int]
-    until: dict[bytes, int]
+    since: Vector
+    until: Vector
     update: bytes
 
 
 class Version(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """The version of one document, without its content."""
 
-    collection: str
-    id: str
+    collection: Name
+    id: Id
     rank: tuple[int, int]
-    vector: dict[bytes, int]
+    vector: Vector
 
 
 class Want(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One document that the sender lacks, and what it holds of it."""
 
-    collection: str
-    id: str
+    collection: Name
+    id: Id
     rank: tuple[int, int]
-    vector: dict[bytes, int]
+    vector: Vector
     state_vector: bytes
 
 
@@ -189,7 +206,7 @@ class Grave(msgspec.Struct, array_like=True, frozen=True, gc=False):
     more: ``version`` is the hash of the version that its tombstone had, ``age`` the seconds since the
     burial."""
 
-    collection: str
+    collection: Name
     key: int
     version: int
     incarnation: int
@@ -209,18 +226,18 @@ class Changes(_Message, tag=13, frozen=True):
     number: int
     scan: int
     upto: int
-    changes: list[Change]
-    offers: list[Version] = []
-    notices: list[Version] = []
-    gone: list[tuple[str, str]] = []
-    graves: list[Grave] = []
+    changes: Annotated[list[Change], Items]
+    offers: Annotated[list[Version], Items] = []
+    notices: Annotated[list[Version], Items] = []
+    gone: Annotated[list[tuple[Name, Id]], Items] = []
+    graves: Annotated[list[Grave], Items] = []
 
 
 class Ack(_Message, tag=14, frozen=True):
     """The receiver holds :class:`Changes` ``number`` durably, but for ``wants``, which it now asks for."""
 
     number: int
-    wants: list[Want] = []
+    wants: Annotated[list[Want], Items] = []
 
 
 class Summaries(_Message, tag=15, frozen=True):
@@ -228,7 +245,7 @@ class Summaries(_Message, tag=15, frozen=True):
     ``number`` (see :mod:`mesh.core.reconcile`)."""
 
     number: int
-    summaries: list[tuple[int, int, bytes]]
+    summaries: Annotated[list[tuple[int, int, bytes]], Items]
 
 
 class Differences(_Message, tag=16, frozen=True):
@@ -236,8 +253,8 @@ class Differences(_Message, tag=16, frozen=True):
     (bits, prefix, place of the first one, shortened version hashes)."""
 
     number: int
-    divide: list[tuple[int, int]]
-    listings: list[tuple[int, int, int, bytes]]
+    divide: Annotated[list[tuple[int, int]], Items]
+    listings: Annotated[list[tuple[int, int, int, bytes]], Items]
 
 
 class Pull(_Message, tag=17, frozen=True):
@@ -245,8 +262,8 @@ class Pull(_Message, tag=17, frozen=True):
     those with these key hashes, then :class:`Pulled`."""
 
     number: int
-    places: list[int]
-    keys: list[int]
+    places: Annotated[list[int], Meta(max_length=MAX_PULLED)]
+    keys: Annotated[list[int], Meta(max_length=MAX_PULLED)]
 
 
 class Pulled(_Message, tag=18, frozen=True):
@@ -273,8 +290,8 @@ class Routes(_Message, tag=21, frozen=True):
     """The sender's documents for the origins in ``added`` go by way of the receiver from now on, who may
     resume the entries that it passed on for them; those for ``removed`` no longer do."""
 
-    added: list[str]
-    removed: list[str]
+    added: Annotated[list[Name], Meta(max_length=MAX_ENTRIES)]
+    removed: Annotated[list[Name], Meta(max_length=MAX_ENTRIES)]
 
 
 # --- attachments (tags 30-49) -----------------------------------------------------------------
@@ -288,7 +305,7 @@ class BlobAsk(_Message, tag=30, frozen=True):
     it on; ``wide``: serve every path that this comes by, not only the shortest (see :mod:`mesh.core.demand`).
     """
 
-    origin: str
+    origin: Name
     sequence: int
     hash: bytes
     size_bytes: int
@@ -302,7 +319,7 @@ class BlobForget(_Message, tag=31, frozen=True):
     """``ended`` is the sequence as of which ``origin`` no longer wants the blob, for everybody;
     0: the sender merely does not ask on behalf of that origin any more."""
 
-    origin: str
+    origin: Name
     hash: bytes
     ended: int
 
@@ -341,7 +358,7 @@ class ChunkGet(_Message, tag=36, frozen=True):
 
     hash: bytes
     blob: int
-    indices: list[int]
+    indices: Annotated[list[int], Items]
     priority: int
 
 
@@ -349,7 +366,7 @@ class ChunkCancel(_Message, tag=37, frozen=True):
     """These chunks are no longer wanted from you."""
 
     hash: bytes
-    indices: list[int]
+    indices: Annotated[list[int], Items]
 
 
 class ChunkRefused(_Message, tag=38, frozen=True):
@@ -372,7 +389,7 @@ class ChunkPiece(_Message, tag=39, frozen=True):
 class BlobServed(_Message, tag=40, frozen=True):
     """I serve ``origin`` with this blob on another path: you get nothing from me on its behalf."""
 
-    origin: str
+    origin: Name
     hash: bytes
 
 
@@ -389,7 +406,7 @@ class PieceGet(_Message, tag=41, frozen=True):
 class BlobNews(_Message, tag=42, frozen=True):
     """What is said of blobs, many at once."""
 
-    items: list[BlobAsk | BlobForget | BlobHave | BlobServed]
+    items: Annotated[list[BlobAsk | BlobForget | BlobHave | BlobServed], Items]
 
 
 # --- direct distributions (tags 50-59), between nodes with the feature "direct" ---------------

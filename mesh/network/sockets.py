@@ -31,7 +31,7 @@ QUEUED_MESSAGES = 8
 _QUEUED_OF_STRANGER = 1
 _READ_BYTES = 16 * 1024
 _SLICE_BYTES = 2048  # of what a stranger sends: the frames in it may be tiny, and each takes a hundred bytes
-_MAX_FED_BYTES = MAX_HANDSHAKE_BYTES + _READ_BYTES  # enough to tell that it is too much
+_MAX_FED_BYTES = 2 * MAX_HANDSHAKE_BYTES  # more than it may be, so that it is seen to be too much
 _PONG = b"\x8a"
 
 log = peer_log("mesh.network.websocket")
