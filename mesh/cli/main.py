@@ -102,7 +102,8 @@ SECTIONS = {
         node.resume, facts.formations, facts.capabilities, doctor, version,
     ),
     "The mesh": (
-        membership.init, membership.invite, membership.join, membership.revoke, membership.whoami,
+        membership.init, membership.invite, membership.join, membership.revoke, membership.rotate,
+        membership.whoami,
     ),
     "Files": (
         distribute, distributions.distributions, distributions.distribution, distributions.cancel,

@@ -1,4 +1,4 @@
-"""`mesh init`, `invite`, `join`, `revoke` and `whoami`: who belongs to the mesh."""
+"""`mesh init`, `invite`, `join`, `revoke`, `rotate` and `whoami`: who belongs to the mesh."""
 
 from __future__ import annotations
 
@@ -175,6 +175,27 @@ async def revoke(control: Control, node: str) -> None:
     """
     node_id = await control.call("node.revoke", {"node_id": node})
     control.output.result({"node_id": node_id}, f"{node_id} is no member any more")
+
+
+@click.command()
+@common_options
+@click.argument("url", required=False)
+@click.pass_context
+def rotate(context: click.Context, url: str | None) -> None:
+    """Give the node a new key, and with it a new id.
+
+    URL is the node of an admin that is up, wss://HOST:PORT; with root.key on --home none is needed. The old
+    id is no member any more, and what it owns (receipts, distributions) stays as it was. If somebody else
+    may have the key, `mesh revoke` the node instead, which ends it under both ids, and invite it anew.
+    """
+    settings = context.ensure_object(Settings)
+    with _stopped(settings.home):
+        before = Credentials.load(settings.home).node_id
+        credentials = asyncio.run(Credentials.rotate(settings.home, url))
+    Output(settings.json).result(
+        _described(credentials) | {"before": before},
+        f"{before} is {credentials.node_id} from now on. Next: start it again with `mesh up`",
+    )
 
 
 @click.command()

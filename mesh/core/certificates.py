@@ -169,7 +169,11 @@ class Certificate(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Revocation(msgspec.Struct, array_like=True, frozen=True):
-    """The certificates of a node up to an epoch are void. ``chain`` is that of the admin who says so."""
+    """The certificates of a node up to an epoch are void. ``chain`` is that of the admin who says so.
+
+    With a ``successor`` it is a retirement, which a node signs itself: it goes by that public key from now
+    on, and is nobody any more by its former one, under which it comes to no link. What it has signed stands.
+    """
 
     mesh_id: str
     node_id: str
@@ -177,10 +181,17 @@ class Revocation(msgspec.Struct, array_like=True, frozen=True):
     at: int
     chain: list[Certificate]
     signature: bytes = b""
+    successor: bytes = b""
 
     def signed(self) -> bytes:
-        """What the admin signs."""
-        fact = [self.mesh_id, self.node_id, self.epoch, self.at]
+        """What the admin signs, or the node itself."""
+        fact = [
+            self.mesh_id,
+            self.node_id,
+            self.epoch,
+            self.at,
+            *([self.successor] if self.successor else []),
+        ]
         return _REVOCATION + msgspec.msgpack.encode(fact)
 
 
@@ -306,13 +317,18 @@ def revoke(admin: Identity, chain: Sequence[Certificate], node_id: str, epoch: i
 
 
 def verify_revocation(fact: Revocation, mesh_id: str) -> None:
-    """Make sure that an admin of the mesh said so, whatever became of that admin.
+    """Make sure that an admin of the mesh said so, or the node itself, whatever became of that one.
 
     Raises:
         MembershipRefused: none did.
     """
     signer = verify_chain(fact.chain, mesh_id, fact.at, {}, expired_too=True)
-    if fact.mesh_id != mesh_id or not signer.has(ADMIN) or not 0 < fact.epoch < _MAX_EPOCH:
+    if fact.successor:
+        itself = signer.node_id == fact.node_id and signer.epoch == fact.epoch
+        entitled = itself and len(fact.successor) == PUBLIC_KEY_BYTES
+    else:
+        entitled = signer.has(ADMIN)
+    if fact.mesh_id != mesh_id or not entitled or not 0 < fact.epoch < _MAX_EPOCH:
         raise MembershipRefused(FORGED, "a revocation by a node that is no admin of the mesh")
     if not _NODE_ID.fullmatch(fact.node_id):
         raise MembershipRefused(FORGED, "a revocation of what is no node")

@@ -4,6 +4,10 @@
     Enrol(secret) or Renew(chain)  ------->
                                    <-------  Enrolled(chain), or the end of the connection, and why
 
+    who changes its key                      an admin
+    Renew(chain, retirement)       ------->
+                                   <-------  Enrolled(chain of the new key)
+
     an admin                                 who has expired, and was dialled
     Enrolled(chain)                ------->
                                    <-------  the same, once it is kept
@@ -20,7 +24,7 @@ import hashlib
 
 import msgspec
 
-from mesh.core.certificates import Certificate, Grant
+from mesh.core.certificates import Certificate, Grant, Revocation
 from mesh.core.frames import FrameReader, frames_of
 from mesh.core.handshake import MAX_HANDSHAKE_BYTES
 from mesh.core.identity import PUBLIC_KEY_BYTES, Identity, verify
@@ -38,7 +42,7 @@ MAX_TOKEN_CHARS = 4096
 
 _PREFIX = "mesh1-"
 _CHECKSUM_BYTES = 4
-_ENROL, _RENEW = b"docmesh enrol 1\0", b"docmesh renew 1\0"
+_ENROL, _RENEW, _SUCCEED = b"docmesh enrol 1\0", b"docmesh renew 1\0", b"docmesh succeed 1\0"
 
 
 class Invitation(msgspec.Struct, array_like=True, frozen=True):
@@ -120,6 +124,12 @@ def renew(identity: Identity, chain: list[Certificate], binding: bytes) -> bytes
     return _encode(Renew(chain, identity.sign(_RENEW + binding)))
 
 
+def succeed(identity: Identity, successor: Identity, retirement: Revocation, binding: bytes) -> bytes:
+    """The frame that asks for a certificate of a node's next key, on the channel ``binding``."""
+    signatures = [each.sign(_SUCCEED + binding + retirement.signed()) for each in (identity, successor)]
+    return _encode(Renew([], signatures[0], retirement, signatures[1]))
+
+
 def enrolled(chain: list[Certificate]) -> bytes:
     """The frame that answers, or offers."""
     return _encode(Enrolled(chain))
@@ -135,8 +145,12 @@ def read_request(frame: bytes, binding: bytes) -> Enrol | Renew | Enrolled:
     match _decode(frame):
         case Enrol(secret, public_key, signature) as request:
             signed = _ENROL + binding + secret_hash(secret)
-        case Renew(chain, signature) as request if chain:
+        case Renew(chain, signature, None) as request if chain:
             public_key, signed = chain[0].public_key, _RENEW + binding
+        case Renew(_, signature, Revocation(chain=[own, *_]) as retirement, consent) as request:
+            public_key, signed = own.public_key, _SUCCEED + binding + retirement.signed()
+            if not verify(retirement.successor, signed, consent):
+                raise InvitationRefused("the next key does not agree with what is asked")
         case Enrolled() as offer:
             return offer
         case _:

@@ -36,13 +36,16 @@ class Membership:
         mesh_id: the mesh.
         chain: this node's certificates, its own first; replaced when it is renewed.
         revoked: per node the highest epoch that is void.
+        retired: per node the highest epoch in which it has changed its key.
     """
 
     def __init__(self, chain: Sequence[Certificate]) -> None:
         self.chain = list(chain)
         self.mesh_id = chain[0].mesh_id
-        self._facts: dict[str, Revocation] = {}
+        self._facts: dict[tuple[str, bool], Revocation] = {}  # by node, and whether it is a retirement
         self._revoked: dict[str, int] = {}
+        self._retired: dict[str, int] = {}
+        self.retired: Mapping[str, int] = MappingProxyType(self._retired)
         self._seen: dict[str, int] = {}  # per node the highest epoch of a certificate
         self.revoked: Mapping[str, int] = MappingProxyType(self._revoked)
         self._digest: bytes | None = None
@@ -111,13 +114,14 @@ class Membership:
 
     @property
     def facts(self) -> list[Revocation]:
-        """Every revocation that matters: one per node."""
+        """Every revocation and every retirement that matters: one per node."""
         return list(self._facts.values())
 
     def digest(self) -> bytes:
         """The same for two nodes that know of the same revocations."""
         if self._digest is None:
-            self._digest = hashlib.sha256(msgspec.msgpack.encode(sorted(self._revoked.items()))).digest()
+            known = sorted((*key, fact.epoch) for key, fact in self._facts.items())
+            self._digest = hashlib.sha256(msgspec.msgpack.encode(known)).digest()
         return self._digest
 
     def admit(
@@ -131,6 +135,7 @@ class Membership:
         member = verify_chain(chain, self.mesh_id, now, self._revoked, expired_too=expired_too)
         if member.public_key != public_key:
             raise MembershipRefused(FORGED, "the certificate is another node's")
+        self._check_retired(member)
         self._see(stands_on(member.chain))
         return member
 
@@ -140,7 +145,25 @@ class Membership:
         Raises:
             MembershipRefused: it would not.
         """
-        verify_chain(member.chain, self.mesh_id, now, self._revoked)
+        self._check_retired(verify_chain(member.chain, self.mesh_id, now, self._revoked))
+
+    def _check_retired(self, member: Member) -> None:
+        if member.epoch <= self._retired.get(member.node_id, 0):
+            raise MembershipRefused(
+                REVOKED, f"{short_id(member.node_id)} has changed its key, and this is the old"
+            )
+
+    def check_retirement(self, fact: Revocation, now: float) -> None:
+        """Make sure that a member retires, and has not retired already in favour of another key.
+
+        Raises:
+            MembershipRefused: it is none, or has.
+        """
+        verify_revocation(fact, self.mesh_id)
+        member = verify_chain(fact.chain, self.mesh_id, now, self._revoked)
+        known = self._facts.get((fact.node_id, True))
+        if known is None or known.successor != fact.successor:  # once more, its answer may have been lost
+            self._check_retired(member)
 
     def learn(self, facts: Iterable[Revocation]) -> list[Revocation]:
         """Take over what is new; which that was.
@@ -150,23 +173,25 @@ class Membership:
         """
         new = []
         for fact in facts:
-            if fact.epoch <= self._revoked.get(fact.node_id, 0):
+            known = self._retired if fact.successor else self._revoked
+            if fact.epoch <= known.get(fact.node_id, 0):
                 continue
             verify_revocation(fact, self.mesh_id)
-            self._facts[fact.node_id] = fact
-            self._revoked[fact.node_id] = fact.epoch
+            self._facts[fact.node_id, bool(fact.successor)] = fact
+            known[fact.node_id] = fact.epoch
             self._digest = None
             new.append(fact)
         return new
 
     def next_epoch(self, node_id: str) -> int:
         """The epoch of a membership that begins now."""
-        return self._revoked.get(node_id, 0) + 1
+        return max(self._revoked.get(node_id, 0), self._retired.get(node_id, 0)) + 1
 
     def last_epoch(self, node_id: str, now: float) -> int:
         """The epoch that a revocation names to end every certificate of a node that there is: those that are
-        known here, and those that others have made since they revoked it some time before ``now``."""
-        return max(self.next_epoch(node_id), self._seen.get(node_id, 0), int(now))
+        known here, the next of each, on which stands who has taken over from it, and those that others have
+        made since they revoked it some time before ``now``."""
+        return max(self.next_epoch(node_id), self._seen.get(node_id, 0) + 1, int(now))
 
     def _see(self, epochs: Iterable[tuple[str, int]]) -> None:
         for node_id, epoch in epochs:

@@ -5,11 +5,17 @@ hides nothing, a renewed certificate names every admin on whom the earlier ones 
 does not: revoking one of them reaches it as if it had never been renewed. And so that chains stay short, a
 renewal never leads further from the root key than what it renews: those whom the root key has signed are
 renewed by it alone, which also keeps admins from standing on those whom they have admitted.
+
+A node changes its key in the same way: an admin signs for the new one what it would have renewed, and the old
+one retires. The new membership stands on the old node's next epoch, which no retirement ends, but every
+revocation of it: so revoking a node under its old id ends it under the new one, whoever has changed the key.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+import msgspec
 
 from mesh.core.certificates import (
     FORGED,
@@ -17,6 +23,7 @@ from mesh.core.certificates import (
     NOT_YET_VALID,
     RENEW_SECONDS,
     Certificate,
+    Revocation,
     issue,
     stands_on,
 )
@@ -44,10 +51,7 @@ def renewed(
         raise MembershipRefused(
             NOT_YET_VALID, "for now, only the admin who made the certificate can renew it"
         )
-    if len(above) >= len(old):
-        raise MembershipRefused(
-            FORGED, "only an admin as close to the root key as the one who made the certificate can renew it"
-        )
+    _check_place(above, old)
     return issue(
         issuer,
         above,
@@ -59,9 +63,44 @@ def renewed(
     )
 
 
-def _former(above: Sequence[Certificate], old: Sequence[Certificate]) -> list[tuple[str, int]]:
+def retired(identity: Identity, chain: Sequence[Certificate], successor: bytes, now: float) -> Revocation:
+    """The fact that the node with this identity goes by the public key ``successor`` from now on."""
+    own = chain[0]
+    fact = Revocation(
+        own.mesh_id, own.node_id, own.epoch, max(int(now), own.not_before), list(chain), successor=successor
+    )
+    return msgspec.structs.replace(fact, signature=identity.sign(fact.signed()))
+
+
+def succeeded(
+    issuer: Identity, above: Sequence[Certificate], retirement: Revocation, now: float, *, epoch: int = 1
+) -> list[Certificate]:
+    """The chain of the successor of a node that retires, with the same grant.
+
+    Args:
+        issuer: the admin who signs, and ``above`` its own chain.
+
+    Raises:
+        MembershipRefused: this admin cannot make it.
+    """
+    old = retirement.chain
+    _check_place(above, old)
+    former = _former(above, old, (retirement.node_id, retirement.epoch + 1))
+    return issue(issuer, above, retirement.successor, old[0].grant, now, epoch=epoch, former=former)
+
+
+def _check_place(above: Sequence[Certificate], old: Sequence[Certificate]) -> None:
+    if len(above) >= len(old):
+        raise MembershipRefused(
+            FORGED, "only an admin as close to the root key as the one who made the certificate can renew it"
+        )
+
+
+def _former(
+    above: Sequence[Certificate], old: Sequence[Certificate], *more: tuple[str, int]
+) -> list[tuple[str, int]]:
     """On whom ``old`` stands and ``above`` does not."""
-    former = {*stands_on(old[1:]), *old[0].former} - set(stands_on(above))
+    former = {*stands_on(old[1:]), *old[0].former, *more} - set(stands_on(above))
     if len(former) > MAX_FORMER:
         raise MembershipRefused(
             FORGED, f"{MAX_FORMER} other admins have made the certificate already: join anew by an invitation"

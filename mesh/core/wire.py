@@ -103,10 +103,13 @@ class Enrol(_Message, tag=6, frozen=True):
 
 class Renew(_Message, tag=7, frozen=True):
     """The sender's certificate ends soon: please make another. On a link as it is; else first and only on a
-    connection to join, with its ``chain``, which may have expired, and a signature over the channel."""
+    connection to join, with its ``chain``, which may have expired, and a signature over the channel. With a
+    ``retirement`` it is to be about the successor that this names, who signs as well: ``consent``."""
 
     chain: list[Certificate] = []
     signature: bytes = b""
+    retirement: Revocation | None = None
+    consent: bytes = b""
 
 
 class Enrolled(_Message, tag=8, frozen=True):

@@ -6,8 +6,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from mesh.core.certificates import REFUSALS, Certificate, verify_chain
-from mesh.core.enrolment import Invitation, enrol, enrolled, read_answer, renew
+from mesh.core.certificates import REFUSALS, Certificate, Revocation, verify_chain
+from mesh.core.enrolment import Invitation, enrol, enrolled, read_answer, renew, succeed
 from mesh.core.identity import Identity
 from mesh.errors import InvitationRefused, LinkClosed, MembershipRefused, MeshError, PeerUnreachable
 from mesh.network.introductions import HANDSHAKE_SECONDS
@@ -50,6 +50,17 @@ async def renew_at(
         InvitationRefused, PeerUnreachable: it gave none.
     """
     return await _ask(transport, url, lambda binding: renew(identity, chain, binding))
+
+
+async def succeed_at(
+    transport: Transport, url: str, identity: Identity, successor: Identity, retirement: Revocation
+) -> list[Certificate]:
+    """The chain of this node's next key, from the node at ``url``; nothing of it is verified.
+
+    Raises:
+        InvitationRefused, MembershipRefused, PeerUnreachable: it gave none.
+    """
+    return await _ask(transport, url, lambda binding: succeed(identity, successor, retirement, binding))
 
 
 async def offer_at(transport: Transport, url: str, chain: list[Certificate]) -> None:

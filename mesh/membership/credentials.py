@@ -10,12 +10,13 @@ from typing import Self
 
 import msgspec
 
-from mesh.core.certificates import ADMIN, Certificate, grant_of, issue
+from mesh.core.certificates import ADMIN, FORGED, Certificate, Revocation, grant_of, issue
 from mesh.core.enrolment import read_token
 from mesh.core.identity import PRIVATE_KEY_BYTES, Identity, short_id
 from mesh.core.membership import Membership
+from mesh.core.renewal import retired, succeeded
 from mesh.errors import CredentialsUnusable, MembershipRefused
-from mesh.membership.asking import enrol_by
+from mesh.membership.asking import enrol_by, succeed_at
 from mesh.network.tls import Tls, make_certificate
 from mesh.network.websocket import WebSocketTransport
 from mesh.storage.data_dir import CERTIFICATES
@@ -23,6 +24,7 @@ from mesh.storage.identity import load_or_create_identity
 from mesh.storage.private_files import private_directory, read_private, write_private
 
 _IDENTITY, _TLS, _ROOT = "identity.key", "tls.pem", "root.key"
+_NEXT, _RETIRED = "identity.key.next", "retired.json"
 
 
 class Credentials:
@@ -97,6 +99,8 @@ class Credentials:
         read_private(path / _TLS)
         try:
             chain = msgspec.json.decode(read_private(path / CERTIFICATES), type=list[Certificate])
+            if _is_there(path / _NEXT) and chain[0].public_key == _read_key(path / _NEXT).public_key:
+                identity = _go_over(path)
             credentials = cls(identity, chain, path)
             credentials.membership.admit(chain, identity.public_key, chain[0].not_before)
         except (msgspec.MsgspecError, IndexError, MembershipRefused) as error:
@@ -121,6 +125,61 @@ class Credentials:
         credentials = cls(identity, chain, path)
         credentials.keep()
         return credentials
+
+    @classmethod
+    async def rotate(cls, home: str | os.PathLike[str], url: str | None = None) -> Self:
+        """A new key, and with it a new id, for the node in the directory ``home``, which must not run. What
+        it may do stays as it is, and the old id is no member any more as soon as the mesh hears of it.
+
+        What the old id owns stays as it was, readable everywhere: its ``nodes`` document, its receipts, and
+        its distributions, which go on, and which only an admin can still cancel. Of what is for every node of
+        a scope the new id receives its own; where a scope names node ids, the old one stays named. A key that
+        may have been stolen is better revoked: that ends this node under both ids. May be repeated after a
+        failure.
+
+        Args:
+            url: the node of an admin, which has to be up; with ``root.key`` in ``home`` none is needed.
+
+        Raises:
+            CredentialsUnusable: there are none, or no ``url`` and no ``root.key``.
+            PeerUnreachable: nobody answers there.
+            InvitationRefused, MembershipRefused: who answers there does not certify the new key.
+            InvalidAddress: ``url`` is not ``wss://host:port``.
+        """
+        old = cls.load(home)
+        path, chain, now = _path(home), old.membership.chain, time.time()
+        root = old.root()
+        if root is None and url is None:
+            raise CredentialsUnusable(str(path), "without root.key there, a new key needs an admin's address")
+        successor = load_or_create_identity(path / _NEXT)
+        fact = retired(old.identity, chain, successor.public_key, now)
+        if root is not None:
+            renewed = succeeded(root, [], fact, now)
+        else:
+            assert url is not None
+            renewed = await succeed_at(WebSocketTransport(Tls()), url, old.identity, successor, fact)
+        credentials = cls(successor, renewed, path)
+        member = old.membership.admit(renewed, successor.public_key, renewed[0].not_before)
+        if member.grant != chain[0].grant:
+            raise MembershipRefused(FORGED, "the certificate that was answered is not for the same rights")
+        write_private(path / _RETIRED, msgspec.json.encode(fact))
+        credentials.keep()  # from now on the new key counts: a death before this changes nothing
+        _go_over(path)
+        write_private(path / _TLS, make_certificate())
+        return credentials
+
+    def retirement(self) -> Revocation | None:
+        """What this node said of its former key when it changed it; ``None``: it never did.
+
+        Raises:
+            CredentialsUnusable: its file cannot be used.
+        """
+        if self._home is None or not _is_there(self._home / _RETIRED):
+            return None
+        try:
+            return msgspec.json.decode(read_private(self._home / _RETIRED), type=Revocation)
+        except msgspec.MsgspecError as error:
+            raise CredentialsUnusable(str(self._home / _RETIRED), str(error)) from error
 
     @classmethod
     def _prepare(cls, home: str | os.PathLike[str], again: str = "") -> tuple[Path, Identity]:
@@ -179,6 +238,15 @@ class Credentials:
         if self._home is not None:
             content = msgspec.json.format(msgspec.json.encode(self.membership.chain))
             write_private(self._home / CERTIFICATES, content + b"\n")
+
+
+def _go_over(path: Path) -> Identity:
+    """Let the next key take the place of the present one."""
+    try:
+        (path / _NEXT).replace(path / _IDENTITY)
+    except OSError as error:
+        raise CredentialsUnusable(str(path / _NEXT), error.strerror or str(error)) from error
+    return _read_key(path / _IDENTITY)
 
 
 def _path(given: str | os.PathLike[str]) -> Path:

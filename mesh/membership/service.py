@@ -43,7 +43,7 @@ from mesh.core.enrolment import (
 )
 from mesh.core.identity import node_id_of, short_id
 from mesh.core.limits import peer_log
-from mesh.core.renewal import renewed
+from mesh.core.renewal import renewed, succeeded
 from mesh.core.wire import Enrol, Enrolled, Renew, Revocations
 from mesh.errors import (
     InvalidInvitation,
@@ -67,6 +67,9 @@ EXPIRED_CHECK_SECONDS = 60.0
 """How often a node whose certificate has expired asks for another at the addresses that it dials."""
 
 FACTS_PER_MESSAGE = 100
+
+RETIRED = "retired"
+"""What the id is to a mesh by which a node went before it changed its key."""
 
 log = peer_log(__name__)
 
@@ -100,7 +103,9 @@ class MembershipService:
     async def start(self) -> None:
         """Take part in the links that come up from now on. Before others do: what is registered first, hears
         of a link first."""
-        for fact in await self._store.read(jobs.revocations):
+        own = self._credentials.retirement()
+        stored = await self._store.read(jobs.revocations)
+        for fact in stored if own is None else [*stored, own]:
             try:
                 self._membership.learn([fact])
             except MembershipRefused as error:
@@ -202,13 +207,14 @@ class MembershipService:
 
     def standings(self) -> dict[str, str]:
         """What nodes are to this mesh, as far as it is known here: this node, those there are links with, and
-        those that were revoked."""
+        those that were revoked, or changed their key."""
         known = {link.node_id: link.member for link in self._peers.links.values()}
         grants = {node_id: member.grant for node_id, member in known.items() if member is not None}
         grants[self._identity.node_id] = self._membership.chain[0].grant
         roles = {node_id: role_of(grant) for node_id, grant in grants.items()}
         # Who is linked and was revoked, has been invited again.
-        return roles | dict.fromkeys(self._membership.revoked.keys() - known.keys(), REVOKED)
+        retired, revoked = self._membership.retired, self._membership.revoked
+        return dict.fromkeys(retired, RETIRED) | dict.fromkeys(revoked, REVOKED) | roles
 
     def _require_admin(self, what: str) -> None:
         if ADMIN not in self._credentials.roles:
@@ -228,6 +234,8 @@ class MembershipService:
         if isinstance(request, Enrolled):
             return self._accept(request.chain)
         self._require_valid_admin()
+        if isinstance(request, Renew) and request.retirement is not None:
+            return enrolled(await self._succeeded(request.retirement))
         if isinstance(request, Renew):
             member = self._membership.admit(
                 request.chain, request.chain[0].public_key, self._clock(), expired_too=True
@@ -249,6 +257,19 @@ class MembershipService:
     def _renewed(self, member: Member) -> list[Certificate]:
         chain = renewed(self._identity, self._membership.chain, member.chain, self._clock())
         log.info("the certificate of %s is renewed", short_id(member.node_id))
+        return chain
+
+    async def _succeeded(self, retirement: Revocation) -> list[Certificate]:
+        now = self._clock()
+        self._membership.check_retirement(retirement, now)
+        chain = succeeded(
+            self._identity,
+            self._membership.chain,
+            retirement,
+            now,
+            epoch=self._membership.next_epoch(node_id_of(retirement.successor)),
+        )
+        await self._learn([retirement], None)
         return chain
 
     def _require_valid_admin(self) -> None:
@@ -380,7 +401,12 @@ class MembershipService:
         if new:
             gone = self._unfit()
             for fact in new:
-                log.warning("%s was revoked, by %s", short_id(fact.node_id), short_id(fact.chain[0].node_id))
+                if fact.successor:
+                    successor = short_id(node_id_of(fact.successor))
+                    log.info("%s has changed its key, and is %s now", short_id(fact.node_id), successor)
+                else:
+                    by = short_id(fact.chain[0].node_id)
+                    log.warning("%s was revoked, by %s", short_id(fact.node_id), by)
                 if fact.node_id not in self._peers.links:  # else it is unfit, or was invited again
                     gone[fact.node_id] = f"{REVOKED}: {short_id(fact.node_id)} was revoked"
             self._close_links(gone)

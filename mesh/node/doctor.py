@@ -24,7 +24,7 @@ FREE_BYTES = 1 << 30
 FREE_SHARE = 0.05
 """What has to be free of the disk: the lesser of the two."""
 
-_SECRETS = ("identity.key", "root.key", "tls.pem")
+_SECRETS = ("identity.key", "identity.key.next", "root.key", "tls.pem")
 _DAY = 86_400.0
 
 

@@ -321,7 +321,8 @@ class Node:
         await self._closed_mesh().revoke(node_id)
 
     def standings(self) -> dict[str, str]:
-        """By node id: ``"admin"``, ``"member"`` and the like for this node and its peers, else ``"revoked"``.
+        """By node id: ``"admin"``, ``"member"`` and the like for this node and its peers, else ``"revoked"``
+        or ``"retired"``: it goes by another id since it changed its key.
         Empty in an open mesh."""
         membership = self._started.membership
         return {} if membership is None else membership.standings()

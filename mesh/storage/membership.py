@@ -14,15 +14,18 @@ from mesh.storage.rows import Rows
 
 
 def remember_revocations(rows: Rows, facts: list[Revocation]) -> None:
-    """Keep them, each in place of an earlier one of the same node. The invitations by which these nodes came
-    are over: they may be known to who should not know them. What they have signed is void."""
+    """Keep them, each in place of an earlier one of the same node. The invitations by which who was revoked
+    came are over: they may be known to who should not know them. What it has signed is void."""
     rows.connection.executemany(
         "DELETE FROM invitations WHERE secret_hash IN (SELECT secret_hash FROM admissions WHERE node_id = ?)",
-        [(fact.node_id,) for fact in facts],
+        [(fact.node_id,) for fact in facts if not fact.successor],
     )
     rows.connection.executemany(
         "INSERT OR REPLACE INTO revocations(node_id, fact) VALUES (?, ?)",
-        [(fact.node_id, msgspec.msgpack.encode(fact)) for fact in facts],
+        [
+            (fact.node_id + (" retired" if fact.successor else ""), msgspec.msgpack.encode(fact))
+            for fact in facts
+        ],
     )
     if rows.membership is not None:
         _drop_void(rows, rows.membership)

@@ -221,10 +221,10 @@ def test_the_epoch_of_a_revocation_is_above_all_that_was_seen_and_all_earlier_ti
     assert membership.last_epoch(VAN.node_id, NOW + 0.5) == NOW
     high = issue(HQ, HQ_CHAIN, VAN.public_key, grant_of("member"), NOW, epoch=NOW + 1000)
     membership.admit(high, VAN.public_key, NOW)
-    assert membership.last_epoch(VAN.node_id, NOW) == NOW + 1000
+    assert membership.last_epoch(VAN.node_id, NOW) == NOW + 1001
     membership = Membership(HQ_CHAIN)
     membership.writer(VAN.public_key, pack_chain(high))
-    assert membership.last_epoch(VAN.node_id, NOW) == NOW + 1000
+    assert membership.last_epoch(VAN.node_id, NOW) == NOW + 1001
     membership.learn([revoke(HQ, HQ_CHAIN, VAN.node_id, NOW + 2000, NOW)])
     assert membership.last_epoch(VAN.node_id, NOW) == membership.next_epoch(VAN.node_id) == NOW + 2001
 

@@ -16,9 +16,11 @@ from mesh.core.enrolment import (
     read_request,
     read_token,
     renew,
+    succeed,
 )
 from mesh.core.handshake import MAX_HANDSHAKE_BYTES
 from mesh.core.identity import Identity
+from mesh.core.renewal import retired
 from mesh.core.wire import Enrol, Renew
 from mesh.errors import InvitationRefused
 
@@ -71,7 +73,10 @@ def test_requests_are_good_on_their_channel_only() -> None:
 
 @given(st.data())
 def test_no_mutation_of_a_request_asks_for_something_else(data: st.DataObject) -> None:
-    frame = data.draw(st.sampled_from([enrol(VAN, INVITATION.secret, b"x"), renew(VAN, CHAIN, b"x")]))
+    taken_over = succeed(VAN, HQ, retired(VAN, CHAIN, HQ.public_key, 1_800_000_000), b"x")
+    frame = data.draw(
+        st.sampled_from([enrol(VAN, INVITATION.secret, b"x"), renew(VAN, CHAIN, b"x"), taken_over])
+    )
     position = data.draw(st.integers(0, len(frame) - 1))
     mutated = bytearray(frame)
     mutated[position] ^= data.draw(st.integers(1, 255))
@@ -80,7 +85,11 @@ def test_no_mutation_of_a_request_asks_for_something_else(data: st.DataObject) -
     except InvitationRefused:
         return
     assert isinstance(request, Renew)  # whose chain is verified apart
-    assert request.chain[0].public_key == VAN.public_key
+    if request.retirement is None:
+        assert request.chain[0].public_key == VAN.public_key
+    else:
+        assert request.retirement.successor == HQ.public_key
+        assert request.retirement.chain[0].public_key == VAN.public_key
 
 
 @given(st.binary(max_size=300))

@@ -21,7 +21,7 @@ from mesh.core.certificates import (
 )
 from mesh.core.identity import Identity
 from mesh.core.membership import Membership
-from mesh.core.renewal import OTHERS_RENEW_SECONDS, renewed
+from mesh.core.renewal import OTHERS_RENEW_SECONDS, renewed, retired, succeeded
 from mesh.errors import MembershipRefused
 
 NOW = 1_800_000_000
@@ -118,3 +118,62 @@ def test_only_so_many_admins_are_remembered() -> None:
     with pytest.raises(MembershipRefused, match="join anew by an invitation"):
         renewed(BAD, admin(BAD, at), chain, at)
     assert renewed(HQ, admin(HQ, at), chain, at)
+
+
+# --- another key ------------------------------------------------------------------------------------
+
+
+def test_who_takes_over_stands_on_the_former_node_and_whom_that_stood_on() -> None:
+    chain = renewed(HQ, admin(HQ, LATE), by(BAD), LATE)
+    fact = retired(VAN, chain, CAROL.public_key, LATE)
+    new = succeeded(HQ, admin(HQ, LATE), fact, LATE)
+    assert new[0].grant == chain[0].grant
+    assert new[0].former == sorted([(BAD.node_id, 1), (VAN.node_id, 2)])
+    knowing = Membership(new)
+    assert knowing.learn([fact]) == [fact]
+    assert knowing.admit(new, CAROL.public_key, LATE)
+    with pytest.raises(MembershipRefused, match="changed its key"):
+        knowing.admit(chain, VAN.public_key, LATE)
+    assert knowing.writer(VAN.public_key, pack_chain(chain)), "what it has signed stands"
+    assert knowing.next_epoch(VAN.node_id) == 2
+    # Whoever knows of the old key only, revokes it to the same end.
+    epoch = Membership(new).last_epoch(VAN.node_id, 0)
+    knowing.learn([revoke(HQ, admin(HQ), VAN.node_id, max(epoch, 2), NOW)])
+    for former, key in ((new, CAROL), (chain, VAN)):
+        with pytest.raises(MembershipRefused, match="was revoked"):
+            knowing.admit(former, key.public_key, LATE)
+
+
+def test_a_node_retires_itself_only_once_and_only_itself() -> None:
+    chain = by(HQ)
+    first, other = (retired(VAN, chain, key.public_key, NOW) for key in (CAROL, BAD))
+    knowing = Membership(chain)
+    knowing.check_retirement(first, NOW)
+    knowing.learn([first])
+    knowing.check_retirement(first, NOW)
+    with pytest.raises(MembershipRefused, match="changed its key"):
+        knowing.check_retirement(other, NOW)
+    assert knowing.learn([other]) == []
+    for wrong in (
+        retired(BAD, chain, CAROL.public_key, NOW),
+        msgspec.structs.replace(first, successor=BAD.public_key),
+        msgspec.structs.replace(first, successor=b""),
+        retired(VAN, chain, b"short", NOW),
+    ):
+        with pytest.raises(MembershipRefused):
+            Membership(chain).learn([wrong])
+    early = msgspec.structs.replace(retired(VAN, chain, CAROL.public_key, NOW), epoch=7)
+    early = msgspec.structs.replace(early, signature=VAN.sign(early.signed()))
+    with pytest.raises(MembershipRefused, match="no admin"):
+        Membership(chain).learn([early])
+
+
+def test_revocations_and_retirements_count_in_the_digest_in_any_order() -> None:
+    chain = by(HQ)
+    facts = [retired(VAN, chain, CAROL.public_key, NOW), revoke(HQ, admin(HQ), BAD.node_id, 5, NOW)]
+    a, b = Membership(chain), Membership(chain)
+    a.learn(facts)
+    b.learn(facts[:1])
+    assert a.digest() != b.digest() != Membership(chain).digest()
+    b.learn(facts[1:])
+    assert a.digest() == b.digest()
