@@ -128,7 +128,7 @@ async def invite(
 
 @click.command()
 @common_options
-@click.argument("token", required=False)
+@click.argument("token", required=False, envvar="MESH_TOKEN")
 @click.option(
     "--token-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -139,7 +139,8 @@ async def invite(
 def join(context: click.Context, token: str | None, token_file: Path | None) -> None:
     """Join the mesh that TOKEN invites to.
 
-    Without TOKEN it is read from stdin: other users can see the arguments of a process.
+    Other users can see the arguments of a process: rather give it by --token-file, by the environment
+    variable MESH_TOKEN, or on stdin (TOKEN left out, or -); a terminal is asked for it.
     """
     settings = context.ensure_object(Settings)
     if token is not None and token_file is not None:

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from mesh.core.certificates import Certificate, Revocation
+from mesh.core.identity import node_id_of, short_id
 
 PROTOCOL_MIN = 1
 PROTOCOL_MAX = 1
@@ -99,6 +100,9 @@ class Enrol(_Message, tag=6, frozen=True):
     secret: bytes
     public_key: bytes
     signature: bytes
+
+    def __repr__(self) -> str:
+        return f"<Enrol of {short_id(node_id_of(self.public_key))}>"
 
 
 class Renew(_Message, tag=7, frozen=True):

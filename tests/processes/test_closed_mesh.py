@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -36,6 +37,7 @@ def test_a_mesh_from_its_beginning_to_a_stolen_van(tmp_path: Path) -> None:
         joined = mesh("join", *homes["van"], stdin=token)
         assert (joined["mesh_id"], joined["read"]) == (begun["mesh_id"], ["cars*", "map"])
         (tmp_path / "token").write_text(token + "\n")
+        (tmp_path / "token").chmod(0o600)
         refused = mesh("join", "--token-file", str(tmp_path / "token"), *homes["thief"], status=4)
         assert refused["error"]["type"] == "InvitationRefused"
         with MeshProcess(tmp_path / "van", "--name", "van", "--peer", hq.address) as van:
@@ -49,6 +51,9 @@ def test_a_mesh_from_its_beginning_to_a_stolen_van(tmp_path: Path) -> None:
             assert "revoked" in van.mesh("connect", hq.address, status=4)["error"]["message"]
             assert van.mesh("whoami")["revoked_by"] == hq.address
             assert token not in hq.stderr + van.stderr
+            for arguments in Path("/proc").glob("[0-9]*/cmdline"):  # none on macOS
+                with contextlib.suppress(OSError):
+                    assert token not in arguments.read_text(errors="replace")
         late = hq.mesh("invite")["token"]
     said = mesh("join", *homes["thief"], stdin=late, status=4)["error"]["message"]
     assert said.startswith(f"cannot reach {hq.address}: ")

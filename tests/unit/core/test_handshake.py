@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -295,6 +297,50 @@ def test_no_mutation_of_any_byte_authenticates_a_wrong_peer(data: st.DataObject)
     if victim != "proof":
         assert a.peer is None
     assert b.peer is None
+
+
+def flipped(frame: bytes, at: int) -> bytes:
+    return frame[:at] + bytes([frame[at] ^ 1 << at % 8]) + frame[at + 1 :]
+
+
+def cut(frame: bytes, at: int) -> bytes:
+    return frame[:at]
+
+
+THOROUGH = bool(os.environ.get("MESH_TEST_THOROUGH"))
+
+
+@pytest.mark.parametrize("victim", range(4))
+def test_every_byte_of_every_message_counts_and_so_does_its_length(victim: int) -> None:
+    """Of members: the hellos and the proofs, changed in one byte or cut short at any place."""
+
+    def authenticated(change: Callable[[bytes], bytes]) -> tuple[bool, bool]:
+        a, b = member_dialling(), member_accepting()
+        said: list[bytes] = []
+
+        def transmit(frame: bytes) -> bytes:
+            said.append(frame)
+            return change(frame) if len(said) == victim + 1 else frame
+
+        try:
+            their_hello, their_proof = b.receive(transmit(a.start()[0]))
+            a.receive(transmit(their_hello))
+            (proof,) = a.receive(transmit(their_proof))
+            b.receive(transmit(proof))
+        except HandshakeFailed:
+            pass
+        sizes.append(len(said[victim]))
+        return a.peer is not None, b.peer is not None
+
+    sizes: list[int] = []
+    assert authenticated(lambda frame: frame) == (True, True)
+    (size,) = sizes
+    step = 1 if THOROUGH or size < 100 else 7
+    expected = (victim == 3, False)  # the dialler is done before the acceptor has its proof
+    for place in range(0, size, step):
+        assert authenticated(partial(flipped, at=place)) == expected
+        assert authenticated(partial(cut, at=place)) == expected
+    assert authenticated(lambda frame: frame + b"\0") == expected
 
 
 def test_a_proof_of_another_connection_is_worth_nothing() -> None:
