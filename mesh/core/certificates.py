@@ -58,7 +58,9 @@ EVERYTHING = ("*",)
 
 _MAX_ROLES = 16
 _MAX_TIME = 1 << 40
-_MAX_EPOCH = _MAX_TIME
+MAX_EPOCH = _MAX_TIME - 1
+"""The last that a revocation can name. Those of certificates stay below it: none is out of its reach."""
+
 _ROLE = re.compile(r"[a-z][a-z-]{0,31}")
 _NODE_ID = re.compile(r"[a-z2-7]{52}")
 _PATTERN = re.compile(r"\*|[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}\*?")
@@ -328,7 +330,7 @@ def verify_revocation(fact: Revocation, mesh_id: str) -> None:
         entitled = itself and len(fact.successor) == PUBLIC_KEY_BYTES
     else:
         entitled = signer.has(ADMIN)
-    if fact.mesh_id != mesh_id or not entitled or not 0 < fact.epoch < _MAX_EPOCH:
+    if fact.mesh_id != mesh_id or not entitled or not 0 < fact.epoch <= MAX_EPOCH:
         raise MembershipRefused(FORGED, "a revocation by a node that is no admin of the mesh")
     if not _NODE_ID.fullmatch(fact.node_id):
         raise MembershipRefused(FORGED, "a revocation of what is no node")
@@ -341,13 +343,15 @@ def _check_form(certificate: Certificate) -> None:
         certificate.grant.check()
     except ValueError as error:
         raise MembershipRefused(FORGED, f"a certificate with {error}") from error
-    if len(certificate.public_key) != PUBLIC_KEY_BYTES or not 0 < certificate.epoch < _MAX_EPOCH:
+    if len(certificate.public_key) != PUBLIC_KEY_BYTES or not 0 < certificate.epoch < MAX_EPOCH:
         raise MembershipRefused(FORGED, "a certificate with a malformed key or epoch")
     start, end = certificate.not_before, certificate.not_after
     if not (0 <= start <= end <= _MAX_TIME and end - start <= VALID_SECONDS):
         raise MembershipRefused(FORGED, f"{_whose(certificate)} is valid for too long, or never")
     former = certificate.former
-    well_formed = former == sorted(set(former)) and all(_NODE_ID.fullmatch(node_id) for node_id, _ in former)
+    well_formed = former == sorted(set(former)) and all(
+        _NODE_ID.fullmatch(node_id) and 0 < epoch <= MAX_EPOCH for node_id, epoch in former
+    )
     if len(former) > MAX_FORMER or not well_formed:
         raise MembershipRefused(FORGED, f"{_whose(certificate)} stands on too many, or on what is no node")
 

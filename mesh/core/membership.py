@@ -11,6 +11,7 @@ import msgspec
 
 from mesh.core.certificates import (
     FORGED,
+    MAX_EPOCH,
     PUBLISH,
     RENEW_SECONDS,
     REVOKED,
@@ -191,7 +192,8 @@ class Membership:
         """The epoch that a revocation names to end every certificate of a node that there is: those that are
         known here, the next of each, on which stands who has taken over from it, and those that others have
         made since they revoked it some time before ``now``."""
-        return max(self.next_epoch(node_id), self._seen.get(node_id, 0) + 1, int(now))
+        epoch = max(self.next_epoch(node_id), self._seen.get(node_id, 0) + 1, int(now))
+        return min(epoch, MAX_EPOCH)
 
     def _see(self, epochs: Iterable[tuple[str, int]]) -> None:
         for node_id, epoch in epochs:

@@ -388,6 +388,8 @@ class MembershipService:
             link.send(Revocations(facts[start : start + FACTS_PER_MESSAGE]))
 
     async def _on_revocations(self, link: Link, message: Revocations) -> None:
+        if len(message.facts) > FACTS_PER_MESSAGE:  # proving one takes time
+            raise ProtocolViolation(f"more than {FACTS_PER_MESSAGE} revocations at once")
         await self._learn(message.facts, link)
 
     async def _learn(self, facts: list[Revocation], source: Link | None) -> None:
@@ -398,6 +400,7 @@ class MembershipService:
                 new += self._membership.learn([fact])
             except MembershipRefused as error:
                 failure = error
+                break
         if new:
             gone = self._unfit()
             for fact in new:

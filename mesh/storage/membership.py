@@ -7,6 +7,7 @@ import msgspec
 from mesh.core import records
 from mesh.core.certificates import Revocation
 from mesh.core.enrolment import Invited
+from mesh.core.identity import node_id_of
 from mesh.core.membership import Membership
 from mesh.core.records import OWNED_COLLECTIONS
 from mesh.errors import InvitationRefused, ProtocolViolation
@@ -19,6 +20,11 @@ def remember_revocations(rows: Rows, facts: list[Revocation]) -> None:
     rows.connection.executemany(
         "DELETE FROM invitations WHERE secret_hash IN (SELECT secret_hash FROM admissions WHERE node_id = ?)",
         [(fact.node_id,) for fact in facts if not fact.successor],
+    )
+    rows.connection.executemany(  # to revoke one of the two keys later is to revoke who came by it
+        "INSERT OR IGNORE INTO admissions(secret_hash, node_id) "
+        "SELECT secret_hash, ? FROM admissions WHERE node_id = ?",
+        [(node_id_of(fact.successor), fact.node_id) for fact in facts if fact.successor],
     )
     rows.connection.executemany(
         "INSERT OR REPLACE INTO revocations(node_id, fact) VALUES (?, ?)",

@@ -15,9 +15,11 @@ from mesh.core.certificates import Certificate, grant_of, issue, revoke
 from mesh.core.enrolment import SECRET_BYTES, Invitation, read_token, renew
 from mesh.core.identity import Identity
 from mesh.core.limits import STRIKES
+from mesh.core.renewal import retired
 from mesh.core.wire import Revocations
 from mesh.errors import InvalidInvitation, LinkClosed
-from mesh.membership.asking import enrol_by
+from mesh.membership.asking import enrol_by, succeed_at
+from mesh.membership.service import FACTS_PER_MESSAGE
 from mesh.network.introductions import HANDSHAKE_SECONDS
 from mesh.network.transport import JOIN_PATH, MAX_STRANGER_BYTES
 from tests.simulation.virtual_clock import run_virtual, virtual
@@ -425,7 +427,27 @@ async def test_a_forged_revocation_costs_its_sender_the_link() -> None:
     await apart(hq, van)
     await linked(hq, van)  # the next link is without it
     assert hq_credentials.membership.revoked == {}
+    # And so do more of them than are ever sent at once: each takes time to prove.
+    world.link("van", "hq").send(Revocations([fact] * (FACTS_PER_MESSAGE + 1)))
+    await apart(hq, van)
     await world.close()
+
+
+@virtual
+async def test_the_invitation_of_who_has_changed_its_key_ends_with_either_key() -> None:
+    for revoked in ("van", "van2"):
+        world = World(24)
+        hq = await world.start("hq", credentials=admin())
+        token = await hq.invite(uses=50)
+        chain = await join(world, "van", token)
+        transport = world.network.transport("van")
+        fact = retired(key("van"), chain, key("van2").public_key, EPOCH)
+        taken_over = await succeed_at(transport, "ws://hq:7700", key("van"), key("van2"), fact)
+        assert taken_over[0].node_id == key("van2").node_id
+        await hq.revoke(key(revoked).node_id)
+        with pytest.raises(InvitationRefused, match="not known there"):
+            await join(world, "accomplice", token)
+        await world.close()
 
 
 def test_secrets_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:

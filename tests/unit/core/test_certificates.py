@@ -14,6 +14,7 @@ from mesh.core.certificates import (
     EXPIRED,
     FORGED,
     MAX_CHAIN,
+    MAX_EPOCH,
     NOT_YET_VALID,
     OTHER_MESH,
     REVOKED,
@@ -225,6 +226,20 @@ def test_the_epoch_of_a_revocation_is_above_all_that_was_seen_and_all_earlier_ti
     membership = Membership(HQ_CHAIN)
     membership.writer(VAN.public_key, pack_chain(high))
     assert membership.last_epoch(VAN.node_id, NOW) == NOW + 1001
+    # No certificate is out of reach.
+    last = issue(HQ, HQ_CHAIN, VAN.public_key, grant_of("member"), NOW, epoch=MAX_EPOCH - 1)
+    stands = issue(HQ, HQ_CHAIN, VAN.public_key, grant_of("member"), NOW, former=[(DEPOT.node_id, MAX_EPOCH)])
+    for chain, who in ((last, VAN), (stands, DEPOT)):
+        membership = Membership(HQ_CHAIN)
+        membership.admit(chain, VAN.public_key, NOW)
+        epoch = membership.last_epoch(who.node_id, NOW)
+        membership.learn([revoke(HQ, HQ_CHAIN, who.node_id, epoch, NOW)])
+        with pytest.raises(MembershipRefused, match="was revoked"):
+            membership.admit(chain, VAN.public_key, NOW)
+    for beyond in ({"epoch": MAX_EPOCH}, {"former": [(DEPOT.node_id, MAX_EPOCH + 1)]}):
+        with pytest.raises(MembershipRefused, match="bad-certificate"):
+            issue(HQ, HQ_CHAIN, VAN.public_key, grant_of("member"), NOW, **beyond)
+    membership = Membership(HQ_CHAIN)
     membership.learn([revoke(HQ, HQ_CHAIN, VAN.node_id, NOW + 2000, NOW)])
     assert membership.last_epoch(VAN.node_id, NOW) == membership.next_epoch(VAN.node_id) == NOW + 2001
 
