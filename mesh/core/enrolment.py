@@ -66,7 +66,7 @@ class Invitation(msgspec.Struct, array_like=True, frozen=True):
     def token(self) -> str:
         """All of it on one line."""
         body = msgspec.msgpack.encode(self)
-        return _PREFIX + base64.urlsafe_b64encode(body + _checksum(body)).decode().rstrip("=")
+        return _PREFIX + _encoded(body + _checksum(body))
 
 
 class Invited(msgspec.Struct, frozen=True):
@@ -98,7 +98,7 @@ def read_token(token: str) -> Invitation:
     try:
         whole = base64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=b"-_", validate=True)
         body, checksum = whole[:-_CHECKSUM_BYTES], whole[-_CHECKSUM_BYTES:]
-        if _checksum(body) != checksum:
+        if _checksum(body) != checksum or _encoded(whole) != encoded:
             raise InvitationRefused("the token was mistyped or cut: copy all of it")
         invitation = msgspec.msgpack.decode(body, type=Invitation)
     except (ValueError, *UNREADABLE) as error:
@@ -182,6 +182,10 @@ def _decode(frame: bytes) -> Message | None:
         return FrameReader(max_frame=MAX_HANDSHAKE_BYTES, max_message=MAX_HANDSHAKE_BYTES).feed(frame)
     except ProtocolViolation as violation:
         raise InvitationRefused(f"what was sent is no request for a certificate: {violation}") from violation
+
+
+def _encoded(whole: bytes) -> str:
+    return base64.urlsafe_b64encode(whole).decode().rstrip("=")
 
 
 def _checksum(body: bytes) -> bytes:

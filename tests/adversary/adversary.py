@@ -92,15 +92,18 @@ class Adversary:
                     return message
             if self.ended is not None:
                 raise LinkClosed(self.ended)
-            self._news.clear()
-            await self._news.wait()
+            await self.news()
 
     async def until_ended(self) -> str:
         """Why the node has ended the link."""
         while self.ended is None:
-            self._news.clear()
-            await self._news.wait()
+            await self.news()
         return self.ended
+
+    async def news(self) -> None:
+        """Wait until the node says something, or ends it."""
+        self._news.clear()
+        await self._news.wait()
 
     async def close(self) -> None:
         """Be gone."""

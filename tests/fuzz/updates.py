@@ -235,7 +235,7 @@ def try_one(update: bytes, documents: Sequence[DocumentState] = HELD) -> int:
             continue
         taken += 1
         try:
-            _use(outcome, kept)
+            _use(held, outcome, kept)
             _contribute(held, update)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
@@ -259,13 +259,14 @@ def _contribute(held: DocumentState, update: bytes) -> None:
         assert elsewhere.fields == merged.fields, "what a browser said reads differently elsewhere"
 
 
-def _use(merged: Merged, kept: LiveDocuments) -> None:
+def _use(held: DocumentState, merged: Merged, kept: LiveDocuments) -> None:
     """Everything that becomes of a document later."""
     state = merged.state
     elsewhere = arrive(ABSENT, offered(state.update, b"e" * 8))
     assert isinstance(elsewhere, Merged), "what was let in cannot be passed on"
     assert elsewhere.fields == merged.fields, "it reads differently elsewhere"
-    read_update(library.difference(state.update, library.state_vector(HELD[-1].update)), library.ROOT_NAME)
+    library.difference(state.update, library.state_vector(HELD[-1].update))
+    read_update(library.difference(state.update, library.state_vector(held.update)), library.ROOT_NAME)
     assert library.difference(state.update, library.state_vector(state.update))
     more = arrive(state, offered(_MORE, b"m" * 8), kept)
     assert isinstance(more, Merged), "it takes no other change"

@@ -691,6 +691,7 @@ async def test_a_holder_that_healed_is_asked_again(world: World) -> None:
     await fetching
 
 
+@pytest.mark.limit("attachments.service.MAX_BLOB_BYTES")
 @simulated()
 async def test_a_blob_over_the_limit_is_neither_fetched_nor_relayed(world: World) -> None:
     await world.node("b", max_blob_bytes=MIB)

@@ -181,6 +181,7 @@ def test_a_demand_ends_after_its_hops() -> None:
     assert not mesh.nodes[names[MAX_HOPS + 2]].blobs
 
 
+@pytest.mark.limit("core.demand.MAX_DEMANDS_PER_LINK")
 def test_a_link_may_bring_only_so_many_demands() -> None:
     node = Demands("me")
     node.link_up("l")

@@ -289,6 +289,7 @@ def test_what_no_two_write_apart_is_refused() -> None:
     assert set(replica.fields or {}) == {"f1", "f2", "f3", "f4"}
 
 
+@pytest.mark.limit("core.document.MAX_FIELDS")
 def test_too_many_fields_are_refused_when_they_are_written() -> None:
     replica = Replica(1)
     assert replica.edit(lambda held: plan_merge(held, {str(i): i for i in range(MAX_FIELDS)}))

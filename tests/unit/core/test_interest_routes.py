@@ -117,6 +117,7 @@ def test_what_a_peer_says_last_counts_whatever_its_number() -> None:
     assert not served(made, "p").covers(RED)
 
 
+@pytest.mark.limit("core.routes.MAX_HOPS")
 def test_hops_are_limited() -> None:
     made = table("p", "x")
     made.heard("p", said("a", MAX_HOPS, RED), 0.0)

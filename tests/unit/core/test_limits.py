@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import re
+from pathlib import Path
 
 import pytest
 
@@ -23,15 +24,22 @@ from mesh.core.limits import (
     origin_of,
 )
 
+ROWS = re.findall(r"^    ([a-z_.]+)\.([A-Z_]+) +([0-9.]+) ", limits.__doc__ or "", re.MULTILINE)
+
 
 def test_the_table_says_what_the_code_does() -> None:
-    assert limits.__doc__ is not None
-    rows = re.findall(r"^    ([a-z_.]+)\.([A-Z_]+) +([0-9.]+) ", limits.__doc__, re.MULTILINE)
-    assert len(rows) >= 35
-    for module, name, value in rows:
+    assert len(ROWS) >= 35
+    for module, name, value in ROWS:
         assert str(getattr(importlib.import_module(f"mesh.{module}"), name)) == value, name
 
 
+def test_a_test_goes_over_each_limit() -> None:
+    sources = [path.read_text() for path in Path(__file__).parents[2].rglob("test_*.py")]
+    marks = re.findall(r"mark\.limit\(([^)]*)\)", "\n".join(sources))
+    assert {f"{module}.{name}" for module, name, _ in ROWS} == set(re.findall(r'"([^"]+)"', " ".join(marks)))
+
+
+@pytest.mark.limit("core.limits.MAX_BAN_SECONDS")
 def test_who_breaks_the_protocol_again_and_again_is_banned_for_longer_each_time() -> None:
     bans, now, seconds = Bans(), 1000.0, []
     for _ in range(8):
@@ -47,6 +55,7 @@ def test_who_breaks_the_protocol_again_and_again_is_banned_for_longer_each_time(
     assert seconds[-1] == MAX_BAN_SECONDS
 
 
+@pytest.mark.limit("core.limits.STRIKE_SECONDS")
 def test_who_breaks_it_now_and_then_is_not_banned_and_a_ban_is_forgotten() -> None:
     bans = Bans()
     assert not any(bans.strike("a", at * STRIKE_SECONDS / (STRIKES - 1)) for at in range(20))
@@ -95,6 +104,7 @@ def line(about: str, at: float) -> logging.LogRecord:
     return record
 
 
+@pytest.mark.limit("core.limits.LOG_SECONDS")
 def test_lines_of_log_about_one_peer() -> None:
     lines = LinesPerPeer()
     written = [line(f"192.0.2.1:{port}", 1000.0) for port in range(100)]

@@ -33,6 +33,7 @@ async def _end_of(connection: Connection) -> str:
             return error.reason
 
 
+@pytest.mark.limit("core.limits.STRIKES", "core.limits.FIRST_BAN_SECONDS")
 @virtual
 async def test_an_address_that_speaks_rubbish_is_turned_away_for_a_while() -> None:
     world = World()
@@ -104,6 +105,7 @@ def few_links(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "MAX_LINKS_PER_ADDRESS", 2)
 
 
+@pytest.mark.limit("core.limits.MAX_LINKS", "core.limits.MAX_LINKS_PER_ADDRESS")
 @pytest.mark.usefixtures("few_links")
 @virtual
 async def test_links_come_in_up_to_a_number_in_all_and_from_one_address() -> None:
@@ -126,6 +128,7 @@ async def test_links_come_in_up_to_a_number_in_all_and_from_one_address() -> Non
     await world.close()
 
 
+@pytest.mark.limit("core.limits.MESSAGES_PER_SECOND", "core.limits.MESSAGES_AT_ONCE")
 @virtual
 async def test_more_messages_than_so_many_wait_where_they_are() -> None:
     world = World(path=Path(0.0))

@@ -190,6 +190,7 @@ async def test_drain_ends_with_the_link() -> None:
     await draining
 
 
+@pytest.mark.limit("network.link.MAX_PENDING_BYTES")
 @virtual
 async def test_a_peer_that_takes_nothing_costs_itself() -> None:
     a, _ = await ends().open()

@@ -259,6 +259,7 @@ async def test_a_peer_that_accepts_nothing_cannot_be_dialled_for_bulk() -> None:
     await world.close()
 
 
+@pytest.mark.limit("network.peers.MAX_BULK_PER_PEER")
 @virtual
 async def test_bulk_connections_are_few_and_end_with_disconnect() -> None:
     world = World()

@@ -24,6 +24,7 @@ async def _dialled(world: World, to: str, source: str = "stranger") -> Connectio
     return await world.network.transport(source).dial(URL.format(to))
 
 
+@pytest.mark.limit("network.introductions.HANDSHAKE_SECONDS")
 @virtual
 async def test_connections_that_say_nothing_are_dropped() -> None:
     world = World()
@@ -54,6 +55,7 @@ async def test_200_real_connections_that_say_nothing_keep_nobody_out() -> None:
             await connection.receive()
 
 
+@pytest.mark.limit("network.introductions.MAX_STRANGERS")
 @virtual
 async def test_there_may_be_only_so_many_strangers_at_once() -> None:
     world = World()

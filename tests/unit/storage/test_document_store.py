@@ -607,6 +607,7 @@ async def test_one_bad_change_does_not_hold_up_a_frame(
     assert caplog.text.count("refused") == 11
 
 
+@pytest.mark.limit("storage.rows.MAX_QUARANTINE")
 async def test_quarantine_is_bounded(store: DocumentStore) -> None:
     changes = [
         Change("c", str(i), (0, 0), {}, {b"peerpeer": i + 1}, b"junk") for i in range(MAX_QUARANTINE + 200)
