@@ -23,6 +23,14 @@ MAX_ENTRIES = 64
 MAX_BYTES = 96 * 1024
 """All selectors of a set, as JSON; while they are more, the collection with most of them is synced whole."""
 
+MAX_INTEREST_ENTRIES = 16_384
+"""Entries that one node wants; beyond them it wants everything. More in one message are a violation."""
+
+MAX_INTEREST_BYTES = 32 << 20
+"""Entries of all origins that one peer speaks for, and apart from that of the catch-ups that it has open."""
+
+_ENTRY_BYTES = 200
+
 _CACHED = 8192
 """Digests, and compiled selectors, that are kept: interest changes little by little, and is put together anew
 each time."""
@@ -49,6 +57,7 @@ class InterestSet:
     """Entries, ready for matching. Immutable.
 
     Attributes:
+        size_bytes: what they take, about.
         only: no other collections are wanted, whatever the entries say.
     """
 
@@ -79,6 +88,8 @@ class InterestSet:
         while sum(selected.values()) > MAX_BYTES:
             whole.add(largest := max(selected, key=selected.__getitem__))
             del selected[largest]
+        if len(by_digest) > MAX_INTEREST_ENTRIES:
+            whole.add(EVERYTHING.collection)
         if whole:
             by_digest = {d: e for d, e in by_digest.items() if e.collection not in whole}
             by_digest.update((entry_digest(e), e) for e in map(InterestEntry, sorted(whole)))
@@ -88,11 +99,13 @@ class InterestSet:
             whole = set()
         self._by_digest = by_digest
         self._whole = whole
+        self.size_bytes = sum(_ENTRY_BYTES + len(entry.collection) for entry in by_digest.values())
         self._matchers: dict[str, list[Matcher]] = {}
         for entry in by_digest.values():
             if entry.selector:
-                matcher = _matcher(_encode(entry.selector))
-                self._matchers.setdefault(entry.collection, []).append(matcher)
+                selector = _encode(entry.selector)
+                self.size_bytes += len(selector)
+                self._matchers.setdefault(entry.collection, []).append(_matcher(selector))
 
     @property
     def entries(self) -> dict[bytes, InterestEntry]:

@@ -37,6 +37,8 @@ Everything that a peer, or somebody who is none yet, can make a node hold or do 
     core.interest.MAX_ENTRIES                   64          selectors of a collection; of more, it is all
     core.interest.MAX_BYTES                     98304       all selectors of a peer's interest; of more, the
                                                             collections with most are wanted whole
+    core.interest.MAX_INTEREST_ENTRIES          16384       collections and selectors that one node wants
+    core.interest.MAX_INTEREST_BYTES            33554432    those of all nodes that one peer speaks for
     core.selector.MAX_SELECTOR_BYTES            8192        one selector
     core.document.MAX_STATE_BYTES               4194304     one document with its history
     core.document.MAX_FIELDS                    20000       fields that a write may give it

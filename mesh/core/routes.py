@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from mesh.core.interest import InterestSet
+from mesh.core.interest import MAX_INTEREST_BYTES, MAX_INTEREST_ENTRIES, InterestSet
 from mesh.core.ways import MAX_SEQUENCE, Heard, LinkState, Origin, StandIn, Way, above, leads_away
 from mesh.core.wire import WITHDRAWN, Interest, InterestEntry, Routes
 from mesh.errors import InvalidSelector, ProtocolViolation
@@ -117,16 +117,20 @@ class InterestTable:
             raise ProtocolViolation(f"{peer} passes on the interest of {origin} as if it were its own")
         if origin not in link.heard and len(link.heard) >= MAX_ORIGINS:
             raise ProtocolViolation(f"speaks for more than {MAX_ORIGINS} origins")
+        if len(interest.entries) > MAX_INTEREST_ENTRIES:
+            raise ProtocolViolation(f"an interest of more than {MAX_INTEREST_ENTRIES} entries")
         try:
-            entries = InterestSet(interest.entries).entries
+            wanted = InterestSet(interest.entries)
         except InvalidSelector as error:
             raise ProtocolViolation(f"an interest that cannot be: {error}") from error
-        fresh = Heard(interest.sequence, interest.hops, list(entries.values()))
+        fresh = Heard(interest.sequence, interest.hops, list(wanted.entries.values()))
+        if link.heard_bytes - link.heard.get(origin, 0) + wanted.size_bytes > MAX_INTEREST_BYTES:
+            raise ProtocolViolation(f"wants what takes more than {MAX_INTEREST_BYTES} bytes to say")
         known = self._origins.setdefault(origin, Origin())
         if known.heard.get(peer) == fresh:
             return False
         known.heard[peer] = fresh
-        link.heard.add(origin)
+        link.hear(origin, wanted.size_bytes)
         self._choose(origin, now)
         if origin == peer and not fresh.entries:
             self._end(origin, fresh.sequence, now)
@@ -159,7 +163,7 @@ class InterestTable:
             self._end(origin, interest.sequence, now)
         if origin not in link.heard:
             return bool(interest.sequence)
-        link.heard.discard(origin)
+        link.unhear(origin)
         del known.heard[peer]
         self._choose(origin, now)
         self._mark(origin, [peer])
@@ -174,7 +178,7 @@ class InterestTable:
         for known in self._origins.values():
             known.behind.discard(peer)
             known.told.discard(peer)
-        for origin in sorted(link.heard | link.told.keys() - {self._node_id}):
+        for origin in sorted(link.heard.keys() | link.told.keys() - {self._node_id}):
             known = self._origins[origin]
             if known.heard.pop(peer, None) is None:
                 self._forget(origin)
@@ -250,7 +254,7 @@ class InterestTable:
         }
         for peer in concerned:
             del known.heard[peer]
-            self._links[peer].heard.discard(origin)
+            self._links[peer].unhear(origin)
         if direct is not None and direct.entries:
             if direct.sequence <= sequence:  # whoever said so is wrong, and the origin will go above it
                 self._take(origin, Way(origin, above(sequence), 1, direct.entries))
@@ -354,7 +358,7 @@ class InterestTable:
         it has been told."""
         link = self._links[peer]
         origins = link.routed & (link.routed_told or set())
-        origins |= {peer} & link.heard
+        origins |= {peer} & link.heard.keys()
         entries = [e for origin in origins for e in self._origins[origin].heard[peer].entries]
         # Neighbours always know each other's node documents.
         return InterestSet([*entries, InterestEntry("nodes", {"_id": self._node_id})])

@@ -40,6 +40,11 @@ class Comparisons:
     def __iter__(self) -> Iterator[int]:
         return iter(self._interests)
 
+    @property
+    def size_bytes(self) -> int:
+        """What the entries that are compared take, about."""
+        return sum(interest.size_bytes for interest in self._interests.values())
+
     def begin(self, number: int, interest: InterestSet, *, shared: bool) -> list[Effect]:
         """The peer's resume ``number`` is about to be compared. ``shared``: by this node, for both."""
         self._interests[number] = interest

@@ -10,7 +10,7 @@ from mesh.core import sync_window
 from mesh.core.access import Access, permits
 from mesh.core.commits import PAGE_BYTES, Commit, Found, LogEntry
 from mesh.core.document import MAX_STATE_BYTES
-from mesh.core.interest import InterestSet
+from mesh.core.interest import MAX_INTEREST_BYTES, MAX_INTEREST_ENTRIES, InterestSet
 from mesh.core.numbering import ONE_RUN, Numbering
 from mesh.core.reconcile import KeySet
 from mesh.core.sync_comparing import Comparisons
@@ -181,10 +181,15 @@ class Serving:
             self._live = _Scan(0, self._head, 0, self._wanted)
             self._window.told = self._head
         upto = self._live.cursor
+        if len(message.entries) > MAX_INTEREST_ENTRIES:
+            raise ProtocolViolation(f"asked to resume more than {MAX_INTEREST_ENTRIES} entries")
         try:
             interest = InterestSet(message.entries, self._only)
         except InvalidSelector as error:
             raise ProtocolViolation(f"asked to resume what cannot be: {error}") from error
+        open_bytes = self._comparisons.size_bytes + sum(scan.interest.size_bytes for scan in self._scans)
+        if open_bytes + interest.size_bytes > MAX_INTEREST_BYTES:
+            raise ProtocolViolation(f"asked to resume what takes more than {MAX_INTEREST_BYTES} bytes to say")
         known = ours and 0 < message.after <= upto
         if known or message.empty:
             after = message.after if known else 0

@@ -58,7 +58,10 @@ class Origin:
 class LinkState:
     """What has passed on one link."""
 
-    heard: set[str] = field(default_factory=set)
+    heard: dict[str, int] = field(default_factory=dict)
+    """Origins that the peer speaks for, and what their entries take, in bytes; ..."""
+    heard_bytes: int = 0
+    """... those of all of them."""
     told: dict[str, Interest] = field(default_factory=dict)
     routed: set[str] = field(default_factory=set)
     """Origins whose documents go this way, ..."""
@@ -72,6 +75,13 @@ class LinkState:
     """Origins to be taken back, not only here, and the sequence up to which that goes."""
     complete: bool = False
     """Whether the peer has said all that it had to say when the link came up."""
+
+    def hear(self, origin: str, size_bytes: int) -> None:
+        self.heard_bytes += size_bytes - self.heard.get(origin, 0)
+        self.heard[origin] = size_bytes
+
+    def unhear(self, origin: str) -> None:
+        self.heard_bytes -= self.heard.pop(origin, 0)
 
 
 def leads_away(old: Way | StandIn | None, heard: Heard) -> bool:

@@ -23,6 +23,7 @@ from mesh.core.document import MAX_STATE_BYTES
 from mesh.core.frames import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, MAX_OPEN_FRAGMENTS
 from mesh.core.handshake import MAX_HANDSHAKE_BYTES, NONCE_BYTES, Handshake
 from mesh.core.identity import Identity
+from mesh.core.interest import MAX_INTEREST_ENTRIES
 from mesh.core.items import written_once
 from mesh.core.library import ROOT_NAME
 from mesh.core.limits import LOG_LINES
@@ -45,6 +46,8 @@ from tests.unit.core.test_roots import MISUSED
 
 URL = "ws://hub:7700"
 FEW = 3
+ENOUGH_BYTES = 20_000
+"""Two of this size are over the limit that the tests set."""
 
 
 async def adversary_of(world: World) -> Adversary:
@@ -64,24 +67,43 @@ def catchups(adversary: Adversary) -> list[Message]:
     return [Resume(n, b"", 0, False, [InterestEntry("cars")]) for n in range(1, FEW + 2)]
 
 
+def entries(adversary: Adversary) -> list[Message]:
+    wanted = [InterestEntry(f"c{n}") for n in range(MAX_INTEREST_ENTRIES + 1)]
+    return [Interest(adversary.identity.node_id, 2, 0, wanted)]
+
+
+def interests(adversary: Adversary) -> list[Message]:
+    return [Interest(str(n), 2, 1, [InterestEntry("c" * ENOUGH_BYTES)]) for n in range(2)]
+
+
+def resumed(adversary: Adversary) -> list[Message]:
+    return [Resume(n, b"", 0, False, [InterestEntry("c" * ENOUGH_BYTES)]) for n in (1, 2)]
+
+
 def selector(adversary: Adversary) -> list[Message]:
     large = {"a": "x" * (MAX_SELECTOR_BYTES - len('{"a":""}') + 1)}
     return [Interest(adversary.identity.node_id, 2, 0, [InterestEntry("cars", large)])]
 
 
 @pytest.mark.limit("core.routes.MAX_ORIGINS", "core.sync_serving.MAX_CATCHUPS")
+@pytest.mark.limit("core.interest.MAX_INTEREST_ENTRIES", "core.interest.MAX_INTEREST_BYTES")
 @pytest.mark.limit("core.selector.MAX_SELECTOR_BYTES")
 @pytest.mark.parametrize(
     "said, reason",
     [
         (origins, f"speaks for more than {FEW} origins"),
         (catchups, f"a catch-up {FEW + 1} too many"),
+        (entries, f"an interest of more than {MAX_INTEREST_ENTRIES} entries"),
+        (interests, "wants what takes more than"),
+        (resumed, "asked to resume what takes more than"),
         (selector, f"over the limit of {MAX_SELECTOR_BYTES}"),
     ],
 )
 def test_saying_too_much_ends_the_link(said: Said, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(routes, "MAX_ORIGINS", FEW)
     monkeypatch.setattr(sync_serving, "MAX_CATCHUPS", FEW)
+    for module in (routes, sync_serving):
+        monkeypatch.setattr(module, "MAX_INTEREST_BYTES", 2 * ENOUGH_BYTES)
 
     async def main() -> None:
         world = World(2)

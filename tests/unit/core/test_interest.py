@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mesh.core.interest import EVERYTHING, MAX_ENTRIES, InterestSet, entry_digest
+from mesh.core.interest import EVERYTHING, MAX_ENTRIES, MAX_INTEREST_ENTRIES, InterestSet, entry_digest
 from mesh.core.wire import InterestEntry
 
 CARS = InterestEntry("cars")
@@ -49,6 +49,12 @@ def test_a_whole_collection_absorbs_its_parts() -> None:
     assert not InterestSet([RED]).covers(BLUE)
     assert not InterestSet([RED]).covers(CARS)
     assert InterestSet([RED, BLUE]).covers(RED)
+
+
+def test_too_many_collections_become_everything() -> None:
+    parts = [InterestEntry(f"c{n}") for n in range(MAX_INTEREST_ENTRIES + 1)]
+    assert len(InterestSet(parts[1:]).entries) == MAX_INTEREST_ENTRIES
+    assert entries(InterestSet(parts)) == [EVERYTHING]
 
 
 @pytest.mark.limit("core.interest.MAX_ENTRIES")

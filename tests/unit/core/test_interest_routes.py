@@ -318,6 +318,19 @@ def test_a_peer_speaks_for_a_bounded_number_of_origins() -> None:
         made.routed("p", Routes([f"o{i}" for i in range(MAX_ORIGINS + 1)], []))
 
 
+def test_what_is_said_again_or_taken_back_is_counted_no_longer() -> None:
+    made = table("p", "q")
+    state = made._links["p"]
+    link_bytes = []
+    for words in (said("o", 1, RED, BLUE), said("p", 0, RED), said("o", 1, RED)):
+        made.heard("p", words, 0.0)
+        link_bytes.append(state.heard_bytes)
+    assert link_bytes[0] < link_bytes[1] > link_bytes[2]
+    made.heard("p", said("o", WITHDRAWN, sequence=0), 0.0)
+    made.heard("p", said("p", 0, sequence=4), 0.0)
+    assert state.heard_bytes == sum(state.heard.values()) == 0
+
+
 def test_a_peer_that_comes_and_goes_leaves_a_bounded_number_of_origins_behind() -> None:
     made = table()
     for visit in range(3):
