@@ -18,6 +18,7 @@ from tests.simulation.world import World
 URL = "ws://hub:7700"
 
 
+@pytest.mark.limit("collections.sessions.MAX_ASKED")
 def test_catchups_that_wait_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     most = 0
     back_pressure = SyncSession.back_pressure

@@ -33,7 +33,7 @@ from mesh.core.update_reader import MAX_NESTING, MAX_STRUCTS
 from mesh.core.versions import MAX_CLOCKS
 from mesh.core.wire import Ack, Change, Changes, ChunkGet, Interest, InterestEntry, Message, Resume
 from mesh.errors import LinkClosed, ProtocolViolation
-from mesh.network import websocket
+from mesh.network import sockets, websocket
 from mesh.network.tls import Tls, make_certificate
 from mesh.network.transport import Connection
 from mesh.network.websocket import WebSocketTransport
@@ -208,9 +208,12 @@ def test_a_document_that_is_too_much_is_put_aside_with_the_reason(name: str) -> 
 # --- what waits -------------------------------------------------------------------------------
 
 
-@pytest.mark.limit("collections.sessions.MAX_APPLYING")
-def test_frames_wait_unread_while_too_many_are_stored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "MAX_APPLYING", FEW)
+@pytest.mark.limit("collections.sessions.MAX_APPLYING", "collections.sessions.MAX_APPLYING_BYTES")
+@pytest.mark.parametrize("name, most", [("MAX_APPLYING", FEW), ("MAX_APPLYING_BYTES", 1)])
+def test_frames_wait_unread_while_too_many_are_stored(
+    name: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, name, most)
     waiting: list[int] = []
     run = sessions.SyncSession.run
 
@@ -234,7 +237,7 @@ def test_frames_wait_unread_while_too_many_are_stored(monkeypatch: pytest.Monkey
         await world.close()
 
     run_virtual(main())
-    assert max(waiting) == FEW
+    assert max(waiting) == most
 
 
 # --- strangers --------------------------------------------------------------------------------
@@ -287,12 +290,13 @@ async def refusing(connection: Connection) -> None:
     raise AssertionError("no WebSocket was opened")
 
 
-@pytest.mark.limit("network.websocket.OPEN_SECONDS")
+@pytest.mark.limit("network.sockets.OPEN_SECONDS")
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
 async def test_a_request_that_never_ends_is_cut_off(
     secure: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(websocket, "OPEN_SECONDS", 0.2)
+    for module in (sockets, websocket):
+        monkeypatch.setattr(module, "OPEN_SECONDS", 0.2)
     (tmp_path / "tls.pem").write_bytes(make_certificate())
     tls = Tls(tmp_path / "tls.pem") if secure else None
     listener = await WebSocketTransport(tls).listen("127.0.0.1:0", refusing)
@@ -312,9 +316,9 @@ async def test_a_request_that_never_ends_is_cut_off(
     await listener.close()
 
 
-@pytest.mark.limit("network.websocket.MAX_OPENING")
+@pytest.mark.limit("network.sockets.MAX_OPENING")
 async def test_one_more_that_opens_drives_out_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(websocket, "MAX_OPENING", FEW)
+    monkeypatch.setattr(sockets, "MAX_OPENING", FEW)
     listener = await WebSocketTransport().listen("127.0.0.1:0", refusing)
     openings = [await asyncio.open_connection("127.0.0.1", listener.port) for _ in range(FEW + 1)]
     async with asyncio.timeout(20):

@@ -41,6 +41,7 @@ def test_keys_are_read_for_one_comparison_at_a_time() -> None:
     assert reads(made.keys_read(100, keys(3))) == []
 
 
+@pytest.mark.limit("core.sync_comparing.MAX_KEYS")
 def test_no_more_keys_are_read_while_many_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sync_comparing, "MAX_KEYS", 10)
     made, _ = compared(5)

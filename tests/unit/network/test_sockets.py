@@ -106,6 +106,7 @@ async def test_what_a_stranger_has_sent_arrives_when_it_is_trusted(listening: Li
     writer.transport.abort()
 
 
+@pytest.mark.limit("network.sockets.MAX_ENTRANCE_BYTES")
 async def test_strangers_together_have_a_bound(listening: Listening, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sockets, "MAX_ENTRANCE_BYTES", 60 * 1024)
     (_, quiet), kept = await listening.stranger()
@@ -119,6 +120,7 @@ async def test_strangers_together_have_a_bound(listening: Listening, monkeypatch
         writer.transport.abort()
 
 
+@pytest.mark.limit("network.sockets.MAX_REQUEST_BYTES")
 async def test_a_request_that_is_large_is_none(listening: Listening) -> None:
     client = listening._tls.client if listening._tls else None
     reader, writer = await asyncio.open_connection("127.0.0.1", listening.listener.port, ssl=client)

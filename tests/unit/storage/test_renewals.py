@@ -57,6 +57,7 @@ def test_an_identity_that_is_new_is_not_changed(store: Store) -> None:
     assert [row[0] for row in store.rows.connection.execute("SELECT id FROM quarantine")] == ["1"]
 
 
+@pytest.mark.limit("storage.lineage.RENEW_SECONDS")
 def test_an_old_one_is_changed_once_a_day(store: Store) -> None:
     store.open()  # the file may have been put back before
     renewed = 0
