@@ -1,12 +1,13 @@
 """Bulk: one blob from process to process over loopback, beside a raw verified WebSocket copy of the file and
 beside other tools.
 
-    python -m tests.bench.bulk [--mib 1024] [--runs 3] [--fan-out 4] [--only copy documents]
+    python -m tests.bench.bulk [--mib 1024] [--runs 3] [--fan-out 4] [--tls] [--only copy documents]
 
 Real processes, real files. Prints medians of interleaved runs: MB/s, CPU seconds per GB of both ends
 together, the largest resident set of either, and ours as a ratio of each. With ``--fan-out`` as many
-processes fetch it at once. Then how long a document takes to the other end while nothing else moves, while a
-blob does, and, to tell what the machine alone is to blame for, while two other processes copy a file.
+processes fetch it at once; with ``--tls`` also over TLS, as in a closed mesh. Then how long a document takes
+to the other end while nothing else moves, while a blob does, and, to tell what the machine alone is to blame
+for, while two other processes copy a file.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import os
 import random
 import resource
 import shutil
+import ssl
 import statistics
 import subprocess
 import sys
@@ -38,6 +40,7 @@ from mesh.attachments.service import Attachments
 from mesh.core.identity import Identity
 from mesh.core.tokens import CHUNK_BYTES, BlobToken
 from mesh.network.peers import Peers
+from mesh.network.tls import Tls, make_certificate
 from mesh.network.websocket import WebSocketTransport
 from mesh.storage.blob_folder import FolderBlobs
 from mesh.storage.worker import ThreadWorker
@@ -67,9 +70,16 @@ async def ready() -> None:
 # --- ours -----------------------------------------------------------------------------------------
 
 
-async def mesh_node(folder: Path, name: str) -> tuple[Peers, Attachments]:
+def tls_of(folder: Path) -> Tls:
+    certificate = folder.with_suffix(".pem")
+    certificate.write_bytes(make_certificate())
+    return Tls(certificate)
+
+
+async def mesh_node(folder: Path, tls: Tls | None) -> tuple[Peers, Attachments]:
+    name = folder.name
     identity = Identity(name.encode().ljust(32, b"."))
-    peers = Peers(identity, WebSocketTransport(), name=name)
+    peers = Peers(identity, WebSocketTransport(tls), name=name)
     store = FolderBlobs(folder, ThreadWorker("blobs"))
     attachments = Attachments(store, peers, node_id=identity.node_id, random=random.Random())
     await attachments.start()
@@ -77,8 +87,8 @@ async def mesh_node(folder: Path, name: str) -> tuple[Peers, Attachments]:
     return peers, attachments
 
 
-async def mesh_holder(folder: Path, source: Path) -> None:
-    peers, attachments = await mesh_node(folder, folder.name)
+async def mesh_holder(folder: Path, source: Path, tls: Tls | None) -> None:
+    peers, attachments = await mesh_node(folder, tls)
     token = await attachments.add(source)
     print(json.dumps({"address": peers.address, "token": token.to_dict()}), flush=True)
     before = cpu()
@@ -88,9 +98,9 @@ async def mesh_holder(folder: Path, source: Path) -> None:
     await peers.close()
 
 
-async def mesh_fetcher(folder: Path, about: str) -> None:
+async def mesh_fetcher(folder: Path, about: str, tls: Tls | None) -> None:
     offer = json.loads(about)
-    peers, attachments = await mesh_node(folder, folder.name)
+    peers, attachments = await mesh_node(folder, tls)
     await peers.connect(offer["address"])
     token = BlobToken.from_dict(offer["token"])
     await ready()
@@ -106,7 +116,7 @@ async def mesh_fetcher(folder: Path, about: str) -> None:
 OPTIONS = {"compression": None, "max_size": None, "ping_interval": None}
 
 
-async def raw_holder(own: Path, source: Path) -> None:
+async def raw_holder(own: Path, source: Path, tls: ssl.SSLContext | None) -> None:
     # A copy of its own, as ours makes one: the page cache is in the same state when the transfer begins.
     shutil.copyfile(source, own)
     size = own.stat().st_size
@@ -127,7 +137,7 @@ async def raw_holder(own: Path, source: Path) -> None:
             assert isinstance(message, bytes)
             await socket.send(await loop.run_in_executor(pool, read, int.from_bytes(message, "big")))
 
-    async with serve(handle, "127.0.0.1", 0, **OPTIONS) as server:  # type: ignore[arg-type]
+    async with serve(handle, "127.0.0.1", 0, ssl=tls, **OPTIONS) as server:  # type: ignore[arg-type]
         port = server.sockets[0].getsockname()[1]
         print(json.dumps({"port": port, "size": size, "hashes": hashes.hex()}), flush=True)
         before = cpu()
@@ -136,7 +146,7 @@ async def raw_holder(own: Path, source: Path) -> None:
     pool.shutdown()
 
 
-async def raw_fetcher(target: Path, about: str) -> None:
+async def raw_fetcher(target: Path, about: str, tls: ssl.SSLContext | None) -> None:
     offer = json.loads(about)
     size, hashes = offer["size"], bytes.fromhex(offer["hashes"])
     count = len(hashes) // 32
@@ -149,7 +159,8 @@ async def raw_fetcher(target: Path, about: str) -> None:
         assert blake3(data).digest() == hashes[index * 32 : index * 32 + 32]
         os.pwrite(fd, data, index * CHUNK_BYTES)
 
-    async with connect(f"ws://127.0.0.1:{offer['port']}", proxy=None, **OPTIONS) as socket:  # type: ignore[arg-type]
+    url = f"{'wss' if tls else 'ws'}://127.0.0.1:{offer['port']}"
+    async with connect(url, proxy=None, ssl=tls, **OPTIONS) as socket:  # type: ignore[arg-type]
         await ready()
         start, before = time.perf_counter(), cpu()
         for index in range(min(WINDOW, count)):
@@ -234,9 +245,11 @@ def make_source(folder: Path, mib: int) -> Path:
     return source
 
 
-def measure(mib: int, runs: int, fan_out: int) -> None:
+def measure(mib: int, runs: int, fan_out: int, *, tls: bool) -> None:
     """Copies of a file, ours and the others', one after another."""
     works = [("mesh", 1), ("raw", 1), *((peer, 1) for peer in installed())]
+    if tls:
+        works += [("mesh-tls", 1), ("raw-tls", 1)]
     if fan_out > 1:
         works += [("mesh", fan_out), ("raw", fan_out)]
     results: dict[tuple[str, int], list[Figures]] = {work: [] for work in works}
@@ -254,12 +267,16 @@ def measure(mib: int, runs: int, fan_out: int) -> None:
     cores = len(os.sched_getaffinity(0))
     for (kind, receivers), middle in middles.items():
         gigabytes = receivers * mib * (1 << 20) / 1e9
-        ours, single = middles["mesh", receivers if kind == "raw" else 1], middles[kind, 1]
+        single = middles[kind, 1]
+        # Syncthing encrypts: it is compared with what does so as well.
+        encrypted = tls and kind in ("raw-tls", "syncthing")
+        us = "mesh-tls" if encrypted else "mesh"
+        ours = middles[us, receivers if kind == "raw" else 1]
         print(
-            f"  {kind:9} 1 -> {receivers} {gigabytes * 1000 / middle['seconds']:6.0f} MB/s  "
+            f"  {kind:11} 1 -> {receivers} {gigabytes * 1000 / middle['seconds']:6.0f} MB/s  "
             f"{middle['cpu'] / gigabytes:5.2f} CPU s/GB, {middle['cpu'] / middle['seconds']:4.2f} of {cores} "
             f"CPUs{rss(middle)}"
-            + (f"  mesh / {kind} {middle['seconds'] / ours['seconds']:.2f}" if kind != "mesh" else "")
+            + (f"  {us} / {kind} {middle['seconds'] / ours['seconds']:.2f}" if kind != us else "")
             + (f"  {receivers * single['seconds'] / middle['seconds']:.2f} x one" if receivers > 1 else "")
         )
 
@@ -313,26 +330,29 @@ def main() -> None:
     parser.add_argument("--mib", type=int, default=1024)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--fan-out", type=int, default=1)
+    parser.add_argument("--tls", action="store_true")
     parser.add_argument("--only", nargs="+", choices=["copy", "documents"], default=["copy", "documents"])
     parser.add_argument("--role", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if not arguments.role:
         if "copy" in arguments.only:
-            measure(arguments.mib, arguments.runs, arguments.fan_out)
+            measure(arguments.mib, arguments.runs, arguments.fan_out, tls=arguments.tls)
         if "documents" in arguments.only:
             documents(arguments.mib)
         return
     tune_allocator()
-    role, folder, other = arguments.role
-    match role:
+    role, name, other = arguments.role
+    folder = Path(name)
+    tls = tls_of(folder) if "-tls-" in role else None
+    match role.replace("-tls", ""):
         case "mesh-holder":
-            asyncio.run(mesh_holder(Path(folder), Path(other)))
+            asyncio.run(mesh_holder(folder, Path(other), tls))
         case "mesh-fetcher":
-            asyncio.run(mesh_fetcher(Path(folder), other))
+            asyncio.run(mesh_fetcher(folder, other, tls))
         case "raw-holder":
-            asyncio.run(raw_holder(Path(folder), Path(other)))
+            asyncio.run(raw_holder(folder, Path(other), tls.server if tls else None))
         case "raw-fetcher":
-            asyncio.run(raw_fetcher(Path(folder), other))
+            asyncio.run(raw_fetcher(folder, other, tls.client if tls else None))
 
 
 if __name__ == "__main__":

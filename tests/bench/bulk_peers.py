@@ -94,13 +94,13 @@ def curl(folder: Path, source: Path) -> Figures:
     return copied(server, port, client)
 
 
-def rsync(folder: Path, source: Path) -> Figures:
-    """Whole files from a daemon; verified by a hash of the whole, not synced."""
+def rsync(folder: Path, source: Path, *options: str) -> Figures:
+    """Whole files from a daemon; verified by a hash of the whole, not synced unless told so."""
     port = free_port()
     shutil.copyfile(source, folder / "file")
     (folder / "conf").write_text(_RSYNC.format(folder=folder))
     server = ["rsync", "--daemon", "--no-detach", "--address=127.0.0.1", f"--port={port}"]
-    client = ["rsync", "-W", f"rsync://127.0.0.1:{port}/files/file", str(folder / "got")]
+    client = ["rsync", "-W", *options, f"rsync://127.0.0.1:{port}/files/file", str(folder / "got")]
     return copied([*server, f"--config={folder}/conf"], port, client)
 
 
@@ -208,6 +208,7 @@ def syncthing(folder: Path, source: Path) -> Figures:
 PEERS: dict[str, tuple[list[str], Callable[[Path, Path], Figures]]] = {
     "curl": (["curl", "nginx"], curl),
     "rsync": (["rsync"], rsync),
+    "rsync-sync": (["rsync"], lambda folder, source: rsync(folder, source, "--fsync")),
     "syncthing": (["syncthing"], syncthing),
 }
 
