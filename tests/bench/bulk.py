@@ -44,7 +44,7 @@ from mesh.network.tls import Tls, make_certificate
 from mesh.network.websocket import WebSocketTransport
 from mesh.storage.blob_folder import FolderBlobs
 from mesh.storage.worker import ThreadWorker
-from tests.bench.bulk_peers import PEERS, Figures, installed
+from tests.bench.bulk_peers import PEERS, Figures, installed, warm
 from tests.bench.processes import Processes
 
 WINDOW = 8
@@ -202,7 +202,6 @@ def go(process: subprocess.Popen[str]) -> None:
 def run(kind: str, folder: Path, source: Path, receivers: int = 1) -> Figures:
     """One transfer, to so many processes at once; its figures, all ends together where they add up."""
     folder.mkdir()
-    warm(folder / "warm", (1 + receivers) * source.stat().st_size)
     try:
         if kind in PEERS:
             return PEERS[kind][1](folder, source)
@@ -214,6 +213,7 @@ def run(kind: str, folder: Path, source: Path, receivers: int = 1) -> Figures:
             ]
             for fetcher in fetchers:
                 assert line(fetcher) == "ready"
+            warm(folder, receivers * source.stat().st_size)
             for fetcher in fetchers:
                 go(fetcher)
             fetched = [json.loads(line(fetcher)) for fetcher in fetchers]
@@ -227,14 +227,6 @@ def run(kind: str, folder: Path, source: Path, receivers: int = 1) -> Figures:
         "holder rss": held["rss"],
         "fetcher rss": max(one["rss"] for one in fetched),
     }
-
-
-def warm(path: Path, size: int) -> None:
-    """Touch as much page cache as the run will: on a virtual machine fresh pages cost more than the copy."""
-    with path.open("wb") as file:
-        for _ in range(size >> 20):
-            file.write(bytes(1 << 20))
-    path.unlink()
 
 
 def make_source(folder: Path, mib: int) -> Path:
