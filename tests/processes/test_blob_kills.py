@@ -27,6 +27,8 @@ KILLS = 5 * THOROUGH
 KILLS_PER_TRANSFER = 10
 MEGABYTES = min(500, 25 * THOROUGH)
 COMPLETE_SECONDS = 60.0 + MEGABYTES / 5
+START_SECONDS = 30.0 + 5 * THOROUGH
+"""Thorough runs go beside others, with little of the machine."""
 
 
 def write(path: Path, rng: random.Random) -> str:
@@ -71,16 +73,16 @@ def killed_transfer(home: Path, file: Path, victim: str, rng: random.Random, kil
     copy = receiver.home / "inbox" / file.name
     hits = 0
     try:
-        sender.start()
-        sender.mesh("distribute", str(file))
-        receiver.start()
+        sender.start(timeout=START_SECONDS)
+        sender.mesh("distribute", str(file), timeout=COMPLETE_SECONDS)
+        receiver.start(timeout=START_SECONDS)
         for point in sorted(rng.randrange(1, MEGABYTES * 1_000_000) for _ in range(kills)):
             wait_for(partial(has_come, receiver, copy, point), receiver)
             if copy.exists():
                 break
             dying.kill()
             hits += received(receiver) is not None and not copy.exists()
-            dying.start(timeout=COMPLETE_SECONDS)
+            dying.start(timeout=START_SECONDS)
         wait_for(copy.exists, receiver)
         with copy.open("rb") as data:
             found = blake3()
