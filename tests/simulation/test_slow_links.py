@@ -88,3 +88,39 @@ def test_edits_of_a_large_document_that_is_on_its_way_do_not_send_it_again() -> 
         await world.close()
 
     run_virtual(main())
+
+
+@pytest.mark.parametrize(("sender", "compared"), [("writer", False), ("reader", True)])
+def test_what_is_asked_for_while_a_large_document_is_on_its_way_does_not_send_it_again(
+    sender: str, compared: bool
+) -> None:
+    async def main() -> None:
+        world = await pair()
+        await world.nodes["writer"].collection("cars").subscribe()
+        asking, sending = (world.nodes[name] for name in ("reader", "writer"))
+        if sender == "reader":
+            asking, sending = sending, asking
+        cars = asking.collection("cars")
+        await asyncio.gather(*[cars.insert({"_id": f"small{n}", "n": n}) for n in range(100)])
+        await asking.settled(HOUR)
+        await sending.settled(HOUR)
+        world.network.set_bandwidth(sender, 50_000)
+        before = asking.stats().document_bytes_in
+        await sending.collection("cars").insert(
+            {"_id": "large", "text": random.Random(1).randbytes(450_000).hex()}
+        )
+        await asyncio.sleep(2)
+        [subscription] = await cars.subscriptions()
+        await subscription.cancel()
+        if compared:  # nothing is known of the other's log from now on
+            await cars.evict("small1")
+        await asyncio.sleep(1)
+        await cars.subscribe()
+        await asyncio.sleep(1)
+        assert await cars.get("large") is None
+        await asking.settled(HOUR)
+        assert await cars.count() == 101
+        assert 500_000 < asking.stats().document_bytes_in - before < 600_000
+        await world.close()
+
+    run_virtual(main())
