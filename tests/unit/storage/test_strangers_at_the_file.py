@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 import random
 import resource
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -40,6 +44,24 @@ def count(rows: Rows) -> int:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "store.sqlite"
+
+
+async def test_tools_read_what_is_committed_while_the_node_runs(path: Path) -> None:
+    store = await opened(path)
+    reader = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    sql = "select id, json from documents where collection = 'c'"
+    for n in range(3):
+        await store.write(put(str(n), "text"))
+        assert reader.execute(f"{sql} and id = ?", (str(n),)).fetchall() == [
+            (str(n), f'{{"_id":"{n}","text":"text"}}')
+        ]
+    reader.close()
+    command = [sys.executable, "-m", "sqlite_utils", str(path), sql]
+    said = await asyncio.to_thread(subprocess.run, command, stdout=subprocess.PIPE, check=True)
+    assert [row["id"] for row in json.loads(said.stdout)] == ["0", "1", "2"]
+    await store.write(put("3"))
+    assert await store.read(count) == 4
+    await store.close()
 
 
 @pytest.mark.parametrize("replaced", [False, True])
