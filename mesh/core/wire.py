@@ -152,7 +152,7 @@ class Interest(_Message, tag=10, frozen=True):
 
 class Resume(_Message, tag=11, frozen=True):
     """Bring me up to date with ``entries``: I hold everything of them in your log ``log_id`` up to
-    ``after``. ``empty``: I hold nothing of them at all, from whatever log."""
+    ``after``. ``empty``: I hold nothing of them at all, from whatever log. Without a position only."""
 
     number: int
     log_id: bytes

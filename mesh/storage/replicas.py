@@ -264,19 +264,27 @@ def _permitted(only: Only) -> tuple[str, list[str]]:
 
 
 def read_standings(rows: Rows, peer: str, entries: Iterable[InterestEntry]) -> list[Standing]:
-    """Where this node stands with ``entries`` in the log of ``peer``, grouped by equal standing."""
+    """Where this node stands with ``entries`` in the log of ``peer``, grouped by equal standing.
+
+    Whether anything is held of one matters only without a position in the log: entries that have reached the
+    same one are resumed together, empty or not.
+    """
     groups: dict[tuple[bytes, int, bool], list[InterestEntry]] = {}
     for entry in entries:
         found = rows.connection.execute(
             "SELECT log_id, upto FROM positions WHERE peer = ? AND entry = ?", (peer, entry_digest(entry))
         ).fetchone()
-        where, parameters = _in_collections(InterestSet([entry]))
-        empty = not rows.connection.execute(
-            f"SELECT 1 FROM documents WHERE {where} LIMIT 1", parameters
-        ).fetchall()
         log_id, upto = found or (b"", 0)
+        empty = not upto and _is_empty(rows, entry)
         groups.setdefault((log_id, upto, empty), []).append(entry)
     return [Standing(log_id, upto, empty, group) for (log_id, upto, empty), group in groups.items()]
+
+
+def _is_empty(rows: Rows, entry: InterestEntry) -> bool:
+    where, parameters = _in_collections(InterestSet([entry]))
+    return not rows.connection.execute(
+        f"SELECT 1 FROM documents WHERE {where} LIMIT 1", parameters
+    ).fetchall()
 
 
 def save_position(rows: Rows, peer: str, log_id: bytes, entries: Iterable[bytes], upto: int) -> None:

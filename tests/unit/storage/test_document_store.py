@@ -25,6 +25,7 @@ from mesh.core.commits import Commit
 from mesh.core.identity import Identity
 from mesh.core.interest import entry_digest
 from mesh.core.plans import plan_increment
+from mesh.core.sync_effects import Standing
 from mesh.core.wire import Change, Changes, InterestEntry, Want
 from mesh.errors import (
     DataDirInUse,
@@ -696,6 +697,20 @@ async def test_evicting_forgets_the_document_and_what_is_held_up_to_where(store:
     # What is inserted again is a copy of its own, under a Yjs client id of its own.
     await store.write(put("1", {"n": 2}))
     assert seen[-1].change.rank == (0, 0)
+
+
+async def test_entries_that_have_reached_one_position_are_resumed_together(store: DocumentStore) -> None:
+    await store.write(put("1", {"n": 1}))
+    reached, empty = InterestEntry("c"), InterestEntry("none")
+    held, unheard = InterestEntry("c", {"n": 1}), InterestEntry("new")
+    digests = [entry_digest(reached), entry_digest(empty)]
+    await store.write(lambda rows: replicas.save_position(rows, "peer", b"log", digests, 5))
+    entries = [reached, held, empty, unheard]
+    assert await store.read(lambda rows: replicas.read_standings(rows, "peer", entries)) == [
+        Standing(b"log", 5, False, [reached, empty]),
+        Standing(b"", 0, False, [held]),
+        Standing(b"", 0, True, [unheard]),
+    ]
 
 
 async def test_pages_are_bounded_in_bytes(store: DocumentStore, monkeypatch: pytest.MonkeyPatch) -> None:
