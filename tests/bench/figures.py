@@ -122,6 +122,7 @@ ROWS = [
     Row("W3 rate", "    updates", RATE, at_least_raw(0.45)),
     Row("hops p50", "    write -> observed three hops away: p50", MILLISECONDS, at_most(0.008, "8 ms")),
     Row("W4 single", "W4  writes, one commit each", RATE, at_least(10_000, "10,000/s")),
+    Row("W4 thread", "    beside raw with a thread for the disk", RATE),
     Row("W4 batched", "    500 together", RATE, at_least(20_000, "20,000/s")),
     Row("W4 transactions", "    500 in a transaction", RATE, at_least(20_000, "20,000/s")),
     Row("W4 query", "    indexed query", MILLISECONDS, at_most(0.005, "5 ms")),

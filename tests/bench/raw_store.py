@@ -27,7 +27,7 @@ class RawStore:
 
     def __init__(self, folder: str, synchronous: str) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(f"{folder}/raw.sqlite", isolation_level=None)
+        self._db = sqlite3.connect(f"{folder}/raw.sqlite", isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute(f"PRAGMA synchronous={synchronous}")
         self._db.execute(

@@ -6,7 +6,9 @@ none of the features: one collection, nobody checks anything, cursors are positi
 
 from __future__ import annotations
 
+import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -106,6 +108,18 @@ class RawWorker:
                 ]
             )
         return time.perf_counter() - started
+
+    async def fill_on_thread(self, first: int, last: int) -> float:
+        """Insert documents, each in a commit that another thread makes; the seconds that it took."""
+        documents = tasks(first, last)
+        store = self._store
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1) as thread:
+            started = time.perf_counter()
+            for fields in documents:
+                row = (fields["_id"], make(fields).get_update(), fields)
+                await loop.run_in_executor(thread, store.put, [row])
+            return time.perf_counter() - started
 
     async def edit(self, first: int, last: int, title: str) -> None:
         """Change one field of some documents."""
