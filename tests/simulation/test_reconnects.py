@@ -55,3 +55,28 @@ def test_strangers_have_the_same_after_few_round_trips(
         await world.close()
 
     run_virtual(main())
+
+
+def test_known_peers_have_the_same_after_a_round_trip_and_a_half() -> None:
+    async def main() -> None:
+        world = World(2, delay=DELAY)
+        a, b = [await world.start(name) for name in "ab"]
+        for node in (a, b):
+            await node.collection("tasks").subscribe()
+            await node.collection("empty").subscribe()
+        for n in range(DOCUMENTS):
+            await a.collection("tasks").insert({"_id": f"task{n}", "n": n})
+        await b.connect("ws://a:7700")
+        await b.settled(60)
+        await a.settled(60)
+        await b.disconnect(a.node_id)
+        for n in range(CHANGED):
+            await a.collection("tasks").update(f"task{n}", {"n": -1})
+            await b.collection("tasks").update(f"task{CHANGED + n}", {"n": -1})
+        await b.connect("ws://a:7700")
+        linked = asyncio.get_running_loop().time()
+        last = max(await asyncio.gather(changed(a, 2 * CHANGED), changed(b, 2 * CHANGED)))
+        assert last - linked <= 1.5 * 2 * DELAY + 0.001
+        await world.close()
+
+    run_virtual(main())
