@@ -2,8 +2,9 @@
 looking into it.
 
 What a side sends may be an answer to anything that was delivered to it before. So it is one trip further than
-the furthest of that, and the trips of a sync are how far it got: a number that does not depend on how long
-either side thinks. The delay keeps apart what does not depend on each other, as a real network does.
+the furthest of that, and the trips of a sync are how far it got. The delay keeps apart what does not depend
+on each other, as a real network does: where it is longer than either side thinks, the number does not depend
+on that.
 """
 
 from __future__ import annotations
