@@ -4,7 +4,8 @@ import { at, choices, h, onAction, problem, render, toast } from "./dom.js";
 import { diffList, differences } from "./diff.js";
 import { changedMeanwhile, edit, written } from "./editor.js";
 import { cell, clock, natural, plural } from "./format.js";
-import { draws, mesh } from "./state.js";
+import { oneAtATime } from "./gateway.js";
+import { draws, mesh, nameOf } from "./state.js";
 
 const OWNED = ["nodes", "distributions", "receipts"]; // written by their owners alone
 const PREFERRED = ["tasks", "sensors"];
@@ -19,8 +20,8 @@ let collection = null;
 let selector = "";
 let following = null;
 let counted = null; // what the counts of the collections were asked for
-let lastChange = null; // {id, changes, at, alone}
-const unsynced = new Set(); // ids that changed while this node had no link: nobody else can have them
+let lastChange = null; // {id, made, removed, changes, at, own, by}
+let unsynced = {}; // changes that nobody else is known to hold, by collection
 
 // --- following ---------------------------------------------------------------------------------------------
 
@@ -28,7 +29,6 @@ function follow() {
   following?.close();
   following = null;
   clear();
-  unsynced.clear();
   problem(at("selector-error"), null);
   if (!collection || !mesh.gateway) return;
   const one = { kind: "documents", collection };
@@ -76,15 +76,29 @@ function take(_, kind, data) {
   }
   order = [...documents.keys()].sort(natural);
   soon();
+  if (lastChange) askForAuthor();
+  if (!mesh.presence?.peers.length) askForUnsynced();
 }
-
 
 function heard(id, before, after) {
-  const alone = mesh.presence !== null && !mesh.presence.peers.length;
-  if (alone) unsynced.add(id);
-  lastChange = { id, made: !before, removed: !after, changes: differences(before, after), at: new Date(), alone, own: written.delete(id) };
+  lastChange = { id, made: !before, removed: !after, changes: differences(before, after), at: new Date(), own: written.delete(id), by: "" };
   changedMeanwhile(collection, id, after);
 }
+
+/** Who made the change that is shown: the nodes that wrote it, as far as this one knows. */
+const askForAuthor = oneAtATime(async (gateway) => {
+  const asked = lastChange;
+  if (!asked || asked.by) return;
+  const { by, unknown } = await gateway.call("GET", gateway.lastChange(collection, asked.id));
+  asked.by = [...by.map(nameOf), ...(unknown ? ["a node not known here"] : [])].join(" and ");
+  soon();
+});
+
+const askForUnsynced = oneAtATime(async (gateway) => {
+  const { collections } = await gateway.call("GET", "/api/unsynced");
+  unsynced = collections;
+  drawUnsynced();
+});
 
 // --- drawing -----------------------------------------------------------------------------------------------
 
@@ -178,36 +192,25 @@ function drawFoot() {
   at("last-change").hidden = !lastChange;
   if (!lastChange) return;
   const what = lastChange.removed ? "was removed" : lastChange.made ? "was added" : "changed";
-  const who = lastChange.own ? `written from this page, through ${mesh.presence?.name}` : lastChange.alone ? `written through ${mesh.presence.name}: it has no links` : `as ${mesh.presence?.name ?? "the node"} heard`;
-  render(at("last-change"), h("p", {}, h("b", {}, lastChange.id), ` ${what} at ${clock(lastChange.at)}, ${who}`), lastChange.removed ? null : diffList(lastChange.changes));
+  const who = `${lastChange.by ? ` by ${lastChange.by}` : ""}${lastChange.own ? ", from this page" : ""}`;
+  render(at("last-change"), h("p", {}, h("b", {}, lastChange.id), ` ${what} at ${clock(lastChange.at)}${who}`), lastChange.removed ? null : diffList(lastChange.changes));
 }
 
 function drawUnsynced() {
-  if (mesh.presence?.peers.length) unsynced.clear();
+  const count = Object.values(unsynced).reduce((sum, each) => sum + each, 0);
   const name = mesh.presence?.name ?? "this node";
-  at("unsynced").textContent = unsynced.size
-    ? `${plural(unsynced.size, "document")} unsynced: changed on ${name} while it has no link.`
-    : mesh.presence?.peers.length ? `0 unsynced: changes leave ${name} as they are made.` : `0 unsynced; ${name} has no link: what changes now will wait.`;
-  at("unsynced").classList.toggle("warn", unsynced.size > 0);
+  at("unsynced").textContent = count
+    ? `${plural(count, "change")} unsynced (${Object.keys(unsynced).sort(natural).join(", ")}): only ${name} is known to hold ${count === 1 ? "it" : "them"}.`
+    : mesh.presence?.peers.length ? `0 unsynced: others hold all that was written through ${name}.` : `0 unsynced; ${name} has no link: what changes now will wait.`;
+  at("unsynced").classList.toggle("warn", count > 0);
 }
 
 // --- the collections ---------------------------------------------------------------------------------------
 
-let asking = false;
-
-async function askForCounts() {
-  if (asking || !mesh.gateway) return;
-  asking = true;
-  const { gateway } = mesh;
-  try {
-    const { collections } = await gateway.call("GET", "/api/collections");
-    if (gateway === mesh.gateway) drawCollections(collections);
-  } catch {
-    // the banner says that the node does not answer
-  } finally {
-    asking = false;
-  }
-}
+const askForCounts = oneAtATime(async (gateway) => {
+  const { collections } = await gateway.call("GET", "/api/collections");
+  if (gateway === mesh.gateway) drawCollections(collections);
+});
 
 function drawCollections(counts) {
   const names = [...new Set([...Object.keys(counts), ...(collection ? [collection] : [])])].sort((a, b) => OWNED.includes(a) - OWNED.includes(b) || natural(a, b));
@@ -236,11 +239,13 @@ at("table").addEventListener("scroll", soon, { passive: true });
 onAction(at("table"), "click", (id) => documents.has(id) && edit(collection, documents.get(id), OWNED.includes(collection)));
 
 draws(() => {
+  unsynced = {};
   follow();
   askForCounts();
 }, "gateway");
-draws(drawUnsynced, "presence");
+draws(askForUnsynced, "presence");
 draws(() => {
+  if (mesh.stats) askForUnsynced();
   if (counted === mesh.stats?.documents) return;
   counted = mesh.stats?.documents;
   askForCounts();

@@ -1,5 +1,7 @@
 // One node of the mesh over HTTP: its gateway. All data of the page comes and goes through it.
 
+import { mesh } from "./state.js";
+
 const RETRY = 1000; // milliseconds until a stream that failed is opened anew
 
 export class Gateway {
@@ -27,6 +29,10 @@ export class Gateway {
 
   document(collection, id) {
     return `/api/collections/${encodeURIComponent(collection)}/documents${id === undefined ? "" : `/${encodeURIComponent(id)}`}`;
+  }
+
+  lastChange(collection, id) {
+    return `/api/collections/${encodeURIComponent(collection)}/last-changes/${encodeURIComponent(id)}`;
   }
 
   /** Upload a file; `progress` is told a fraction. Its token. */
@@ -77,4 +83,21 @@ export class Gateway {
     open();
     return following;
   }
+}
+
+/** Calls `ask(gateway)` of the node that is looked through; calls while one is under way are one more after it.
+ *  What fails is left out: the banner says that the node does not answer. */
+export function oneAtATime(ask) {
+  let asking = false;
+  let again = false;
+  return async () => {
+    again = true;
+    if (asking) return;
+    asking = true;
+    while (again) {
+      again = false;
+      await ask(mesh.gateway).catch(() => {});
+    }
+    asking = false;
+  };
 }

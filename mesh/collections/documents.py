@@ -12,7 +12,8 @@ from mesh.core.registers import Registers, flatten
 from mesh.core.selector import Selector, Sort, check_window
 from mesh.core.values import check_collection, check_id, pointer_of
 from mesh.errors import InvalidDocument, InvalidSelector, PermissionDenied
-from mesh.storage import finding, indexes, writes
+from mesh.storage import authors, finding, indexes, writes
+from mesh.storage.authors import LastChange
 from mesh.storage.queries import compile_query
 from mesh.storage.rows import Rows
 
@@ -183,6 +184,16 @@ class Documents:
         """
         check_id(_id)
         return await self._store.read(finding.Get(self.name, _id))
+
+    async def last_change(self, _id: str) -> LastChange | None:
+        """When the document last changed here and who made that change, removal included; ``None``: nothing
+        is known of it.
+
+        Raises:
+            InvalidDocument: there can be no such ``_id``.
+        """
+        check_id(_id)
+        return await self._store.read(lambda rows: authors.last_change(rows, self.name, _id))
 
     async def find(
         self,

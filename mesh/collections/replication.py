@@ -35,6 +35,7 @@ from mesh.core.wire import (
 from mesh.errors import SettleTimeout
 from mesh.network.link import Link
 from mesh.network.peers import Peers
+from mesh.storage.authors import Confirmed
 from mesh.storage.documents import DocumentStore
 
 FEW_ENTRIES = 64
@@ -264,6 +265,10 @@ class Replicator:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    def confirmed(self) -> list[Confirmed]:
+        """What the linked peers want, and up to which position of this node's log they hold it."""
+        return [(sync.serving.followed, sync.serving.confirmed) for sync in self._syncs.values()]
 
     # --- settled ----------------------------------------------------------------------------------
 

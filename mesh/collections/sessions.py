@@ -31,7 +31,7 @@ from mesh.core.sync_serving import Serving
 from mesh.core.wire import Barrier, Changes, Interest, Resume, Summaries
 from mesh.errors import NotStarted, ProtocolViolation
 from mesh.network.link import Link
-from mesh.storage import replicas, restored
+from mesh.storage import authors, replicas, restored
 from mesh.storage.documents import DocumentStore
 
 _log = peer_log("mesh.replication")
@@ -114,6 +114,7 @@ class SyncSession:
         self._room: asyncio.Future[None] | None = None
         self._positions: Positions = {}
         self._saving: asyncio.TimerHandle | None = None
+        self._confirmed = 0  # as it was saved
         self._barriers: dict[int, asyncio.Future[None]] = {}
         self._next_barrier = 1
         self._ended = False
@@ -249,6 +250,8 @@ class SyncSession:
                     self._spawn(self._apply(frame))
                 case _:
                     self._spawn(self._read(effect))
+        if self.serving.confirmed > self._confirmed < self._store.written:
+            self._save_later()
         self._progress.set()
 
     async def _read(self, effect: Effect) -> None:
@@ -330,6 +333,9 @@ class SyncSession:
         # The latest is saved last: the same entry may be among others.
         self._positions.pop(tuple(entries), None)
         self._positions[tuple(entries)] = (log_id, upto)
+        self._save_later()
+
+    def _save_later(self) -> None:
         if self._ended:
             self._save_now()
         elif self._saving is None:
@@ -340,7 +346,7 @@ class SyncSession:
         if self._saving is not None:
             self._saving.cancel()
             self._saving = None
-        if self._positions:
+        if self._positions or self.serving.confirmed > self._confirmed:
             self._spawn(self._save())
 
     def _save_positions(self, rows: Any, positions: Positions, era: int) -> None:
@@ -352,9 +358,14 @@ class SyncSession:
     async def _save(self) -> None:
         positions, self._positions = self._positions, {}
         era = self._store.positions_era
+        followed, confirmed = self.serving.followed, self.serving.confirmed
+        news = confirmed > self._confirmed
+        self._confirmed = confirmed
 
         def job(rows: Any) -> None:
             self._save_positions(rows, positions, era)
+            if news and rows.lineage.log_id == self._log_id:
+                authors.confirm(rows, followed, confirmed)
 
         try:
             await self._store.write(job, bulk=True)

@@ -125,17 +125,27 @@ class Serving:
         self._comparisons = Comparisons()
         self._window = Window(head)
         self._barriers: list[_Barrier] = []
+        self._resumed: set[bytes] = set()  # entries that are wanted, and were asked to be caught up with
+        self.confirmed = 0
+        """A position of our log up to which the peer holds all of :attr:`followed`."""
 
     @property
     def idle(self) -> bool:
         """Whether the peer has acknowledged everything that it wants and we hold."""
         return self._sent_up_to(self._head) and self._window.empty
 
+    @property
+    def followed(self) -> InterestSet:
+        """What the peer wants, but for what it has not yet asked to be caught up with."""
+        entries = [entry for digest, entry in self._wanted.entries.items() if digest in self._resumed]
+        return InterestSet(entries, self._only)
+
     def wanted(self, interest: InterestSet) -> list[Effect]:
         """What the peer wants is now ``interest``."""
         interest = interest.narrowed(self._only)
         if interest.entries.keys() != self._wanted.entries.keys():
             self._wanted = interest
+            self._resumed &= interest.entries.keys()
             if self._live is not None:
                 self._live.interest = interest
         return []
@@ -190,6 +200,7 @@ class Serving:
         open_bytes = self._comparisons.size_bytes + sum(scan.interest.size_bytes for scan in self._scans)
         if open_bytes + interest.size_bytes > MAX_INTEREST_BYTES:
             raise ProtocolViolation(f"asked to resume what takes more than {MAX_INTEREST_BYTES} bytes to say")
+        self._resumed |= interest.entries.keys() & self._wanted.entries.keys()
         known = ours and 0 < message.after <= upto
         if known or message.empty:
             after = message.after if known else 0
@@ -347,6 +358,8 @@ class Serving:
                 self._reading = (scan, scan.interest)
                 end = self._head if scan is self._live else scan.end
                 effects.append(ReadLog(scan.cursor, end, sync_window.PAGE, scan.interest, scan.back))
+        if self.idle:
+            self.confirmed = self._head
         return effects + self._answer_barriers()
 
     def _answer_barriers(self) -> list[Effect]:

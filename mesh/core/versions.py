@@ -61,6 +61,13 @@ def join(a: Mapping[bytes, int], b: Mapping[bytes, int]) -> VersionVector:
     return joined
 
 
+def moved_clocks(before: Mapping[bytes, int], after: Mapping[bytes, int]) -> bytes:
+    """The clock identities under which something was written between two versions, one after the other."""
+    if len(after) == 1 and not before:
+        return next(iter(after))
+    return b"".join([clock for clock, counter in after.items() if counter > before.get(clock, 0)])
+
+
 def encode_vector(vector: Mapping[bytes, int]) -> bytes:
     """Canonical bytes: equal vectors give equal bytes."""
     return _encoder.encode(dict(sorted(vector.items())) if len(vector) > 1 else vector)

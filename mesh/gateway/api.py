@@ -17,6 +17,7 @@ from mesh.errors import DocumentNotFound, InvalidDocument
 from mesh.gateway.answers import BadRequest
 from mesh.gateway.endpoints import EndpointTable
 from mesh.node.presence import Presence, Stats
+from mesh.storage.authors import LastChange
 from mesh.version import VERSION
 
 API = EndpointTable()
@@ -47,6 +48,12 @@ class KnownNodes(Struct, frozen=True):
 
 class Collections(Struct, frozen=True):
     """How many documents each collection has here."""
+
+    collections: dict[str, int]
+
+
+class Unsynced(Struct, frozen=True):
+    """By collection: how many documents nobody else is known to hold as this node has written them."""
 
     collections: dict[str, int]
 
@@ -149,6 +156,12 @@ async def collections(served: Served) -> Collections:
     return Collections(await served.node.collections())
 
 
+@API.add("GET", "/api/unsynced")
+async def unsynced(served: Served) -> Unsynced:
+    """What would be lost with this node: its changes that no peer that asks for them is known to hold."""
+    return Unsynced(await served.node.unsynced())
+
+
 @API.add("GET", "/api/collections/{collection}/documents")
 async def find(
     served: Served,
@@ -181,6 +194,15 @@ async def get(served: Served, *, collection: str, id: str) -> Document:
     if document is None:
         raise DocumentNotFound(collection, id)
     return document
+
+
+@API.add("GET", "/api/collections/{collection}/last-changes/{id}")
+async def last_change(served: Served, *, collection: str, id: str) -> LastChange:
+    """When the document last changed here, and which nodes made that change, also if it was removed."""
+    change = await served.node.collection(collection).last_change(id)
+    if change is None:
+        raise DocumentNotFound(collection, id)
+    return change
 
 
 @API.add("PUT", "/api/collections/{collection}/documents/{id}")

@@ -32,7 +32,7 @@ from mesh.node.environment import Environment
 from mesh.node.presence import Presence, Stats, stats_of
 from mesh.node.probe import Probe
 from mesh.node.settings import Settings
-from mesh.storage import finding
+from mesh.storage import authors, finding
 from mesh.storage.data_dir import DataDir
 from mesh.streams import Stream
 
@@ -232,6 +232,12 @@ class Node:
     async def collections(self) -> dict[str, int]:
         """How many documents each collection has here."""
         return await self._started.store.read(finding.collections)
+
+    async def unsynced(self) -> dict[str, int]:
+        """By collection: how many documents this node was the last to change that no peer that asks for the
+        collection is known to hold as they are now, removed ones included."""
+        node_id, linked = self.node_id, self._started.replicator.confirmed()
+        return await self._started.store.read(lambda rows: authors.unsynced(rows, node_id, linked))
 
     async def subscriptions(self) -> list[Subscription]:
         """What this node subscribes to, of all collections."""

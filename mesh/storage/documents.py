@@ -76,6 +76,8 @@ class DocumentStore:
         self.log_id = b""
         self.positions_era = 0
         self.head = 0
+        self.written = 0
+        """The position of the last local write, or of the log's end when the store was opened."""
         self.numbering = Numbering()
         self.logs: frozenset[bytes] | None = None
         self._renewable = 0.0
@@ -141,6 +143,7 @@ class DocumentStore:
                 sum(finding.collections(rows).values()),
             )
         )
+        self.written = self.head
 
     async def close(self) -> None:
         """Finish what was asked for and close the file. May be repeated."""
@@ -202,6 +205,7 @@ class DocumentStore:
         self._renewable = rows.lineage.renewable
         if commits or renewed:
             self.head = rows.lineage.seq
+            self.written = next((c.seq for c in reversed(commits) if c.source is None), self.written)
             self.documents += sum((c.after is not None) - (c.before is not None) for c in commits)
             for follower in list(self._followers):
                 try:

@@ -20,7 +20,7 @@ from mesh.core.document import ABSENT, DocumentState, Merged, buried
 from mesh.core.limits import peer_log
 from mesh.core.live import LiveDocuments
 from mesh.core.membership import Membership
-from mesh.core.versions import decode_vector, encode_vector, key_hash, version_hash
+from mesh.core.versions import decode_vector, encode_vector, key_hash, moved_clocks, version_hash
 from mesh.core.wire import Change
 from mesh.storage.lineage import Lineage
 from mesh.storage.references import note_references
@@ -47,7 +47,8 @@ _MANY_ROWS = (
 
 _PUT = (
     "INSERT OR REPLACE INTO documents(seq, collection, id, json, rank_major, rank_minor, vector, state, "
-    "key_hash, version_hash, client_id, source, changed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "key_hash, version_hash, client_id, source, changed_at, changed_by) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 
@@ -263,6 +264,7 @@ class Rows:
             client_id,
             row.source,
             self.now(),
+            moved_clocks({} if held is None else held.state.vector, state.vector),
         )
 
     def drop(self, collection: str, document_id: str) -> Row | None:

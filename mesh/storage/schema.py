@@ -125,6 +125,14 @@ def m008_former_logs(db: Database) -> None:
     db.table("store").add_column("former", bytes)
 
 
+@migrations()
+def m009_authors(db: Database) -> None:
+    """Who made the last change of a document, and how far peers hold what was written here: see
+    :mod:`mesh.storage.authors`."""
+    db.table("documents").add_column("changed_by", bytes)
+    db.table("confirmed").create({"collection": str, "upto": int}, pk="collection")
+
+
 def refuse_newer(db: Database, path: str) -> None:
     """Make sure that no newer version has written the store.
 

@@ -155,6 +155,13 @@ class Crowd:
         async def collections(request: Request) -> Response:
             return JSONResponse({"collections": {"sensors": len(self.documents), "nodes": len(self.nodes)}})
 
+        async def unsynced(request: Request) -> Response:
+            return JSONResponse({"collections": {"sensors": 3}})
+
+        async def last_change(request: Request) -> Response:
+            by = [node["_id"] for node in self.nodes[1:3]]
+            return JSONResponse({"at": 1.8e9, "by": by, "unknown": False, "removed": False})
+
         async def order(request: Request) -> Response:
             id, what = request.path_params["id"], request.path_params["order"]
             self.ordered.append(f"{what} {id}")
@@ -164,6 +171,8 @@ class Crowd:
         routes = [
             Route("/api/live", live),
             Route("/api/collections", collections),
+            Route("/api/unsynced", unsynced),
+            Route("/api/collections/{collection}/last-changes/{id}", last_change),
             Route("/api/distributions/{id}/{order}", order, methods=["POST"]),
         ]
         return Starlette(routes=routes, middleware=[anybody])

@@ -60,6 +60,11 @@ def control(page: Page, name: str, action: str) -> None:
     node(page, name).locator(f'.details [data-action="{action}"]').click()
 
 
+def gateway_of(page: Page, name: str) -> str:
+    script = 'async () => (await import("/static/state.js")).mesh.supervisor.nodes'
+    return str(next(one["gateway"] for one in page.evaluate(script) if one["name"] == name))
+
+
 def look_through(page: Page, name: str) -> None:
     page.select_option("#attach", name)
     expect(page.locator("#nodes li.here .who, #nodes li.offline .who")).to_have_text(name)
@@ -124,11 +129,14 @@ def test_documents_are_made_found_changed_and_removed(page: Page) -> None:
     page.fill("#editor-text", '{"title": "Mend it", "at": {"floor": 3}}')
     page.click("#editor-save")
     expect(page.locator("#last-change")).to_contain_text("lamp changed")
-    expect(page.locator("#last-change")).to_contain_text("written from this page, through hub")
+    expect(page.locator("#last-change")).to_contain_text("by hub, from this page")
     expect(page.locator("#last-change")).to_contain_text("at/floor 2 → 3")
 
     look_through(page, "north-2")
     expect(row).to_contain_text("Mend it")
+    hub = gateway_of(page, "hub")
+    page.request.patch(f"{hub}/api/collections/tasks/documents/lamp", data={"title": "Mended"})
+    expect(page.locator("#last-change")).to_contain_text("by hub")
     row.locator("button").click()
     page.click("#editor-delete")
     expect(row).to_have_count(0)
@@ -146,7 +154,8 @@ def test_what_is_changed_offline_is_counted_until_it_is_synced(page: Page) -> No
         "#editor-text", json.dumps({"title": "Hand out maps", "place": "north", "priority": 4, "done": True})
     )
     page.click("#editor-save")
-    expect(page.locator("#unsynced")).to_contain_text("1 document unsynced")
+    expect(page.locator("#unsynced")).to_contain_text("1 change unsynced (tasks): only north-1")
+    expect(page.locator("#last-change")).to_contain_text("by north-1, from this page")
     expect(page.locator("#last-change")).to_contain_text("priority 1 → 4")
     control(page, "north-1", "resume")
     expect(page.locator("#unsynced")).to_contain_text("0 unsynced")

@@ -68,6 +68,20 @@ async def test_documents_are_found(client: httpx.AsyncClient, node: Node) -> Non
     assert (await client.get("/api/collections")).json() == {"collections": {"cars": 5, "nodes": 1}}
 
 
+async def test_who_made_the_last_change_and_what_nobody_else_holds(
+    client: httpx.AsyncClient, node: Node
+) -> None:
+    path = "/api/collections/cars/last-changes/a/b"
+    assert error_of(await client.get(path))[:2] == (404, "DocumentNotFound")
+    await node.collection("cars").insert({"_id": "a/b"})
+    change = (await client.get(path)).json()
+    assert change.pop("at") > 1e9
+    assert change == {"by": [node.node_id], "unknown": False, "removed": False}
+    await node.collection("cars").remove("a/b")
+    assert (await client.get(path)).json()["removed"] is True
+    assert (await client.get("/api/unsynced")).json() == {"collections": {"cars": 1}}
+
+
 async def test_ids_may_hold_anything(client: httpx.AsyncClient, node: Node) -> None:
     for id in ("a/b", "ü ?#%", "documents/x"):
         path = f"/api/collections/cars/documents/{httpx.URL('http://x', params={'q': id}).query.decode()[2:]}"
