@@ -18,6 +18,7 @@ const SUBSCRIPTIONS = [
   { kind: "presence", every: SAMPLE_SECONDS },
   { kind: "stats", every: SAMPLE_SECONDS },
   { kind: "distributions" },
+  { kind: "neighbours" },
 ];
 
 let following = null;
@@ -64,6 +65,10 @@ const TAKE = [
     }
     changed("distributions");
   },
+  (_, { neighbours }) => {
+    mesh.neighbours = neighbours;
+    changed("neighbours");
+  },
 ];
 
 const RATE_SECONDS = 0.4; // shorter differences say more about when than about how fast
@@ -94,7 +99,7 @@ function takeDistribution(listed, tell) {
 export function attach(name, base) {
   following?.close();
   mesh.gateway = new Gateway(base);
-  Object.assign(mesh, { live: false, presence: null, stats: null, before: null, selected: null });
+  Object.assign(mesh, { live: false, presence: null, neighbours: {}, stats: null, before: null, selected: null });
   mesh.nodes.clear();
   mesh.distributions.clear();
   mesh.rates.clear();

@@ -1,8 +1,8 @@
-// The mesh as one node sees it: itself in the middle, its links, and who it knows without a link.
+// The mesh as one node sees it: itself in the middle, its links, those of its neighbours, and who it knows beside.
 
 import { at, h, onAction, render, s } from "./dom.js";
 import { milliseconds, plural } from "./format.js";
-import { changed, draws, formations, linkOf, members, mesh, processOf, receivers, self, standing } from "./state.js";
+import { changed, draws, formations, furtherLinks, linkOf, members, mesh, processOf, receivers, self, standing } from "./state.js";
 
 const WIDE = { size: [720, 440], reach: [270, 160] };
 const NARROW = { size: [400, 400], reach: [145, 145] };
@@ -41,13 +41,15 @@ function draw() {
   at("graph").classList.toggle("many", many);
   render(
     at("graph"),
+    furtherLinks().map((link) => chord(link, around, many)),
     others.map((node) => line(node, around.get(node._id), many)),
     others.map((node) => circle(node, around.get(node._id), names, many)),
     circle(own, centre, names, many),
   );
+  const further = furtherLinks().length;
   const linked = others.filter((node) => linkOf(node._id)).length;
   const unknown = mesh.presence.peers.filter((peer) => !mesh.nodes.has(peer.node_id)).length;
-  at("graph-count").textContent = `${plural(all.length, "node")} known, ${linked + unknown} linked with ${mesh.presence.name}`;
+  at("graph-count").textContent = `${plural(all.length, "node")} known, ${linked + unknown} linked with ${mesh.presence.name}${further ? `, ${plural(further, "link")} beyond` : ""}`;
   render(
     at("legend"),
     names.map((name, index) => h("li", {}, h("i", { class: `swatch f${index % COLOURS}` }), name)),
@@ -69,6 +71,21 @@ function line(node, [x, y], many) {
     flow ? s("line", { ...path, class: `flow ${flow}` }) : null,
     link && !many ? s("text", { x: cx + (x - cx) * 0.52, y: cy + (y - cy) * 0.52 - 6, "text-anchor": "middle", class: "rtt" }, milliseconds(link.rtt)) : null,
     cut && !link ? s("text", { x: cx + (x - cx) * 0.52, y: cy + (y - cy) * 0.52 - 6, "text-anchor": "middle", class: "rtt bad" }, "cut") : null);
+}
+
+/** A link between two others; bent, so that none runs through the middle. */
+function chord([one, other, rtt], around, many) {
+  if (!around.has(one) || !around.has(other)) return null;
+  if (many && mesh.selected !== one && mesh.selected !== other) return null;
+  const [[x1, y1], [x2, y2]] = [around.get(one), around.get(other)].sort((a, b) => a[0] - b[0] || a[1] - b[1]);
+  const [mx, my] = [(x1 + x2) / 2, (y1 + y2) / 2];
+  const off = [mx - centre[0], my - centre[1]];
+  const across = Math.hypot(...off) < 40; // from one side to the other
+  const [bx, by] = across ? [mx + (y2 - y1) * 0.32, my - (x2 - x1) * 0.32] : [mx + off[0] * 0.25, my + off[1] * 0.25];
+  const [lx, ly] = [(mx + bx) / 2, (my + by) / 2];
+  return s("g", { "data-key": `chord/${[one, other].sort().join()}`, class: "link further" },
+    s("path", { d: `M${x1.toFixed(1)} ${y1.toFixed(1)} Q${bx.toFixed(1)} ${by.toFixed(1)} ${x2.toFixed(1)} ${y2.toFixed(1)}` }),
+    many ? null : s("text", { x: lx.toFixed(1), y: (ly + 4).toFixed(1), "text-anchor": "middle", class: "rtt" }, milliseconds(rtt)));
 }
 
 const isCut = (node) => {
@@ -112,7 +129,7 @@ at("graph").addEventListener("keydown", (event) => {
   }
 });
 phone.addEventListener("change", draw);
-draws(draw, "nodes", "presence", "selected", "supervisor");
+draws(draw, "nodes", "presence", "neighbours", "selected", "supervisor");
 draws(() => {
   const now = receivers();
   if ([...now].join() === [...receiving].join()) return;

@@ -9,6 +9,7 @@ export const mesh = {
   live: false, // its stream is up
   nodes: new Map(), // node documents by id
   presence: null,
+  neighbours: {}, // links of those that the node is linked with: [{node_id, rtt}] by node id
   stats: null,
   before: null, // the stats before these, and when each came
   distributions: new Map(), // Listed by distribution id
@@ -42,6 +43,20 @@ export function changed(...topics) {
 export const self = () => mesh.presence?.node_id ?? null;
 export const nameOf = (id) => mesh.nodes.get(id)?.name || id.slice(0, 8);
 export const linkOf = (id) => mesh.presence?.peers.find((peer) => peer.node_id === id) ?? null;
+
+/** The links that its neighbours have with each other and with others: [one, other, rtt]. */
+export function furtherLinks() {
+  const found = new Map();
+  for (const [one, links] of Object.entries(mesh.neighbours)) {
+    for (const { node_id: other, rtt } of links) {
+      if (other === self()) continue;
+      const key = [one, other].sort().join();
+      if (rtt !== null || !found.has(key)) found.set(key, [one, other, rtt]);
+    }
+  }
+  return [...found.values()];
+}
+
 export const processOf = (id) => mesh.supervisor?.nodes.find((node) => node.node_id === id) ?? null;
 
 /** Members: hubs first, then by formation and name. */

@@ -432,6 +432,26 @@ class DirectReceipt(_Message, tag=51, frozen=True):
     receipt: bytes
 
 
+# --- presence (tags 60-69) --------------------------------------------------------------------
+
+
+class SeenLink(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A link of the sender: with whom, and its round-trip time in seconds; ``None``: not measured yet."""
+
+    node_id: str
+    rtt: float | None
+
+
+class LinksAsk(_Message, tag=60, frozen=True):
+    """Tell me your links, now and as they change; said again while that is wanted."""
+
+
+class LinksTold(_Message, tag=61, frozen=True):
+    """All links of the sender, the one with the receiver included: answers :class:`LinksAsk`."""
+
+    links: list[SeenLink]
+
+
 Message = (
     Hello | Proof | Goodbye | Ping | Pong | Enrol | Renew | Enrolled | Revocations
     | Interest | Resume | Resumed | Changes | Ack
@@ -440,4 +460,5 @@ Message = (
     | ChunkListGet | ChunkList | ChunkGet | ChunkCancel | ChunkRefused | ChunkPiece
     | BlobServed | PieceGet | BlobNews
     | DirectOffer | DirectReceipt
+    | LinksAsk | LinksTold
 )  # fmt: skip

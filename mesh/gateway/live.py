@@ -57,13 +57,24 @@ class FollowPresence(_Kind, frozen=True, tag="presence"):
     every: Every | None = None
 
 
+class FollowNeighbours(_Kind, frozen=True, tag="neighbours"):
+    """The links of the node's neighbours, which are asked for them."""
+
+
 class FollowStats(_Kind, frozen=True, tag="stats"):
     """Totals, each so many seconds."""
 
     every: Every = 2.0
 
 
-Subscribed = FollowDocuments | FollowDistributions | FollowDistribution | FollowPresence | FollowStats
+Subscribed = (
+    FollowDocuments
+    | FollowDistributions
+    | FollowDistribution
+    | FollowPresence
+    | FollowNeighbours
+    | FollowStats
+)
 
 
 def parse(texts: list[str]) -> list[Subscribed]:
@@ -103,6 +114,8 @@ def _changes(served: Served, subscribed: Subscribed) -> AsyncGenerator[dict[str,
     if isinstance(subscribed, FollowPresence):
         stream = served.node.observe_presence()
         return _sampled("presence", stream, served.node.presence, subscribed.every)
+    if isinstance(subscribed, FollowNeighbours):
+        return _neighbours(served)
     totals: Stream[Stats] = Stream(merge=lambda older, newer: newer)
     totals.push(served.node.stats())
     return _sampled("stats", totals, served.node.stats, subscribed.every)
@@ -143,6 +156,16 @@ async def _distribution(served: Served, id: str) -> AsyncGenerator[dict[str, Any
     async with aclosing(cast(Any, control.progress(served, id=id))) as statuses:
         async for status in statuses:
             yield {"status": status}
+
+
+async def _neighbours(served: Served) -> AsyncGenerator[dict[str, Any]]:
+    async with served.node.observe_neighbours() as changes:
+        async for neighbours in changes:
+            links = {
+                one.node_id: [{"node_id": link.node_id, "rtt": link.rtt} for link in one.links]
+                for one in neighbours
+            }
+            yield {"neighbours": links}
 
 
 async def _sampled(

@@ -25,6 +25,7 @@ from mesh.membership.service import MembershipService
 from mesh.network.peers import Peers
 from mesh.node.blob_references import BlobReferences, cache_limit
 from mesh.node.checks import MAX_NAME_CHARS, check_home, check_inbox
+from mesh.node.neighbourhood import Neighbourhood
 from mesh.node.presence import PresenceView
 from mesh.node.profile import Profile
 from mesh.node.settings import Settings
@@ -58,6 +59,7 @@ class Parts:
     store: DocumentStore
     peers: Peers
     presence: PresenceView
+    neighbourhood: Neighbourhood
     observers: Observers
     replicator: Replicator
     subscriptions: Subscriptions
@@ -146,6 +148,8 @@ class Assembly:
         presence = PresenceView(peers, self._identity.node_id, self._home.name)
         peers.on_up(presence.changed)
         peers.on_down(presence.changed)
+        neighbourhood = Neighbourhood(peers)
+        stack.callback(neighbourhood.close)
         for url in settings.dials:
             peers.keep(url)
         await peers.start(settings.listen)
@@ -161,6 +165,7 @@ class Assembly:
             store,
             peers,
             presence,
+            neighbourhood,
             observers,
             replicator,
             subscriptions,

@@ -29,6 +29,7 @@ from mesh.membership.service import MembershipService
 from mesh.node.assembly import Assembly, Parts, open_home
 from mesh.node.checks import check_discovery, check_limits, check_settings
 from mesh.node.environment import Environment
+from mesh.node.neighbourhood import Neighbour
 from mesh.node.presence import Presence, Stats, stats_of
 from mesh.node.probe import Probe
 from mesh.node.settings import Settings
@@ -400,6 +401,11 @@ class Node:
     def observe_presence(self) -> Stream[Presence]:
         """The links of this moment, then again whenever one comes up or goes down."""
         return self._started.presence.observe()
+
+    def observe_neighbours(self) -> Stream[list[Neighbour]]:
+        """Who the neighbours are linked with, and how far that is; then again as it changes. They are asked
+        while the stream is open."""
+        return self._started.neighbourhood.observe()
 
     def stats(self) -> Stats:
         """Totals since the start."""

@@ -127,6 +127,15 @@ class Crowd:
             return {"of": of, "presence": self.presence(tick)}
         if kind == "stats":
             return {"of": of, "stats": self.stats(tick)}
+        if kind == "neighbours":
+            ids = [str(node["_id"]) for node in self.nodes[1:]]
+            links = [
+                {"node_id": id, "rtt": 0.001 * (1 + (number + tick) % 9)} for number, id in enumerate(ids)
+            ]
+            return {
+                "of": of,
+                "neighbours": {id: [one for one in links if one["node_id"] != id] for id in ids[:9]},
+            }
         if kind == "distributions":
             name = "changed" if tick else "distributions"
             return {"of": of, name: [self.listed(tick)], "removed": []}

@@ -90,7 +90,8 @@ def test_the_mesh_is_shown_as_any_of_its_nodes_sees_it(page: Page) -> None:
         look_through(page, name)
         expect(page.locator("#graph g.node")).to_have_count(5)
         expect(page.locator("#graph g.node.here .name")).to_have_text(name)
-        expect(page.locator("#graph g.link:not(.none) .rtt")).to_have_count(4)
+        expect(page.locator("#graph g.link:not(.none, .further) .rtt")).to_have_count(4)
+        expect(page.locator("#graph g.further .rtt")).to_have_text([re.compile(r"[\d.]+ ms")] * 6)
         expect(page.locator("#graph .rtt").first).to_have_text(re.compile(r"[\d.]+ ms"))
     expect(page.locator("#graph g.node.is-hub")).to_have_count(1)
     assert page.locator("#legend").inner_text().split("\n")[:2] == ["north", "south"]

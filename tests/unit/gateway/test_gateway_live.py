@@ -45,6 +45,15 @@ async def test_the_order_is_told_where_there_is_one(client: httpx.AsyncClient, n
         assert (change["order"], change["removed"]) == (["c0", "c2"], ["c1"])
 
 
+async def test_the_links_of_neighbours(client: httpx.AsyncClient, node: Node) -> None:
+    async with live(client, {"kind": "neighbours"}) as found:
+        assert await anext(found) == ("snapshot", {"of": 0, "neighbours": {}})
+        async with Node(name="van", peers=[str(node.address)]) as van:
+            _, change = await anext(found)
+            [link] = change["neighbours"][van.node_id]
+            assert link["node_id"] == node.node_id
+
+
 async def test_several_at_once(client: httpx.AsyncClient, node: Node) -> None:
     token = await node.attachments.add(b"map")
     kinds: list[dict[str, Any]] = [
