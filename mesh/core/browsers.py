@@ -124,6 +124,8 @@ def contribute(
         InvalidDocument: it is malformed, over a limit, or no document of the mesh can hold it.
     """
     brought = read_update(update, ROOT_NAME)
+    if not brought.finite:
+        raise InvalidDocument("NaN or an infinity: JSON has no such number, so nobody else could read it")
     begins = held.dead or held.rank == NEVER
     base = EMPTY_UPDATE if begins else held.update
     outcome = contributed(base, update, brought)

@@ -92,6 +92,7 @@ class Reader:
         above: the last element of an item -> its key, or what is left of it.
         plain: whether the registers are all there is to it.
         known: whether the values are surely those that the library reads.
+        finite: whether every number is one.
         rich: whether there is anything that belongs to a collaborative root.
         structs: how many items there are.
         listed: whether an item has several values or stands before another, as in a list.
@@ -112,6 +113,7 @@ class Reader:
         self.above: dict[Id, str | Id] = {}
         self.plain = True
         self.known = True
+        self.finite = True
         self.rich = False
         self.structs = 0
         self.listed = False
@@ -312,7 +314,7 @@ class Reader:
             (number,) = layout.unpack_from(self._data, self._at)
             self._at += layout.size
             if not math.isfinite(number):
-                self.known = False
+                self.known = self.finite = False
             elif number.is_integer() and abs(number) <= MAX_SAFE_INTEGER:
                 return int(number)
             return number

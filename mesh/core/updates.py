@@ -40,6 +40,7 @@ class Brought(NamedTuple):
         simple: whether the update is made of such values, one per item, and of deletions.
         structs: how many items there are.
         listed: whether an item has several values or stands before another, as in a list.
+        finite: whether no number is NaN or an infinity, which read as null.
     """
 
     ranges: dict[int, tuple[int, int]]
@@ -51,6 +52,7 @@ class Brought(NamedTuple):
     simple: bool
     structs: int
     listed: bool
+    finite: bool
 
 
 class Fields(NamedTuple):
@@ -170,6 +172,7 @@ def _brought(reader: Reader) -> Brought:
         simple,
         reader.structs,
         reader.listed,
+        reader.finite,
     )
 
 

@@ -58,6 +58,16 @@ class Unsynced(Struct, frozen=True):
     collections: dict[str, int]
 
 
+class Query(Struct, frozen=True, forbid_unknown_fields=True):
+    """A query, as :func:`find` takes it; ``fields``: only these."""
+
+    selector: dict[str, Any] | None = None
+    sort: Sort | None = None
+    limit: Annotated[int, Meta(ge=0, le=MAX_FOUND)] = 1000
+    skip: Annotated[int, Meta(ge=0)] = 0
+    fields: list[str] | None = None
+
+
 class Found(Struct, frozen=True):
     """The documents that a query selects, in order."""
 
@@ -177,6 +187,16 @@ async def find(
     return Found(
         await served.node.collection(collection).find(
             selector, sort=sort, limit=limit, skip=skip, fields=None if fields is None else fields.split(",")
+        )
+    )
+
+
+@API.add("POST", "/api/collections/{collection}/query")
+async def query(served: Served, *, collection: str, body: Query) -> Found:
+    """Documents, by a Mango selector that may be too large for an address."""
+    return Found(
+        await served.node.collection(collection).find(
+            body.selector, sort=body.sort, limit=body.limit, skip=body.skip, fields=body.fields
         )
     )
 

@@ -87,7 +87,7 @@ class BlobEndpoints:
         if len(wanted) < token.size_bytes:
             status = 206
             headers["content-range"] = f"bytes {wanted.start}-{wanted.stop - 1}/{token.size_bytes}"
-        return Streamed(_parts(handle, range(0) if request.method == "HEAD" else wanted), status, headers)
+        return Streamed(_parts(handle, wanted), status, headers)
 
     async def progress(self, request: Request) -> Response:
         """Fetch a blob and tell how far that is."""

@@ -19,7 +19,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.routing import BaseRoute, Match, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp
 
 from mesh.control.registry import Served
@@ -32,6 +32,7 @@ from mesh.gateway.blobs import BlobEndpoints
 from mesh.gateway.endpoints import answering
 from mesh.gateway.events import EventStreams
 from mesh.gateway.guard import Guard
+from mesh.gateway.http import MAX_HEAD_BYTES, Http
 from mesh.gateway.metrics import MEDIA_TYPE, metrics
 from mesh.gateway.websocket import BoundedWebSocket
 from mesh.gateway.yjs import Rooms
@@ -119,6 +120,8 @@ class Gateway:
                     access_log=False,
                     server_header=False,
                     timeout_graceful_shutdown=CLOSE_SECONDS + 1,
+                    http=Http,
+                    h11_max_incomplete_event_size=MAX_HEAD_BYTES,
                     ws=BoundedWebSocket,
                     ws_max_size=MAX_MESSAGE_BYTES,
                     ws_per_message_deflate=False,
@@ -261,4 +264,16 @@ class _Server(uvicorn.Server):
 
 async def _not_served(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return refusal(error.status_code, f"{request.method} {request.url.path}: {error.detail}", error.headers)
+    headers = error.headers
+    if error.status_code == 405:
+        headers = {"allow": ", ".join(sorted(_allowed(request)))}
+    return refusal(error.status_code, f"{request.method} {request.url.path}: {error.detail}", headers)
+
+
+def _allowed(request: Request) -> set[str]:
+    """The methods of a path; the routes each know their own."""
+    allowed: set[str] = set()
+    for route in request.app.routes:
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
+            allowed |= route.methods or set()
+    return allowed

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 from collections.abc import Collection
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, unquote_to_bytes, urlencode, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -70,6 +70,10 @@ class Guard:
             await websocket.close(4000 + refused[0], refused[1])
 
     def _refused(self, scope: Scope, headers: Headers, shown: bytes | None) -> _Refused | None:
+        try:
+            unquote_to_bytes(scope["raw_path"] + b"?" + scope["query_string"]).decode()
+        except UnicodeDecodeError:
+            return 400, "the address is not UTF-8 behind its % signs", {}
         host = headers.get("host", "")
         if not self._is_known(host):
             return 403, "this host is not this gateway: use its IP address, or localhost", {}

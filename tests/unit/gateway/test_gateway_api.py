@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -244,3 +246,68 @@ def parsed_metrics(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], f
             assert key not in found
             found[key] = float(matched[3])
     return found
+
+
+async def test_a_selector_that_is_too_large_for_an_address(client: httpx.AsyncClient, node: Node) -> None:
+    for number in range(3):
+        await node.collection("cars").insert({"_id": f"c{number}", "n": number})
+    ids = [f"{'x' * 4000}{number}" for number in range(1)] + ["c0", "c2"]
+    asked = {"selector": {"_id": {"$in": ids}}, "sort": [{"n": "desc"}], "fields": ["n"], "limit": 1}
+    found = await client.post("/api/collections/cars/query", json=asked)
+    assert (found.status_code, found.json()) == (200, {"documents": [{"_id": "c2", "n": 2}]})
+    for body, status in (({"selector": 1}, 400), ({"slector": {}}, 400), ({"limit": -1}, 400)):
+        assert error_of(await client.post("/api/collections/cars/query", json=body))[0] == status
+    large = {"selector": {"a": "x" * 10_000}}
+    assert error_of(await client.post("/api/collections/cars/query", json=large))[:2] == (
+        400,
+        "InvalidSelector",
+    )
+
+
+async def test_what_is_over_a_limit_or_no_request_is_told_why(gateway: Gateway) -> None:
+    long = b"GET /api/collections/cars/documents?selector=" + b"x" * (8 << 20) + b" HTTP/1.1\r\n\r\n"
+    for request in (long, b"\x16\x03\x01\r\n\r\n"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(gateway.url).port)
+        writer.write(request)
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400 ")
+        assert "POST /api/collections/NAME/query" in json.loads(body)["error"]["message"]
+        writer.close()
+        await writer.wait_closed()
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/collections/cars/documents/%ff", "/api/collections/cars/documents?selector=%fe"]
+)
+async def test_an_address_is_utf_8(gateway: Gateway, node: Node, path: str) -> None:
+    async with httpx.AsyncClient() as client:
+        for method in ("GET", "PUT"):
+            refused = await client.request(method, gateway.url + path, content=b"{}")
+            assert error_of(refused)[:2] == (400, "MeshError")
+    assert await node.collection("cars").count() == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/api/collections/cars/documents", "GET, HEAD, POST"),
+        ("POST", "/api/collections/cars/documents/c", "DELETE, GET, HEAD, PATCH, PUT"),
+        ("GET", "/api/collections/cars/query", "POST"),
+        ("DELETE", "/blobs/" + "0" * 64, "GET, HEAD, PUT"),
+    ],
+)
+async def test_who_uses_a_wrong_method_is_told_the_right_ones(
+    client: httpx.AsyncClient, method: str, path: str, allowed: str
+) -> None:
+    response = await client.request(method, path)
+    assert error_of(response)[0] == 405
+    assert response.headers["allow"] == allowed
+
+
+async def test_the_head_of_a_stream_is_all_there_is(client: httpx.AsyncClient) -> None:
+    for _ in range(2):  # the second goes by the same connection
+        head = await client.head("/api/live", params={"subscribe": '{"kind": "stats"}'})
+        assert (head.status_code, head.headers["content-type"]) == (200, "text/event-stream")
+    assert (await client.head("/api/live")).status_code == 400
+    assert "mesh_gateway_clients" in (metrics := (await client.get("/metrics")).text)
+    assert not re.search(r'events"\} [1-9]', metrics)

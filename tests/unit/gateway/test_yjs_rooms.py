@@ -288,3 +288,16 @@ async def test_a_client_that_does_not_read_costs_itself(
                     await quick.until(lambda about, step: True)
         slow.connection.transport.resume_reading()
         assert (await asyncio.wait_for(slow.closed(), 20))[0] == 4503
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), [1.0, float("inf")], {"a": [float("nan")]}])
+async def test_a_number_that_json_does_not_have_is_refused(node: Node, gateway: Gateway, value: Any) -> None:
+    async with client_of(gateway) as one, client_of(gateway) as two:
+        await one.begin()
+        await two.begin()
+        await one.write({"/a": value})
+        code, reason = await one.closed()
+        assert (code, "NaN or an infinity" in reason) == (4422, True)
+        await two.write({"/b": 1})
+        await two.reads({"/b": 1.0})
+    assert await node.collection("notes").get("n1") == {"_id": "n1", "b": 1}
