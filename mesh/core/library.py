@@ -15,6 +15,7 @@ from mesh.core.items import client_for, unspent
 from mesh.core.plans import Writes
 from mesh.core.registers import Registers
 from mesh.core.roots import check_roots
+from mesh.core.typing_texts import remember
 from mesh.core.updates import Brought, check_fields, clocks_of
 from mesh.core.values import MAX_SAFE_INTEGER
 from mesh.errors import InvalidDocument
@@ -165,7 +166,9 @@ def contributed(held: bytes, update: bytes, brought: Brought) -> tuple[bytes, by
 def _apply_checked(
     doc: pycrdt.Doc[Any], root: pycrdt.Map[Any], held: bytes, update: bytes, brought: Brought
 ) -> tuple[bytes, Registers]:
-    clocks = clocks_of(doc.get_state())
+    before = clocks_of(doc.get_state())
+    clocks = dict(before)
+    typed = None
     continues = False  # whether an item may be held in part, and go on elsewhere than it began
     for client, (start, end) in brought.ranges.items():
         clock = clocks.get(client, 0)
@@ -176,7 +179,7 @@ def _apply_checked(
     if any(end > clocks.get(client, 0) for client, _, end in brought.deletions):
         raise Incomplete("an update that deletes what is not in it")
     if brought.rich or len(list(doc.keys())) > 1:
-        check_roots(held, update, ROOT_NAME)
+        typed = check_roots(held, update, ROOT_NAME, before)
     else:
         check_fields(held, brought, ROOT_NAME)
     apply_update(doc, update)
@@ -187,6 +190,7 @@ def _apply_checked(
     state, registers = doc.get_update(), registers_in(root)
     if continues and registers_of(state) != registers:
         raise InvalidDocument("an update that would read differently elsewhere")
+    remember(state, typed)
     return state, registers
 
 

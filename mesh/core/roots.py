@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from mesh.core.typing_texts import BASIC, MAX_APART, Typed, only_types, recall
 from mesh.core.update_reader import ANY, DELETED, EMBED, FORMAT, GC, STRING, TYPE, Id, Item
 from mesh.core.updates import check_contention, items_of
 from mesh.errors import InvalidDocument
@@ -21,6 +22,9 @@ MAX_DEPTH = 32
 
 MAX_SPLITTING = 1 << 26
 """Elements behind all the places at which an update cuts items in two: the library moves them one by one."""
+
+MAX_FIRST = 10
+"""Clients that may have written a field first, for contention to be no matter whatever is typed."""
 
 _ARRAY, _MAP, _TEXT = 0, 1, 2
 _NEUTRAL = frozenset({GC, DELETED, TYPE})
@@ -39,21 +43,30 @@ _GONE = _Home("", None, -1)
 """Where items are whose parent or neighbour has been collected: in no root, nor in one without a name."""
 
 
-def check_roots(held: bytes, update: bytes, root: bytes) -> None:
+def check_roots(held: bytes, update: bytes, root: bytes, clocks: Mapping[int, int]) -> Typed | None:
     """Refuse an update to a document with collaborative roots that would harm the CRDT library.
 
     Args:
         held: the state of the document here.
         update: what has arrived for it, each by itself well formed.
         root: the name of the root map that holds the fields.
+        clocks: up to where the items of each client are held.
+
+    Returns:
+        What is known then of the document with the update, for the next one.
 
     Raises:
         InvalidDocument: an item is where it cannot be.
     """
+    items, deletions = items_of(update, root)
+    typed = recall(held)
+    if typed is not None and only_types(typed, clocks, items):
+        return typed
     structure = _Structure(root.decode())
-    for part in (held, update):
-        structure.add(*items_of(part, root))
+    structure.add(*items_of(held, root))
+    structure.add(items, deletions)
     structure.check()
+    return structure.typed()
 
 
 class _Structure:
@@ -106,6 +119,27 @@ class _Structure:
                 raise InvalidDocument("an item that goes on elsewhere than it began")
         check_contention(first.values(), sum(map(len, self._items.values())))
         self._check_splits()
+
+    def typed(self) -> Typed | None:
+        """What there is to know for :mod:`mesh.core.typing_texts`, if it is a document of that sort."""
+        roots: set[str | Id] = set()
+        apart: set[tuple[int, int, int]] = set()
+        first: Counter[_Home] = Counter()
+        for item in (item for items in self._items.values() for item in items):
+            home = self._home(item)
+            if home is _GONE or home.parent == self._root:
+                apart.add((item.client, item.clock, item.end))
+                first[home] += item.left is None
+                continue
+            roots.add(home.parent)
+            if item.kind not in _IN_TEXT and item.kind != DELETED:
+                return None
+            if item.kind == STRING and max(item.detail, default="") > BASIC:
+                return None
+        name = roots.pop() if len(roots) == 1 else None
+        if not isinstance(name, str) or len(apart) > MAX_APART or max(first.values(), default=0) > MAX_FIRST:
+            return None
+        return Typed(name, frozenset(apart))
 
     def _check_home(self, item: Item, home: _Home) -> None:
         if home is _GONE or item.kind == GC:

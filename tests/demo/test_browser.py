@@ -155,7 +155,7 @@ def test_what_is_changed_offline_is_counted_until_it_is_synced(page: Page) -> No
         "#editor-text", json.dumps({"title": "Hand out maps", "place": "north", "priority": 4, "done": True})
     )
     page.click("#editor-save")
-    expect(page.locator("#unsynced")).to_contain_text("1 change unsynced (tasks): only north-1")
+    expect(page.locator("#unsynced")).to_contain_text("2 changes unsynced (sensors, tasks): only north-1")
     expect(page.locator("#last-change")).to_contain_text("by north-1, from this page")
     expect(page.locator("#last-change")).to_contain_text("priority 1 → 4")
     control(page, "north-1", "resume")
