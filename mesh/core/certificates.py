@@ -23,7 +23,6 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from mesh.core.identity import PUBLIC_KEY_BYTES, Identity, node_id_of, short_id, verify
-from mesh.core.structs import UNREADABLE
 from mesh.errors import MembershipRefused
 
 ADMIN, PUBLISH, RELAY, MEMBER = "admin", "publish", "relay", "member"
@@ -167,7 +166,7 @@ class Certificate(msgspec.Struct, array_like=True, frozen=True):
     def signed(self) -> bytes:
         """What the issuer signs."""
         fields = msgspec.structs.astuple(msgspec.structs.replace(self, signature=b""))
-        return _CERTIFICATE + msgspec.msgpack.encode(_trimmed(fields))
+        return _CERTIFICATE + msgspec.msgpack.encode(trimmed(fields))
 
 
 class Revocation(msgspec.Struct, array_like=True, frozen=True):
@@ -368,54 +367,10 @@ def _check_issued(certificate: Certificate, issuer: Certificate) -> None:
         raise MembershipRefused(FORGED, f"{who} admitted a node while it was not valid itself")
 
 
-class _Link(msgspec.Struct, array_like=True, frozen=True):
-    public_key: bytes
-    epoch: int
-    grant: Grant
-    not_before: int
-    not_after: int
-    signature: bytes
-    former: list[tuple[str, int]] = []
-
-
-class _Packed(msgspec.Struct, array_like=True, frozen=True):
-    root: bytes
-    links: list[_Link]
-
-
-def pack_chain(chain: Sequence[Certificate]) -> bytes:
-    """A chain without what :func:`unpack_chain` is told: some 150 bytes for each certificate."""
-    links = [
-        _trimmed((certificate.public_key if place else b"", *msgspec.structs.astuple(certificate)[3:]))
-        for place, certificate in enumerate(chain)
-    ]
-    return msgspec.msgpack.encode([chain[-1].issuer, links])
-
-
-def _trimmed(fields: tuple[Any, ...]) -> tuple[Any, ...]:
+def trimmed(fields: tuple[Any, ...]) -> tuple[Any, ...]:
     """Without an empty ``former``, the last: certificates that were never renewed by another are as they were
     before there was such a thing."""
     return fields if fields[-1] else fields[:-1]
-
-
-def unpack_chain(packed: bytes, mesh_id: str, public_key: bytes) -> list[Certificate]:
-    """The chain of who has ``public_key`` in a mesh; nothing of it is verified.
-
-    Raises:
-        MembershipRefused: it is none.
-    """
-    try:
-        root, links = msgspec.structs.astuple(msgspec.msgpack.decode(packed, type=_Packed))
-    except UNREADABLE as error:
-        raise MembershipRefused(NOT_A_MEMBER, "there is no chain of certificates with it") from error
-    if not links:
-        return []
-    keys = [public_key, *(link.public_key for link in links[1:])]
-    issuers = [*keys[1:], root]
-    return [
-        Certificate(mesh_id, issuer, key, *msgspec.structs.astuple(link)[1:])
-        for link, key, issuer in zip(links, keys, issuers, strict=True)
-    ]
 
 
 def covered(name: str, patterns: Iterable[str]) -> bool:

@@ -20,13 +20,12 @@ from mesh.core.certificates import (
     Member,
     Revocation,
     covered,
-    pack_chain,
     stands_on,
-    unpack_chain,
     verify_chain,
     verify_revocation,
 )
 from mesh.core.identity import short_id
+from mesh.core.packed_chains import pack_chain, unpack_chain
 from mesh.errors import MembershipRefused, PermissionDenied
 
 

@@ -45,7 +45,7 @@ _DOMAIN = b"mesh record 1\0"
 
 class SignedRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the ``record`` key holds, as JSON. ``body`` is the JSON text that was signed, to the letter;
-    ``chain`` the writer's certificates, packed (see :func:`~mesh.core.certificates.pack_chain`)."""
+    ``chain`` the writer's certificates, packed (see :func:`~mesh.core.packed_chains.pack_chain`)."""
 
     public_key: bytes
     epoch: int

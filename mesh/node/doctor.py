@@ -89,7 +89,8 @@ def _certificate(home: Path, now: float) -> Iterable[Finding]:
         yield Finding(
             "certificate",
             f"it has expired {-left / _DAY:.0f} days ago: nobody links with this node",
-            "keep the node up until it reaches an admin's node, which renews it",
+            "keep the node up until it meets an admin's node, which renews it; an admin that `mesh init` has "
+            "made starts again with the root.key of the mesh in its directory",
         )
     elif left < OTHERS_RENEW_SECONDS - _DAY:  # by then, any admin that is met has renewed it
         yield Finding(

@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.core.access import ALL, OPEN, access_between, permits
-from mesh.core.certificates import MEMBER, ROLES, Grant, grant_of, issue, pack_chain, unpack_chain
+from mesh.core.certificates import MEMBER, ROLES, Grant, grant_of, issue
 from mesh.core.identity import Identity
 from mesh.core.interest import EVERYTHING, InterestSet
 from mesh.core.membership import Membership
+from mesh.core.packed_chains import pack_chain, unpack_chain
 from mesh.core.records import OWNED_COLLECTIONS
 from mesh.core.wire import WITHDRAWN, Interest, InterestEntry
 from mesh.errors import MembershipRefused

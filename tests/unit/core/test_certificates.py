@@ -26,13 +26,13 @@ from mesh.core.certificates import (
     Revocation,
     grant_of,
     issue,
-    pack_chain,
     revoke,
     verify_chain,
     verify_revocation,
 )
 from mesh.core.identity import Identity
 from mesh.core.membership import Membership
+from mesh.core.packed_chains import pack_chain
 from mesh.errors import MembershipRefused
 
 ROOT, HQ, DEPOT, VAN, MALLORY = (Identity(bytes([n]) * 32) for n in range(1, 6))

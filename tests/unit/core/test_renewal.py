@@ -15,12 +15,12 @@ from mesh.core.certificates import (
     Certificate,
     grant_of,
     issue,
-    pack_chain,
     revoke,
     verify_chain,
 )
 from mesh.core.identity import Identity
 from mesh.core.membership import Membership
+from mesh.core.packed_chains import pack_chain
 from mesh.core.renewal import OTHERS_RENEW_SECONDS, renewed, retired, succeeded
 from mesh.errors import MembershipRefused
 
