@@ -23,7 +23,7 @@ from mesh.core.document import MAX_STATE_BYTES
 from mesh.core.frames import MAX_FRAME_BYTES, MAX_MESSAGE_BYTES, MAX_OPEN_FRAGMENTS
 from mesh.core.handshake import MAX_HANDSHAKE_BYTES, NONCE_BYTES, Handshake
 from mesh.core.identity import Identity
-from mesh.core.interest import MAX_INTEREST_ENTRIES
+from mesh.core.interest import MAX_INTEREST_ENTRIES, InterestSet
 from mesh.core.items import written_once
 from mesh.core.library import ROOT_NAME
 from mesh.core.limits import LOG_LINES
@@ -46,8 +46,9 @@ from tests.unit.core.test_roots import MISUSED
 
 URL = "ws://hub:7700"
 FEW = 3
-ENOUGH_BYTES = 20_000
-"""Two of this size are over the limit that the tests set."""
+SMALL = written_once(ROOT_NAME, {"/a": 1}, 5)
+ENOUGH = [InterestEntry(f"c{n}") for n in range(100)]
+"""Twice as much is over the limit that the tests set."""
 
 
 async def adversary_of(world: World) -> Adversary:
@@ -73,11 +74,16 @@ def entries(adversary: Adversary) -> list[Message]:
 
 
 def interests(adversary: Adversary) -> list[Message]:
-    return [Interest(str(n), 2, 1, [InterestEntry("c" * ENOUGH_BYTES)]) for n in range(2)]
+    return [Interest(str(n), 2, 1, ENOUGH) for n in range(2)]
 
 
 def resumed(adversary: Adversary) -> list[Message]:
-    return [Resume(n, b"", 0, False, [InterestEntry("c" * ENOUGH_BYTES)]) for n in (1, 2)]
+    return [Resume(n, b"", 0, False, ENOUGH) for n in (1, 2)]
+
+
+def clocks(adversary: Adversary) -> list[Message]:
+    until = {b"%08d" % n: 1 for n in range(MAX_CLOCKS + 1)}
+    return [Changes(1, 0, 0, [Change("cars", "x", (0, 0), {}, until, SMALL)])]
 
 
 def selector(adversary: Adversary) -> list[Message]:
@@ -87,7 +93,7 @@ def selector(adversary: Adversary) -> list[Message]:
 
 @pytest.mark.limit("core.routes.MAX_ORIGINS", "core.sync_serving.MAX_CATCHUPS")
 @pytest.mark.limit("core.interest.MAX_INTEREST_ENTRIES", "core.interest.MAX_INTEREST_BYTES")
-@pytest.mark.limit("core.selector.MAX_SELECTOR_BYTES")
+@pytest.mark.limit("core.selector.MAX_SELECTOR_BYTES", "core.wire.MAX_ITEMS", "core.versions.MAX_CLOCKS")
 @pytest.mark.parametrize(
     "said, reason",
     [
@@ -96,6 +102,7 @@ def selector(adversary: Adversary) -> list[Message]:
         (entries, f"an interest of more than {MAX_INTEREST_ENTRIES} entries"),
         (interests, "wants what takes more than"),
         (resumed, "asked to resume what takes more than"),
+        (clocks, f"length <= {MAX_CLOCKS}"),
         (selector, f"over the limit of {MAX_SELECTOR_BYTES}"),
     ],
 )
@@ -103,7 +110,7 @@ def test_saying_too_much_ends_the_link(said: Said, reason: str, monkeypatch: pyt
     monkeypatch.setattr(routes, "MAX_ORIGINS", FEW)
     monkeypatch.setattr(sync_serving, "MAX_CATCHUPS", FEW)
     for module in (routes, sync_serving):
-        monkeypatch.setattr(module, "MAX_INTEREST_BYTES", 2 * ENOUGH_BYTES)
+        monkeypatch.setattr(module, "MAX_INTEREST_BYTES", 3 * InterestSet(ENOUGH).size_bytes // 2)
 
     async def main() -> None:
         world = World(2)
@@ -154,7 +161,6 @@ def test_asking_for_too_many_chunks_is_a_violation() -> None:
 
 # --- what is refused, and the link goes on ----------------------------------------------------
 
-SMALL = written_once(ROOT_NAME, {"/a": 1}, 5)
 NESTED = b"\1\1\5\0\x28\1\3doc\2/a\1" + b"\x75\1" * (MAX_NESTING + 1) + b"\x7e\0"
 TOO_MUCH: dict[str, tuple[Change, str]] = {
     "document": (
@@ -165,10 +171,6 @@ TOO_MUCH: dict[str, tuple[Change, str]] = {
     "nesting": (change("x", NESTED), f"nested more than {MAX_NESTING} levels"),
     "types": (change("x", MISUSED["arrays within arrays"]), "where none can be"),
     "competitors": (change("x", BUSY["every client writes the same field"]), "too many clients"),
-    "clocks": (
-        Change("cars", "x", (0, 0), {}, {b"%08d" % n: 1 for n in range(MAX_CLOCKS + 1)}, SMALL),
-        f"over the limit of {MAX_CLOCKS}",
-    ),
     "record": (
         change("x", written_once(ROOT_NAME, {"record": "x" * (MAX_RECORD_BYTES + 1)}, 1), "nodes"),
         f"at most {MAX_RECORD_BYTES} bytes",
@@ -178,7 +180,7 @@ TOO_MUCH: dict[str, tuple[Change, str]] = {
 
 @pytest.mark.limit("core.document.MAX_STATE_BYTES", "core.update_reader.MAX_STRUCTS")
 @pytest.mark.limit("core.update_reader.MAX_NESTING", "core.roots.MAX_DEPTH", "core.updates.MAX_CONTENTION")
-@pytest.mark.limit("core.versions.MAX_CLOCKS", "core.records.MAX_RECORD_BYTES")
+@pytest.mark.limit("core.records.MAX_RECORD_BYTES")
 @pytest.mark.parametrize("name", TOO_MUCH)
 def test_a_document_that_is_too_much_is_put_aside_with_the_reason(name: str) -> None:
     async def main() -> None:

@@ -414,6 +414,7 @@ async def test_a_revocation_ends_certificates_that_its_admin_has_not_seen() -> N
     await world.close()
 
 
+@pytest.mark.limit("membership.service.FACTS_PER_MESSAGE")
 @virtual
 async def test_a_forged_revocation_costs_its_sender_the_link() -> None:
     world = World(14)

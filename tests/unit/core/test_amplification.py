@@ -45,6 +45,7 @@ HUGE = {
 }
 
 
+@pytest.mark.limit("core.frames.MAX_PLAIN_BYTES", "core.frames.MAX_SELECTORS_BYTES")
 @pytest.mark.parametrize("name", HUGE)
 def test_what_would_become_too_much_is_refused_before(name: str) -> None:
     frame = b"\1" + zlib.compress(HUGE[name])
@@ -67,6 +68,7 @@ def read(message: Message) -> Message | None:
     return [reader.feed(frame) for frame in frames_of(message, 0)][-1]
 
 
+@pytest.mark.limit("core.interest.MAX_BYTES")
 def test_the_largest_interest_that_anybody_announces_is_understood() -> None:
     numbers = [n + 0.5 for n in range(1000)]  # which take most where they are no JSON
     entries = [
