@@ -16,6 +16,7 @@ for good, which y-websocket clients respect.
           node: a record that was replaced): start afresh with a new Y.Doc, and clear what was kept of it
     4413  the document would be too large
     4422  no document of the mesh can hold what the client wrote; the reason says why
+    4429  the client says more of itself, to all that look at the document, than anybody follows
     4503  later: the client was too slow, knows more than this node does, or this node has a problem
 """
 
@@ -32,6 +33,7 @@ from mesh.core.awareness import AwarenessTable
 from mesh.core.commits import Commit
 from mesh.core.document import Name
 from mesh.core.library import EMPTY_UPDATE, Incomplete
+from mesh.core.rates import TokenBucket
 from mesh.core.records import OWNED_COLLECTIONS
 from mesh.core.yjs_messages import (
     AWARENESS,
@@ -61,12 +63,20 @@ log = logging.getLogger(__name__)
 MAX_UNSENT_BYTES = 16 << 20
 """What may wait for a slow client, beside one answer to it; then it has to come back and ask."""
 
+AWARENESS_BYTES_PER_SECOND = 128 << 10
+"""What one client may say of itself in the long run: as much goes to each of those that look."""
+
+AWARENESS_BYTES_AT_ONCE = 1 << 20
+
+_AWARENESS_COST = 256  # of a message beside its bytes
+
 MAX_REASON_BYTES = 123
 """What a close frame has room for."""
 
 CLOSING = 1001
 
 _LATER = 4503
+_FLOOD = 4429
 _CODES: list[tuple[type[MeshError], int]] = [
     (ProtocolViolation, 4400),
     (InvalidCollectionName, 4400),
@@ -162,6 +172,8 @@ class _Client:
         self._unsent_bytes = 0
         self._ending: tuple[int, str] | None = None
         self._wakeup = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._rate = TokenBucket(AWARENESS_BYTES_PER_SECOND, self._loop.time(), AWARENESS_BYTES_AT_ONCE)
 
     async def run(self) -> None:
         """Serve it until either side closes."""
@@ -226,7 +238,21 @@ class _Client:
             await self._show(message.payload)
         elif message.about == SYNC:
             await self._write(message.payload)
-        elif message.about == AWARENESS:
+        elif not self._is_flood(len(message.payload) + _AWARENESS_COST):
+            self._heard_awareness(message)
+
+    def _is_flood(self, size: int) -> bool:
+        """Whether the client has gone too far, and is sent away."""
+        now = self._loop.time()
+        self._rate.take(size, now)
+        if self._rate.ready_at(0, now) <= now:
+            return False
+        log.info("a Yjs client of %s/%s is sent away: it floods the others", *self._name)
+        self.end(_FLOOD, "too much awareness: the other clients could not follow")
+        return True
+
+    def _heard_awareness(self, message: Message) -> None:
+        if message.about == AWARENESS:
             self._room.tell(self._room.awareness.take(self, decode_awareness(message.payload)))
         elif message.about == QUERY_AWARENESS:
             self.send(encode_awareness(self._room.awareness.here()))

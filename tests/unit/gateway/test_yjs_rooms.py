@@ -272,6 +272,35 @@ async def test_awareness_comes_back_to_its_sender(gateway: Gateway) -> None:
         assert two.told[-1] == Awareness(1, 1, "null")
 
 
+async def test_a_flood_of_awareness_is_cut_off_and_the_others_go_on(gateway: Gateway) -> None:
+    async with client_of(gateway) as flooder, client_of(gateway) as other:
+        await other.begin()
+
+        async def flood() -> None:
+            with contextlib.suppress(ConnectionClosed):
+                for clock in range(100_000):
+                    await flooder.connection.send(encode_awareness([Awareness(1, clock, '"x"')]))
+
+        flooding = asyncio.create_task(flood())
+        code, reason = await asyncio.wait_for(flooder.closed(), 20)
+        await flooding
+        assert (code, "too much awareness" in reason) == (4429, True)
+        while not other.told or other.told[-1].state != "null":  # it is seen to have left
+            await other.until(lambda about, step: about == AWARENESS)
+        assert other.told[-1].clock < 10_000
+        await other.write({"/a": 1})
+        await other.reads({"/a": 1.0})
+
+
+async def test_who_moves_a_cursor_is_no_flood(gateway: Gateway) -> None:
+    async with client_of(gateway) as one:
+        for clock in range(600):  # ten seconds of it, at once
+            cursor = f'{{"user": {{"name": "Ada", "color": "#30bced"}}, "cursor": {{"at": {clock}}}}}'
+            await one.connection.send(encode_awareness([Awareness(1, clock, cursor)]))
+        while not one.told or one.told[-1].clock < 599:
+            await one.until(lambda about, step: about == AWARENESS)
+
+
 async def test_a_client_that_does_not_read_costs_itself(
     node: Node, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
