@@ -16,6 +16,7 @@ from mesh import AllNodes, DistributionHandle, DistributionScope, Formation, Tra
 from mesh.cli.units import percent, size
 from mesh.control.client import ControlClient
 from mesh.control.methods import Listed
+from mesh.core.rates import MIN_LIMIT
 from mesh.core.scopes import scope_text
 from mesh.core.status import DistributionStatus
 from mesh.core.tokens import BlobToken
@@ -24,6 +25,9 @@ from mesh.node.presence import Presence
 
 PATIENCE_SECONDS = 60.0
 """How long the demo waits without any news before it calls a step failed."""
+
+INTERRUPTED_SECONDS = 4.0
+"""How long the node that is killed would take at least, so that it can be caught half-way."""
 
 
 class Story:
@@ -73,10 +77,12 @@ class Story:
     async def run(self) -> bool:
         """Distribute, interrupt, resume, prove; whether every copy is what and where it should be."""
         north = [edge for edge in self.edges if edge.formation == "north"]
+        victim = north[-1]
         async with self.publisher.control() as control:
+            await self._slow_down(victim)
             everybody = await self._distribute(control, self._file, AllNodes(), [self.hub, *self.edges])
             async with everybody:
-                await self._interrupt(everybody, north[-1])
+                await self._interrupt(everybody, victim)
                 await everybody.until(everybody.is_complete)
             some = await self._distribute(control, Path(__file__), Formation("north"), north)
             async with some:
@@ -115,9 +121,16 @@ class Story:
         board = Board(title, self._nodes, self.publisher, targets)
         return Transfer(handle.distribution_id, token, board, self._screen)
 
+    async def _slow_down(self, node: NodeProcess) -> None:
+        """Cap what ``node`` fetches, until it is started again."""
+        cap = max(MIN_LIMIT, self._file.stat().st_size / INTERRUPTED_SECONDS)
+        async with node.control() as control:
+            await control.call("node.set_limits", {"download": cap})
+        self._screen.say(f"{node.name} fetches no faster than {size(cap)}/s: it is to be killed half-way")
+
     async def _interrupt(self, transfer: Transfer, victim: NodeProcess) -> None:
-        """Kill ``victim`` in the middle of the transfer, let the others finish, and bring it back."""
-        await transfer.until(lambda: transfer.is_under_way(victim))
+        """Kill ``victim`` half-way through the transfer, let the others finish, and bring it back."""
+        await transfer.until(lambda: transfer.is_half_way(victim))
         pid = await self._supervisor.kill(victim)
         transfer.redraw()
         told = transfer.board.transfer(victim)
@@ -241,12 +254,10 @@ class Transfer:
         transfer = self.board.transfer(node)
         return None if transfer is None else transfer.status
 
-    def is_under_way(self, node: NodeProcess) -> bool:
-        """Whether ``node`` has begun and bytes move in the mesh: receipts come twice a second at most, so
-        waiting for its own progress would often be too late for a fast transfer."""
-        state = self.state(node)
-        moved = self.board.status is not None and self.board.status.overall_progress > 0
-        return state not in (None, TransferState.PENDING) and moved
+    def is_half_way(self, node: NodeProcess) -> bool:
+        """Whether ``node`` has said that it has about half of it, or all: a small file comes in one piece."""
+        transfer = self.board.transfer(node)
+        return self.is_through(node) or (transfer is not None and transfer.progress_fraction >= 0.4)
 
     def is_through(self, node: NodeProcess) -> bool:
         """Whether nothing more happens at ``node``."""

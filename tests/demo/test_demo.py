@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 import signal
 import socket
-import sys
 from pathlib import Path
 
 import httpx
@@ -19,9 +20,9 @@ pytestmark = pytest.mark.processes
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A real file, and a small one: the start of this Python."""
-    path = tmp_path / "python.bin"
-    path.write_bytes(Path(sys.executable).read_bytes()[:3_000_000])
+    """A file of a few chunks."""
+    path = tmp_path / "map.bin"
+    path.write_bytes(random.Random(1).randbytes(8_000_000))
     return path
 
 
@@ -31,7 +32,12 @@ def test_once_ends_by_itself_with_every_copy_proven(tmp_path: Path, file: Path) 
         assert demo.nodes() == []
     checksum = blake3(file.read_bytes()).hexdigest()
     assert f"All copies are identical, b3sum {checksum}" in demo.output
-    assert "kill -9" in demo.output
+    killed = re.search(r"kill -9 \d+: north-2 is gone; its last receipt said (\d+)%", demo.output)
+    assert killed is not None
+    assert 25 <= int(killed[1]) <= 90, demo.output
+    kept = re.search(r"north-2 went on where it was: (\d[\d.]*) (\w+) were on its disk", demo.output)
+    assert kept is not None
+    assert kept[2] == "MB", demo.output
     for name in ("hub", "north-1", "north-2", "south-1"):
         assert (tmp_path / "mesh" / name / "inbox" / file.name).read_bytes() == file.read_bytes()
     got_it = {path.parent.parent.name for path in (tmp_path / "mesh").glob("*/inbox/story.py")}
@@ -66,7 +72,7 @@ def test_ctrl_c_ends_the_page_and_every_node(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "line"), [(signal.SIGTERM, "python.bin"), (signal.SIGHUP, "to all, distribution")]
+    ("number", "line"), [(signal.SIGTERM, "map.bin"), (signal.SIGHUP, "to all, distribution")]
 )
 def test_a_signal_leaves_no_node_behind(
     tmp_path: Path, file: Path, number: signal.Signals, line: str
