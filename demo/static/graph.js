@@ -38,18 +38,18 @@ function draw() {
   const around = places(others);
   const many = all.length > LABELLED;
   const own = mesh.nodes.get(me) ?? { _id: me, name: mesh.presence.name, formations: [], hub: false };
+  const beyond = furtherLinks();
   at("graph").classList.toggle("many", many);
   render(
     at("graph"),
-    furtherLinks().map((link) => chord(link, around, many)),
+    beyond.map((link) => chord(link, around, many)),
     others.map((node) => line(node, around.get(node._id), many)),
     others.map((node) => circle(node, around.get(node._id), names, many)),
     circle(own, centre, names, many),
   );
-  const further = furtherLinks().length;
   const linked = others.filter((node) => linkOf(node._id)).length;
   const unknown = mesh.presence.peers.filter((peer) => !mesh.nodes.has(peer.node_id)).length;
-  at("graph-count").textContent = `${plural(all.length, "node")} known, ${linked + unknown} linked with ${mesh.presence.name}${further ? `, ${plural(further, "link")} beyond` : ""}`;
+  at("graph-count").textContent = `${plural(all.length, "node")} known, ${linked + unknown} linked with ${mesh.presence.name}${beyond.length ? `, ${plural(beyond.length, "link")} beyond` : ""}`;
   render(
     at("legend"),
     names.map((name, index) => h("li", {}, h("i", { class: `swatch f${index % COLOURS}` }), name)),
