@@ -14,12 +14,12 @@ import pytest
 
 from mesh.core.document import ABSENT, edit
 from mesh.core.interest import MAX_BYTES, MAX_ENTRIES
-from mesh.core.plans import plan_merge
 from mesh.core.selector import MAX_SELECTOR_BYTES
 from mesh.core.wire import Interest, InterestEntry, Resume
 from mesh.network.websocket import WebSocketTransport
 from mesh.node.node import Node
 from tests.adversary.adversary import Adversary, change, offer
+from tests.unit.edits import plan_merge
 
 BLOCKED_SECONDS = 0.25
 

@@ -469,6 +469,7 @@ async def test_a_backup_put_back_is_noticed_when_a_peer_knows_more_of_it(path: P
     async with opened(path) as store:
         await store.write(put("1", {"n": 1}))
         log_id, clock = store.log_id, await store.write(lambda rows: rows.lineage.clock)
+    async with opened(path) as store:
         seen = followed(store)
         newer = Change("c", "2", (0, 0), {}, {clock: 7}, writes_of({"/n": 7}))
         await store.write(lambda rows: replicas.apply_frame(rows, "peer", Changes(1, 0, 0, [newer])))
