@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -17,8 +18,8 @@ from mesh.node.node import Node
 from tests.adversary.flooder import FLOODS
 
 BLOCKED_SECONDS = 0.25
-DOCUMENTS = 60
-ROUNDS = 2
+DOCUMENTS = 40
+ROUNDS = 3
 MEMORY_BYTES = 150 << 20
 
 
@@ -100,4 +101,4 @@ async def test_honest_peers_keep_half_their_rate(way: str) -> None:
         assert await hub.collection("cars").get("it") == await van.collection("cars").get("it")
         assert longest < BLOCKED_SECONDS
         assert grown < MEMORY_BYTES
-        assert max(attacked) >= min(quiet) / 2, (attacked, quiet)
+        assert median(attacked) >= median(quiet) / 2, (attacked, quiet)
