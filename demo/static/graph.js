@@ -82,7 +82,9 @@ function chord([one, other, rtt], around, many) {
   const off = [mx - centre[0], my - centre[1]];
   const across = Math.hypot(...off) < 40; // from one side to the other
   const [bx, by] = across ? [mx + (y2 - y1) * 0.32, my - (x2 - x1) * 0.32] : [mx + off[0] * 0.25, my + off[1] * 0.25];
-  const [lx, ly] = [(mx + bx) / 2, (my + by) / 2];
+  const share = across ? 0.25 : 0.5; // of the way: the middle of such a one is near the middle of the graph
+  const along = (from, bend, to) => (1 - share) ** 2 * from + 2 * share * (1 - share) * bend + share ** 2 * to;
+  const [lx, ly] = [along(x1, bx, x2), along(y1, by, y2)];
   return s("g", { "data-key": `chord/${[one, other].sort().join()}`, class: "link further" },
     s("path", { d: `M${x1.toFixed(1)} ${y1.toFixed(1)} Q${bx.toFixed(1)} ${by.toFixed(1)} ${x2.toFixed(1)} ${y2.toFixed(1)}` }),
     many ? null : s("text", { x: lx.toFixed(1), y: (ly + 4).toFixed(1), "text-anchor": "middle", class: "rtt" }, milliseconds(rtt)));

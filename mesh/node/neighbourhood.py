@@ -1,7 +1,7 @@
 """Who the neighbours are linked with: told while somebody asks, and never a document.
 
 Whoever watches asks its neighbours, again and again: a neighbour that is not asked for a while stops telling.
-It tells at once, and then what has changed, but no more often than its round-trip times move.
+It tells when it is asked and when something has changed, but not more often than every few seconds.
 """
 
 from __future__ import annotations
@@ -107,9 +107,8 @@ class Neighbourhood:
     # --- telling ----------------------------------------------------------------------------------
 
     def _on_ask(self, link: Link, message: LinksAsk) -> None:
-        until = asyncio.get_running_loop().time() + ASKED_SECONDS
-        _, told = self._askers.get(link.node_id, (0.0, None))
-        self._askers[link.node_id] = (until, told)
+        # What it was told before it may have forgotten: it may not have watched all the time.
+        self._askers[link.node_id] = (asyncio.get_running_loop().time() + ASKED_SECONDS, None)
         if self._telling is None:
             self._tell()
 

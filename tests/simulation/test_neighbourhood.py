@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from mesh.core.wire import LinksTold, SeenLink
-from mesh.node.neighbourhood import ASK_SECONDS, ASKED_SECONDS, MAX_LINKS, Neighbour
+from mesh.node.neighbourhood import ASK_SECONDS, ASKED_SECONDS, MAX_LINKS, TELL_SECONDS, Neighbour
 from mesh.streams import Stream
 from tests.simulation.virtual_clock import run_virtual
 from tests.simulation.world import World
@@ -55,6 +55,18 @@ def test_who_asks_is_told_the_links_of_its_neighbours_and_how_they_change() -> N
                 await until(stream, {hub.node_id: {a.node_id, b.node_id}})
                 await hub.pause()
                 await until(stream, {})
+
+    run_virtual(main())
+
+
+def test_who_looks_again_is_told_again() -> None:
+    async def main() -> None:
+        async with star() as world:
+            a, b, hub = (world.nodes[name] for name in ("a", "b", "hub"))
+            for _ in range(5):
+                async with a.observe_neighbours() as stream, asyncio.timeout(2 * TELL_SECONDS):
+                    await until(stream, {hub.node_id: {a.node_id, b.node_id}})
+                await asyncio.sleep(ASK_SECONDS)  # it has forgotten; that it has asked is still known
 
     run_virtual(main())
 
