@@ -66,7 +66,7 @@ def _hash(fd: int, size: int) -> str:
 def _copy(source: int, target: int, size: int) -> None:
     done = 0
     try:
-        while done < size:
+        while done < size and hasattr(os, "copy_file_range"):  # Linux
             copied = os.copy_file_range(source, target, min(64 * CHUNK_BYTES, size - done), done, done)
             if not copied:
                 break

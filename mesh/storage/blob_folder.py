@@ -31,7 +31,7 @@ from mesh.storage.blob_sources import (
 )
 from mesh.storage.blobs import SMALL_BYTES, PartialBlob, Source
 from mesh.storage.worker import Worker
-from mesh.storage.write_back import WriteBack
+from mesh.storage.write_back import WriteBack, make_durable
 
 _ZEROS = bytes(CHUNK_BYTES)
 
@@ -286,7 +286,7 @@ class _Copy:
         token, hashes = self._intake.finish(metadata)
         with writing(self._folder.temp, token.size_bytes):
             os.ftruncate(fd, token.size_bytes)  # a hole at the end was not written
-            os.fdatasync(fd)
+            make_durable(fd)
         with suppress(BlobNotFound):  # its first metadata stay
             token = msgspec.structs.replace(token, metadata=self._folder.token(token.hash).metadata)
         assert self._file is not None

@@ -14,7 +14,7 @@ from mesh.errors import InvalidToken, StorageFull
 from mesh.storage.blob_sources import check_room, write_all, writing
 from mesh.storage.blobs import CorruptChunk
 from mesh.storage.worker import Worker
-from mesh.storage.write_back import WriteBack
+from mesh.storage.write_back import WriteBack, make_durable
 
 if TYPE_CHECKING:
     from mesh.storage.blob_layout import BlobFolder
@@ -204,7 +204,7 @@ class PartialFile:
 
     def _finish(self) -> bool:
         assert self.hashes is not None
-        self._to_disk(os.fdatasync)
+        self._to_disk(make_durable)
         if self._whole.hexdigest() != self.token.hash:
             return False
         partial = self._folder.partial_path(self.token.hash)

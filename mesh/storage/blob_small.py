@@ -23,6 +23,7 @@ from mesh.storage.worker import Worker
 
 if TYPE_CHECKING:
     from mesh.storage.blob_layout import BlobFolder
+from mesh.storage.write_back import make_durable
 
 MAX_TOGETHER = 256
 """So many are written in one job of the worker: 16 MiB."""
@@ -160,7 +161,7 @@ def _write_together(folder: BlobFolder, blobs: Sequence[Small]) -> list[Problem]
             for small in blobs:
                 temps.append(folder.open_temp())
                 write_all(temps[-1][0], small.data, 0)
-            _each_at_once(os.fdatasync, [fd for fd, _ in temps])
+            _each_at_once(make_durable, [fd for fd, _ in temps])
             # All into one folder: each that is written to has to be synced.
             shelf = blobs[0].token.hash[:2] if blobs else ""
             places = {_put(folder, path, small, shelf) for (_, path), small in zip(temps, blobs, strict=True)}

@@ -104,8 +104,9 @@ def _make(
 
 
 def _give_way() -> None:
-    nice = os.getpriority(os.PRIO_PROCESS, os.getpid()) + _NICE
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)  # of this thread, on Linux
+    if sys.platform == "linux":  # where a thread has a priority of its own
+        nice = os.getpriority(os.PRIO_PROCESS, os.getpid()) + _NICE
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
 
 
 _Call = tuple[asyncio.AbstractEventLoop, Then, Callable[..., Any], tuple[Any, ...]]

@@ -16,7 +16,7 @@ class WriteBack:
     """Has whatever is written begin its way to the disk at once, and waits for the oldest while more than
     ``WRITE_BACK_BYTES`` are on theirs: the disk always has something to do, and never much.
 
-    It makes nothing durable: that takes ``fdatasync``, which then finds little left to do.
+    It makes nothing durable: that takes :func:`make_durable`, which then finds little left to do.
     """
 
     def __init__(self) -> None:
@@ -36,6 +36,18 @@ class WriteBack:
             offset, length = self._under_way.popleft()
             self._bytes -= length
             wait(fd, offset, length)
+
+
+def make_durable(fd: int) -> None:
+    """Wait until the content of a file is on the disk, and its length.
+
+    Raises:
+        OSError: it does not get there.
+    """
+    if hasattr(os, "fdatasync"):
+        os.fdatasync(fd)
+    else:
+        os.fsync(fd)
 
 
 def start(fd: int, offset: int, length: int) -> None:
