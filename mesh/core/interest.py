@@ -84,16 +84,17 @@ class InterestSet:
             if not entry.selector:
                 whole.add(entry.collection)
         whole |= {collection for collection, count in counts.items() if count > MAX_ENTRIES}
-        selected = {collection: size for collection, size in sizes.items() if collection not in whole}
-        while sum(selected.values()) > MAX_BYTES:
-            whole.add(largest := max(selected, key=selected.__getitem__))
-            del selected[largest]
-        if len(by_digest) > MAX_INTEREST_ENTRIES:
-            whole.add(EVERYTHING.collection)
+        selected = [(size, collection) for collection, size in sizes.items() if collection not in whole]
+        total = sum(size for size, _ in selected)
+        for size, collection in sorted(selected, reverse=True):
+            if total <= MAX_BYTES:
+                break
+            whole.add(collection)
+            total -= size
         if whole:
             by_digest = {d: e for d, e in by_digest.items() if e.collection not in whole}
             by_digest.update((entry_digest(e), e) for e in map(InterestEntry, sorted(whole)))
-        self.everything = EVERYTHING.collection in whole
+        self.everything = EVERYTHING.collection in whole or len(by_digest) > MAX_INTEREST_ENTRIES
         if self.everything:
             by_digest = {entry_digest(EVERYTHING): EVERYTHING}
             whole = set()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import process_time
+
 import pytest
 
 from mesh.core.interest import EVERYTHING, MAX_ENTRIES, MAX_INTEREST_ENTRIES, InterestSet, entry_digest
@@ -55,6 +57,17 @@ def test_too_many_collections_become_everything() -> None:
     parts = [InterestEntry(f"c{n}") for n in range(MAX_INTEREST_ENTRIES + 1)]
     assert len(InterestSet(parts[1:]).entries) == MAX_INTEREST_ENTRIES
     assert entries(InterestSet(parts)) == [EVERYTHING]
+    parts = [InterestEntry("cars", {"n": n}) for n in range(MAX_INTEREST_ENTRIES + 1)]
+    assert entries(InterestSet(parts)) == [CARS], "a whole collection is one entry"
+
+
+def test_many_selectors_in_many_collections_are_bounded_at_once() -> None:
+    parts = [InterestEntry(f"c{n}", {"n": n}) for n in range(MAX_INTEREST_ENTRIES)]
+    start = process_time()
+    wanted = InterestSet(parts)
+    assert process_time() - start < 2  # it was 7 s
+    assert len(wanted.entries) == MAX_INTEREST_ENTRIES
+    assert wanted.entries == InterestSet(reversed(parts)).entries, "which are whole does not go by the order"
 
 
 @pytest.mark.limit("core.interest.MAX_ENTRIES")
