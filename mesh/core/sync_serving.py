@@ -126,6 +126,7 @@ class Serving:
         self._window = Window(head)
         self._barriers: list[_Barrier] = []
         self._resumed: set[bytes] = set()  # entries that are wanted, and were asked to be caught up with
+        self._followed: set[bytes] = set()  # those of them with which the peer has caught up
         self.confirmed = 0
         """A position of our log up to which the peer holds all of :attr:`followed`."""
 
@@ -136,8 +137,8 @@ class Serving:
 
     @property
     def followed(self) -> InterestSet:
-        """What the peer wants, but for what it has not yet asked to be caught up with."""
-        entries = [entry for digest, entry in self._wanted.entries.items() if digest in self._resumed]
+        """What the peer wants, but for what it has not yet caught up with."""
+        entries = [entry for digest, entry in self._wanted.entries.items() if digest in self._followed]
         return InterestSet(entries, self._only)
 
     def wanted(self, interest: InterestSet) -> list[Effect]:
@@ -146,6 +147,7 @@ class Serving:
         if interest.entries.keys() != self._wanted.entries.keys():
             self._wanted = interest
             self._resumed &= interest.entries.keys()
+            self._followed &= interest.entries.keys()
             if self._live is not None:
                 self._live.interest = interest
         return []
@@ -201,6 +203,7 @@ class Serving:
         if open_bytes + interest.size_bytes > MAX_INTEREST_BYTES:
             raise ProtocolViolation(f"asked to resume what takes more than {MAX_INTEREST_BYTES} bytes to say")
         self._resumed |= interest.entries.keys() & self._wanted.entries.keys()
+        self._followed -= interest.entries.keys()  # it may have evicted that
         known = ours and 0 < message.after <= upto
         if known or message.empty:
             after = message.after if known else 0
@@ -360,6 +363,8 @@ class Serving:
                 effects.append(ReadLog(scan.cursor, end, sync_window.PAGE, scan.interest, scan.back))
         if self.idle:
             self.confirmed = self._head
+            if len(self._followed) < len(self._resumed):
+                self._followed = set(self._resumed)
         return effects + self._answer_barriers()
 
     def _answer_barriers(self) -> list[Effect]:

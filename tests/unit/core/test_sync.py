@@ -692,6 +692,29 @@ def agreed() -> Following:
     return made
 
 
+def test_nothing_is_said_to_be_held_of_what_a_peer_is_still_catching_up_with() -> None:
+    cars, maps = InterestEntry("cars"), InterestEntry("maps")
+    made = Serving("peer", b"log", 10, access=OPEN)
+
+    def catch_up(number: int, entry: InterestEntry) -> None:
+        made.wanted(InterestSet([*made.followed.entries.values(), entry]))
+        made.on_resume(Resume(number, b"", 0, True, [entry]))
+
+    catch_up(1, cars)
+    assert (made.confirmed, made.followed.collections) == (0, set())
+    made.log_read([], 10)
+    made.on_ack(Ack(1))
+    assert (made.confirmed, made.followed.collections) == (10, {"cars"})
+    catch_up(2, maps)
+    assert (made.confirmed, made.followed.collections) == (10, {"cars"})
+    made.log_read([], 10)
+    assert made.followed.collections == {"cars"}
+    made.on_ack(Ack(2))
+    assert made.followed.collections == {"cars", "maps"}
+    made.on_resume(Resume(3, b"", 0, True, [cars]))  # it has evicted them
+    assert made.followed.collections == {"maps"}
+
+
 def violations() -> dict[str, Callable[[], object]]:
     resumed = serving()
     resumed.on_resume(Resume(1, b"", 0, False, [ALL]))
