@@ -123,6 +123,8 @@ class PartialFile:
             assert self.hashes is not None
             if not chunk_matches(self.token, self.hashes, index, view):
                 self.held.remove(index)
+                if index < self._followed:
+                    self._whole, self._followed = blake3(), 0
                 return False
             self._found.remove(index)
         return True

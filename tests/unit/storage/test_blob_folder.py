@@ -148,6 +148,30 @@ async def test_what_a_crash_left_half_written_is_not_trusted(
     assert await again.read(token.hash) == b"".join(chunks)
 
 
+async def test_what_was_found_damaged_on_the_way_and_fetched_again_is_no_ones_fault(
+    opened: Callable[[], FolderBlobs], tmp_path: Path
+) -> None:
+    store = opened()
+    await store.open()
+    token, hashes, chunks = describe(content(4 * CHUNK_BYTES))
+    partial = await store.begin(token, cached=False)
+    await partial.set_hashes(hashes)
+    for index in (1, 2):
+        await partial.write(index, chunks[index])
+    await partial.close()
+    with (tmp_path / f"data/partial/{token.hash}.data").open("r+b") as damaged:
+        damaged.seek(CHUNK_BYTES + 7)
+        damaged.write(bytes(4096))
+    partial = await store.begin(token, cached=False)
+    await partial.write(0, chunks[0])
+    await partial.write(3, chunks[3])  # by now the damaged one is hashed
+    with pytest.raises(BlobNotFound):
+        await store.read_chunk(token.hash, 1)
+    await partial.write(1, chunks[1])
+    assert await partial.finish() == []
+    assert await store.read(token.hash) == b"".join(chunks)
+
+
 async def test_a_chunk_with_a_hole_is_not_held(opened: Callable[[], FolderBlobs], tmp_path: Path) -> None:
     store = opened()
     await store.open()
