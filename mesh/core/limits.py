@@ -40,6 +40,7 @@ Everything that a peer, or somebody who is none yet, can make a node hold or do 
     core.interest.MAX_INTEREST_ENTRIES          16384       collections and selectors that one node wants
     core.interest.MAX_INTEREST_BYTES            33554432    those of all nodes that one peer speaks for
     core.selector.MAX_SELECTOR_BYTES            8192        one selector
+    core.wire.MAX_SEEN_LINKS                    1024        links that one peer tells of
     core.document.MAX_STATE_BYTES               4194304     one document with its history
     core.document.MAX_FIELDS                    20000       fields that a write may give it
     core.updates.MAX_CONTENTION                 16777216    first writes of one field, squared

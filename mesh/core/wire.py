@@ -26,6 +26,9 @@ MAX_ENTRIES = 65_536
 MAX_PULLED = 100_000
 """Documents in one message; one with fewer of them is the last of a pull."""
 
+MAX_SEEN_LINKS = 1024
+"""Of one node, in what it tells of them."""
+
 Items = Meta(max_length=MAX_ITEMS)
 Name = Annotated[str, Meta(max_length=256)]
 """A node id, or the name of a collection."""
@@ -438,7 +441,7 @@ class DirectReceipt(_Message, tag=51, frozen=True):
 class SeenLink(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A link of the sender: with whom, and its round-trip time in seconds; ``None``: not measured yet."""
 
-    node_id: str
+    node_id: Name
     rtt: float | None
 
 
@@ -447,9 +450,9 @@ class LinksAsk(_Message, tag=60, frozen=True):
 
 
 class LinksTold(_Message, tag=61, frozen=True):
-    """All links of the sender, the one with the receiver included: answers :class:`LinksAsk`."""
+    """The links of the sender, the one with the receiver included: answers :class:`LinksAsk`."""
 
-    links: list[SeenLink]
+    links: Annotated[list[SeenLink], Meta(max_length=MAX_SEEN_LINKS)]
 
 
 Message = (

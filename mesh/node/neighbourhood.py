@@ -10,8 +10,7 @@ import asyncio
 from weakref import WeakSet
 
 from mesh.core.structs import Struct
-from mesh.core.wire import LinksAsk, LinksTold, SeenLink
-from mesh.errors import ProtocolViolation
+from mesh.core.wire import MAX_SEEN_LINKS, LinksAsk, LinksTold, SeenLink
 from mesh.network.link import Link
 from mesh.network.peers import Peers
 from mesh.streams import Stream
@@ -24,9 +23,6 @@ ASKED_SECONDS = 25.0
 
 TELL_SECONDS = 2.0
 """Between two answers."""
-
-MAX_LINKS = 1024
-"""Of one neighbour."""
 
 
 class Neighbour(Struct, frozen=True):
@@ -82,8 +78,6 @@ class Neighbourhood:
         self._asking = asyncio.get_running_loop().call_later(ASK_SECONDS, self._ask)
 
     def _on_told(self, link: Link, message: LinksTold) -> None:
-        if len(message.links) > MAX_LINKS:
-            raise ProtocolViolation(f"more than {MAX_LINKS} links of one node")
         if self._asking is not None:  # else nobody has asked for a while
             self._known[link.node_id] = message.links
             self._changed()
@@ -114,7 +108,7 @@ class Neighbourhood:
 
     def _tell(self) -> None:
         loop = asyncio.get_running_loop()
-        links = [SeenLink(link.node_id, link.rtt) for link in self._peers.links.values()][:MAX_LINKS]
+        links = [SeenLink(link.node_id, link.rtt) for link in self._peers.links.values()][:MAX_SEEN_LINKS]
         for node_id, (until, told) in list(self._askers.items()):
             if until <= loop.time():
                 del self._askers[node_id]
