@@ -32,7 +32,7 @@ def apply_frame(rows: Rows, peer: str, frame: Changes) -> list[Want]:
 
     A change that is refused is put into quarantine with the reason, and the rest goes on.
     """
-    lies = [id(change) for change in frame.changes if restored.meet(rows, change.until)]
+    lies = {id(change) for change in frame.changes if restored.meet(rows, change.until)}
     graves.meet(rows, peer, frame.graves)
     wants: dict[tuple[str, str], Want] = {}
     held = _read_rows(rows, frame.changes)
