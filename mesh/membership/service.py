@@ -333,9 +333,14 @@ class MembershipService:
 
     def _renew_by_root(self) -> None:
         now = self._clock()
-        if self._membership.renewal_due(now) and (root := self._credentials.root()) is not None:
-            own = self._membership.chain[0]
-            self._adopt(issue(root, [], own.public_key, own.grant, now, epoch=own.epoch))
+        if not self._membership.renewal_due(now) or (root := self._credentials.root()) is None:
+            return
+        try:
+            chain = renewed(root, [], self._membership.chain, now)
+        except MembershipRefused as error:
+            log.info("the root.key that is here does not renew this node's certificate: %s", error)
+        else:
+            self._adopt(chain)
 
     def _check(self) -> None:
         """Look through the links and at this node's own certificate, now and again later."""

@@ -18,9 +18,11 @@ from mesh import (
     PeerUnreachable,
     TransferState,
 )
+from mesh.core.certificates import RENEW_SECONDS
 from mesh.core.renewal import retired
 from mesh.errors import InvalidAddress, MeshError
 from mesh.membership import credentials as module
+from mesh.node.environment import Environment
 from tests.simulation.test_membership import linked
 
 
@@ -91,6 +93,18 @@ async def test_the_admin_with_the_key_of_the_mesh_needs_nobody(tmp_path: Path) -
         await node.settled(10)
         assert van.membership.retired == {old.node_id: 1}
         assert (await joined(hq, tmp_path / "late")).mesh_id == old.mesh_id
+
+
+async def test_what_the_key_of_the_mesh_renews_still_ends_with_the_old_id(tmp_path: Path) -> None:
+    home = tmp_path / "hq"
+    old = Credentials.create(home)
+    new = await Credentials.rotate(home)
+    first = new.membership.chain[0]
+    late = Environment(clock=lambda: first.not_after - RENEW_SECONDS + 60)
+    async with Node(home, credentials=new, environment=late):
+        again = new.membership.chain[0]
+    assert again.not_after > first.not_after
+    assert again.former == first.former == [(old.node_id, 2)]
 
 
 async def test_a_rotation_that_fails_changes_nothing_and_can_be_repeated(
