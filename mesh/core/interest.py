@@ -53,6 +53,11 @@ def _matcher(selector: bytes) -> Matcher:
     return compile_selector(msgspec.json.decode(selector))
 
 
+def entry_bytes(entry: InterestEntry) -> int:
+    """What an entry takes, about."""
+    return _ENTRY_BYTES + len(entry.collection) + (len(_encode(entry.selector)) if entry.selector else 0)
+
+
 class InterestSet:
     """Entries, ready for matching. Immutable.
 
@@ -100,13 +105,12 @@ class InterestSet:
             whole = set()
         self._by_digest = by_digest
         self._whole = whole
-        self.size_bytes = sum(_ENTRY_BYTES + len(entry.collection) for entry in by_digest.values())
+        self.size_bytes = sum(map(entry_bytes, by_digest.values()))
         self._matchers: dict[str, list[Matcher]] = {}
         for entry in by_digest.values():
             if entry.selector:
-                selector = _encode(entry.selector)
-                self.size_bytes += len(selector)
-                self._matchers.setdefault(entry.collection, []).append(_matcher(selector))
+                matcher = _matcher(_encode(entry.selector))
+                self._matchers.setdefault(entry.collection, []).append(matcher)
 
     @property
     def entries(self) -> dict[bytes, InterestEntry]:

@@ -37,6 +37,9 @@ SOFT_STATE_SECONDS = 15 * 60.0
 """How long a node stands in for an origin."""
 
 
+_OWN_BYTES = MAX_INTEREST_BYTES // 4
+"""What the interest of others leaves to this node's own of what it may tell a peer."""
+
 _NOTHING = Origin()
 
 
@@ -307,22 +310,26 @@ class InterestTable:
         """What ``peer`` has not been told yet, in order."""
         link = self._links[peer]
         messages: list[Interest | Routes] = []
+        untold: set[str] = set()
         for origin in sorted(link.changed, key=lambda origin: (origin != self._node_id, origin)):
             interest = self.announcement(peer, origin)
             ended = link.ended.pop(origin, 0)
             known = self._origins.get(origin)
             if interest is None:
-                if link.told.pop(origin, None) or ended:
+                if link.untell(origin) or ended:
                     messages.append(Interest(origin, ended, WITHDRAWN, []))
                 if known is not None:
                     known.told.discard(peer)
                     self._forget(origin)
             elif interest != link.told.get(origin):
-                link.told[origin] = interest
+                # Somebody may make up any number of origins, and the peer would not know that it was not us.
+                if not link.tell(interest, MAX_ORIGINS, MAX_INTEREST_BYTES - (_OWN_BYTES if known else 0)):
+                    untold.add(origin)
+                    continue
                 messages.append(interest)
                 if known is not None:
                     known.told.add(peer)
-        link.changed.clear()
+        link.changed = untold
         told = link.routed_told or set()
         if link.routed != link.routed_told:
             messages.append(Routes(sorted(link.routed - told), sorted(told - link.routed)))

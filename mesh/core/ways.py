@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from mesh.core.interest import entry_bytes
 from mesh.core.wire import Interest, InterestEntry
 
 MAX_SEQUENCE = 1 << 53
@@ -63,6 +64,8 @@ class LinkState:
     heard_bytes: int = 0
     """... those of all of them."""
     told: dict[str, Interest] = field(default_factory=dict)
+    told_bytes: int = 0
+    """What the entries in that take."""
     routed: set[str] = field(default_factory=set)
     """Origins whose documents go this way, ..."""
     routed_told: set[str] | None = None
@@ -82,6 +85,25 @@ class LinkState:
 
     def unhear(self, origin: str) -> None:
         self.heard_bytes -= self.heard.pop(origin, 0)
+
+    def tell(self, interest: Interest, max_origins: int, max_bytes: int) -> bool:
+        """Note what the peer is told; ``False``: that it is not, as it would be too much."""
+        before = self.told.get(interest.origin)
+        size = self.told_bytes + _size(interest) - _size(before)
+        if (before is None and len(self.told) >= max_origins) or size > max_bytes:
+            return False
+        self.told[interest.origin], self.told_bytes = interest, size
+        return True
+
+    def untell(self, origin: str) -> bool:
+        """The peer is told that this is over; whether it was told of it."""
+        before = self.told.pop(origin, None)
+        self.told_bytes -= _size(before)
+        return before is not None
+
+
+def _size(interest: Interest | None) -> int:
+    return sum(map(entry_bytes, interest.entries)) if interest is not None else 0
 
 
 def leads_away(old: Way | StandIn | None, heard: Heard) -> bool:

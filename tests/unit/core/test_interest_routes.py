@@ -318,6 +318,34 @@ def test_a_peer_speaks_for_a_bounded_number_of_origins() -> None:
         made.routed("p", Routes([f"o{i}" for i in range(MAX_ORIGINS + 1)], []))
 
 
+@pytest.mark.parametrize("wanted", [[RED], [InterestEntry(f"c{n}") for n in range(4000)]])
+def test_who_makes_up_origins_does_not_make_others_say_too_much(wanted: list[InterestEntry]) -> None:
+    relay, other = InterestTable("relay"), InterestTable("other")
+    relay.set_own([BLUE], 2)
+    for peer in ("liar", "honest", "other"):
+        relay.link_up(peer)
+    other.link_up("relay")
+    try:
+        for made_up in range(MAX_ORIGINS):
+            relay.heard("liar", said(f"o{made_up}", 1, *wanted), 0)
+    except ProtocolViolation:
+        pass
+    for n in range(10):
+        relay.heard("honest", said(f"p{n}", 1, *wanted), 0)
+    for message in relay.tell("other"):
+        if isinstance(message, Interest):
+            other.heard("relay", message, 0)  # it is no violation
+    assert "relay" in other._origins
+    untold = {f"p{n}" for n in range(10)} - other._origins.keys()
+    assert untold
+    for n in range(made_up):
+        relay.heard("liar", Interest(f"o{n}", 0, WITHDRAWN, []), 0)
+    for message in relay.tell("other"):
+        if isinstance(message, Interest):
+            other.heard("relay", message, 0)
+    assert untold < other._origins.keys(), "there is room for them now"
+
+
 def test_what_is_said_again_or_taken_back_is_counted_no_longer() -> None:
     made = table("p", "q")
     state = made._links["p"]
