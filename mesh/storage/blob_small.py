@@ -20,10 +20,10 @@ from mesh.errors import MeshError
 from mesh.storage.blob_sources import check_room, sync_folder, write_all, writing
 from mesh.storage.blobs import CorruptChunk, verified_hashes
 from mesh.storage.worker import Worker
+from mesh.storage.write_back import make_durable
 
 if TYPE_CHECKING:
     from mesh.storage.blob_layout import BlobFolder
-from mesh.storage.write_back import make_durable
 
 MAX_TOGETHER = 256
 """So many are written in one job of the worker: 16 MiB."""
