@@ -17,7 +17,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "mesh")
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """What tests log and print need not be text that can be encoded, but is passed from process to process."""
+    """What tests log and print need not be text that can be encoded, but is passed between processes."""
     report = yield
     report.sections = [
         (name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections
