@@ -138,7 +138,7 @@ def _check(data: bytes | bytearray | memoryview) -> None:
         ProtocolViolation: it is one.
     """
     tag = _tag_of(data)
-    if tag not in _LARGE and len(data) > MAX_PLAIN_BYTES:
+    if tag in _tags - _LARGE and len(data) > MAX_PLAIN_BYTES:
         raise ProtocolViolation(f"a message of {len(data)} bytes that may have {MAX_PLAIN_BYTES}")
     if tag in _SELECTING:
         size = sum(len(memoryview(entry.selector)) for entry in _asking_decoder.decode(data).entries)

@@ -167,7 +167,9 @@ class Incoming(_Unflooded, ServerConnection):
 
     def _feed(self) -> None:
         """Take in what a stranger has sent, as far as there is room."""
-        while self._held and not self.recv_messages.paused and self._fed < _MAX_FED_BYTES:
+        while self._held and not self.recv_messages.paused:
+            if self._fed >= _MAX_FED_BYTES and self.state is not State.CLOSING:  # else its end would not be seen
+                break
             data, self._held = self._held[:_SLICE_BYTES], self._held[_SLICE_BYTES:]
             self._fed += len(data)
             super().data_received(data)

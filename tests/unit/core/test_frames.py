@@ -44,6 +44,10 @@ JSON = st.recursive(
 def values_of(annotation: Any) -> st.SearchStrategy[Any]:
     """Values of an annotated type, as msgpack can carry them."""
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        if args[0] is bytes:
+            return st.binary(min_size=args[1].min_length or 0, max_size=args[1].max_length or 3000)
+        return values_of(args[0])  # which stay below what they may have
     if origin in (typing.Union, types.UnionType):
         return st.one_of([values_of(arg) for arg in args])
     if origin is list:
@@ -58,6 +62,7 @@ def values_of(annotation: Any) -> st.SearchStrategy[Any]:
         return structs_of(annotation)
     plain: dict[Any, st.SearchStrategy[Any]] = {
         int: st.integers(-(2**63), 2**64 - 1),
+        float: st.floats(allow_nan=False),
         bool: st.booleans(),
         str: st.text(max_size=40),
         bytes: st.binary(max_size=3000),
@@ -67,7 +72,7 @@ def values_of(annotation: Any) -> st.SearchStrategy[Any]:
 
 
 def structs_of(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     return st.builds(kind, **{name: values_of(hints[name]) for name in kind.__struct_fields__})
 
 

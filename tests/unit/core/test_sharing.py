@@ -17,7 +17,7 @@ from mesh.core.wire import Ack, Change, Changes, Version
 
 def changes(count: int, size: int) -> list[Change]:
     rng = random.Random(count)
-    return [Change("c", str(n), (0, 0), {}, {b"n" * 16: n}, rng.randbytes(size)) for n in range(count)]
+    return [Change("c", str(n), (0, 0), {}, {b"n" * 8: n}, rng.randbytes(size)) for n in range(count)]
 
 
 def received(effect: Effect) -> object:
