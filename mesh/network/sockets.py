@@ -168,8 +168,8 @@ class Incoming(_Unflooded, ServerConnection):
     def _feed(self) -> None:
         """Take in what a stranger has sent, as far as there is room."""
         while self._held and not self.recv_messages.paused:
-            if self._fed >= _MAX_FED_BYTES and self.state is not State.CLOSING:  # else its end would not be seen
-                break
+            if self._fed >= _MAX_FED_BYTES and self.state is not State.CLOSING:
+                break  # while it is closing, its end has to be seen
             data, self._held = self._held[:_SLICE_BYTES], self._held[_SLICE_BYTES:]
             self._fed += len(data)
             super().data_received(data)
