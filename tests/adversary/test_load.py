@@ -89,11 +89,12 @@ async def test_honest_peers_keep_half_their_rate(way: str) -> None:
         for node in (hub, van):
             await node.collection("cars").subscribe({})
         await rate(van)
-        quiet, attacked = [], []
+        quiet: list[float] = []
+        attacked: list[float] = []
         async with flooder(way, str(hub.address)) as process:
             before, pulse = resident_bytes(), Pulse()
             # What else the machine does may fall on one side: then there are more rounds.
-            while len(quiet) < ROUNDS or median(attacked) < median(quiet) / 2 and len(quiet) < MOST_ROUNDS:
+            while len(quiet) < ROUNDS or (median(attacked) < median(quiet) / 2 and len(quiet) < MOST_ROUNDS):
                 quiet.append(await rate(van))
                 tell(process)
                 attacked.append(await rate(van))
