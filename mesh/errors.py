@@ -30,8 +30,8 @@ class DataDirInUse(MeshError):
 
     def __init__(self, path: str) -> None:
         super().__init__(
-            f"the data directory {path} is in use by another node: "
-            "stop that one, or give this one a directory of its own"
+            f"the data directory {path} is in use by a node that runs: "
+            f"stop it (`mesh down --home {path}`), or use a directory of its own for another node"
         )
         self.path = path
 

@@ -150,7 +150,10 @@ class Credentials:
         path, chain, now = _path(home), old.membership.chain, time.time()
         root = old.root()
         if root is None and url is None:
-            raise CredentialsUnusable(str(path), "without root.key there, a new key needs an admin's address")
+            raise CredentialsUnusable(
+                str(path),
+                "without root.key there, a new key needs the address of an admin's node, wss://HOST:PORT",
+            )
         successor = load_or_create_identity(path / _NEXT)
         fact = retired(old.identity, chain, successor.public_key, now)
         if root is not None:

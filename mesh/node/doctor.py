@@ -56,6 +56,7 @@ def _permissions(home: Path) -> Iterable[Finding]:
     directory = DataDir(home)
     folders = (home, directory.blobs)
     files = (*(home / name for name in _SECRETS), directory.certificates, directory.store)
+    closed = home.exists() and not stat.S_IMODE(home.stat().st_mode) & 0o077
     for path in (*folders, *files):
         if not path.exists():
             continue
@@ -63,6 +64,8 @@ def _permissions(home: Path) -> Iterable[Finding]:
         if foreign(status):
             what = f"{path} belongs to the user {status.st_uid}, who may do with it what it likes"
             yield Finding("permissions", what, f"chown {os.geteuid()} {path}" + _leaked(path))
+        if closed and path.name not in _SECRETS:
+            continue  # nobody else gets there
         if (mode := stat.S_IMODE(status.st_mode)) & 0o077 and path in folders:
             yield Finding("permissions", f"others may enter {path} (mode {mode:o})", f"chmod 700 {path}")
         elif mode & 0o077:

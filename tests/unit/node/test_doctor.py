@@ -54,6 +54,15 @@ def test_loose_permissions_are_found_once(name: str, tmp_path: Path) -> None:
     assert len(found(tmp_path)) == 2
 
 
+def test_what_nobody_else_gets_to_may_have_any_permissions(tmp_path: Path) -> None:
+    Credentials.create(tmp_path)
+    (tmp_path / "blobs").mkdir(mode=0o755)
+    (tmp_path / "store.sqlite").touch(0o644)
+    assert found(tmp_path) == []
+    tmp_path.chmod(0o711)
+    assert len(found(tmp_path)) == 3
+
+
 @pytest.mark.parametrize("name", ["", "identity.key", "certificates.json"])
 def test_what_belongs_to_another_user_is_found_and_not_used(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
