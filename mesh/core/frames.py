@@ -106,7 +106,7 @@ _tags = frozenset(m.__struct_config__.tag for m in Message.__args__)
 _SELECTING = frozenset(kind.__struct_config__.tag for kind in (Interest, Resume))
 _DOCUMENTS = (Ack, Changes, Differences, Pull, Routes, Revocations, DirectOffer, DirectReceipt)
 _BLOBS = (BlobHave, BlobNews, ChunkList, ChunkPiece)
-_LARGE = frozenset(kind.__struct_config__.tag for kind in (*_DOCUMENTS, *_BLOBS))
+_SMALL = _tags - {kind.__struct_config__.tag for kind in (*_DOCUMENTS, *_BLOBS)}
 _HARMLESS_BYTES = 16 * 1024
 
 
@@ -138,7 +138,7 @@ def _check(data: bytes | bytearray | memoryview) -> None:
         ProtocolViolation: it is one.
     """
     tag = _tag_of(data)
-    if tag in _tags - _LARGE and len(data) > MAX_PLAIN_BYTES:
+    if tag in _SMALL and len(data) > MAX_PLAIN_BYTES:
         raise ProtocolViolation(f"a message of {len(data)} bytes that may have {MAX_PLAIN_BYTES}")
     if tag in _SELECTING:
         size = sum(len(memoryview(entry.selector)) for entry in _asking_decoder.decode(data).entries)

@@ -30,7 +30,6 @@ LISTED_BYTES = 6
 MAX_SUMMARIES = 256
 """Summaries in one message: the answer, even if it lists every range, fits a message too."""
 
-
 MAX_BITS = 32
 """Ranges are never divided beyond so many bits: what still collides there is listed."""
 
