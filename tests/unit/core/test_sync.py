@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import os
 import random
-import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import pytest
-import sqlite_utils
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -55,8 +53,8 @@ from mesh.core.wire import (
 from mesh.errors import InvalidDocument, ProtocolViolation
 from mesh.storage import graves, replicas, writes
 from mesh.storage.rows import Rows
-from mesh.storage.schema import migrate
 from tests.unit.edits import edit, plan_merge
+from tests.unit.tables import open_tables
 
 THOROUGH = int(os.environ.get("MESH_TEST_THOROUGH", "1"))
 """How many times as much as usual is tried."""
@@ -170,10 +168,8 @@ class Node:
     def __init__(self, name: str, seed: int) -> None:
         self.name = name
         self.peer_name = "b" if name == "a" else "a"
-        connection = sqlite3.connect(":memory:", isolation_level=None)
-        migrate(sqlite_utils.Database(connection, execute_plugins=False))
         self.rng = random.Random(seed)
-        self.rows = Rows(connection, self.rng, lambda: 0.0, "")
+        self.rows = Rows(open_tables(), self.rng, lambda: 0.0, "")
         self.rows.take_commits()
         self.wanted: list[InterestEntry] = []
         self.session: Session | None = None

@@ -30,6 +30,7 @@ from mesh.storage.worker import InlineWorker, ThreadWorker
 from tests.simulation.virtual_clock import DAY, virtual
 from tests.unit.edits import edit, plan_merge
 from tests.unit.owned_bodies import node_body
+from tests.unit.tables import open_tables
 
 CARS = InterestSet([InterestEntry("cars")])
 
@@ -39,9 +40,7 @@ class Replica:
 
     def __init__(self, seed: int) -> None:
         self.now = 1.7e9
-        connection = sqlite3.connect(":memory:", isolation_level=None)
-        schema.migrate(sqlite_utils.Database(connection, execute_plugins=False))
-        self.rows = Rows(connection, random.Random(seed), lambda: self.now, "")
+        self.rows = Rows(open_tables(), random.Random(seed), lambda: self.now, "")
 
     def write(self, document_id: str, **fields: Any) -> Change:
         edit(self.rows, "cars", document_id, partial(plan_merge, fields=fields))

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import random
-import sqlite3
 from functools import partial
 from pathlib import Path
 
 import pytest
-from sqlite_utils import Database
 
 from mesh.storage import writes
 from mesh.storage.lineage import ERA_BYTES, MAX_FORMER
 from mesh.storage.rows import Rows
-from mesh.storage.schema import migrate
 from tests.unit.edits import edit, plan_merge
+from tests.unit.tables import open_tables
 
 
 class Store:
@@ -25,8 +23,7 @@ class Store:
         self.rng = random.Random(1)
 
     def open(self, host: str = "here", boot: str = "today") -> None:
-        self.connection = sqlite3.connect(self.path, isolation_level=None)
-        migrate(Database(self.connection, execute_plugins=False))
+        self.connection = open_tables(self.path)
         self.rows = Rows(self.connection, self.rng, lambda: 0.0, host, boot)
         self.lineage = self.rows.lineage
         self.identity = (self.lineage.log_id, self.lineage.clock)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import random
-import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, cast
 
 import msgspec
 import pytest
-import sqlite_utils
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +17,7 @@ from mesh.errors import InvalidIndex, InvalidSelector
 from mesh.storage import finding, indexes
 from mesh.storage.queries import compile_query
 from mesh.storage.rows import Rows
-from mesh.storage.schema import migrate
+from tests.unit.tables import open_tables
 
 KEYS = st.sampled_from(["a", "b", "c.d", "c.e", "_id", "weird key", "o'clock", 'quo"te', "new\nline"])
 TEXTS = st.sampled_from(["", "a", "b", "é", "\U0001f600", "\uffff", "a\0b", "1", "[]", "\\u0000"])
@@ -88,12 +86,8 @@ INDEXES = st.lists(
 
 @contextmanager
 def opened() -> Iterator[Rows]:
-    connection = sqlite3.connect(":memory:", isolation_level=None)
-    try:
-        migrate(sqlite_utils.Database(connection, execute_plugins=False))
+    with closing(open_tables()) as connection:
         yield Rows(connection, random.Random(1), lambda: 0.0, "")
-    finally:
-        connection.close()
 
 
 def put(rows: Rows, collection: str, documents: list[dict[str, Any]]) -> None:

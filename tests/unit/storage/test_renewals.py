@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import random
-import sqlite3
 from pathlib import Path
 
 import pytest
-from sqlite_utils import Database
 
 from mesh.core.document import ABSENT, edit
 from mesh.core.wire import Change, Changes
 from mesh.storage import replicas, restored
 from mesh.storage.lineage import RENEW_SECONDS
 from mesh.storage.rows import Rows
-from mesh.storage.schema import migrate
 from tests.unit import edits
+from tests.unit.tables import open_tables
 
 
 class Store:
@@ -27,9 +25,7 @@ class Store:
         self.open()
 
     def open(self) -> None:
-        connection = sqlite3.connect(self.path, isolation_level=None)
-        migrate(Database(connection, execute_plugins=False))
-        self.rows = Rows(connection, random.Random(1), lambda: self.now, "here", "today")
+        self.rows = Rows(open_tables(self.path), random.Random(1), lambda: self.now, "here", "today")
 
     def clock(self) -> bytes:
         clock: bytes = self.rows.lineage.clock
