@@ -106,6 +106,13 @@ class Change:
         change = msgspec.convert(plain, _Plain)
         return cls(change.documents, change.inserted, change.updated, change.removed)
 
+    def copy(self) -> Change:
+        """The same change, for another reader."""
+        change = Change(self._documents, before=self._before)
+        change._inserted, change._updated = dict(self._inserted), dict(self._updated)
+        change._removed, change._is_snapshot = dict(self._removed), self._is_snapshot
+        return change
+
     @property
     def says_nothing(self) -> bool:
         """Whether the reader has all of it already."""

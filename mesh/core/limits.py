@@ -56,6 +56,12 @@ Everything that a peer, or somebody who is none yet, can make a node hold or do 
     attachments.service.MAX_BLOB_BYTES          1099511627776  one blob
     attachments.requests.MAX_QUEUED             4096        chunks that one peer has asked for and not got
     core.demand.MAX_DEMANDS_PER_LINK            16384       blobs that one peer asks for
+    gateway.events.MAX_STREAMS                  512         event streams of a gateway
+    gateway.outgoing.STALL_SECONDS              30.0        for which one of its clients takes nothing
+    gateway.outgoing.MAX_WAITING_BYTES          67108864    answers and events that wait for all of them
+    gateway.shared.MAX_FOLLOWED_BYTES           134217728   results of queries that they follow
+    gateway.yjs.MAX_UNSENT_BYTES                4194304     what waits for a Yjs client, beside one answer
+    gateway.yjs.MAX_ALL_UNSENT_BYTES            67108864    what waits for all of them
     core.limits.LOG_LINES                       20          lines of log about one peer in ...
     core.limits.LOG_SECONDS                     60.0        ... so long; the last of them says so
     core.limits.STRIKES                         3           violations of the protocol in ...

@@ -33,6 +33,9 @@ from mesh.errors import (
 
 JSON = "application/json"
 
+Part = bytes | memoryview
+"""Of a body."""
+
 HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'; sandbox",
@@ -53,6 +56,10 @@ class TooLarge(MeshError):
         self.limit = limit
 
 
+class TooMany(MeshError):
+    """There are as many already as there may be."""
+
+
 class ErrorAnswer(Struct, frozen=True):
     """The answer to what failed: the class of the error, what it says, and what it carries."""
 
@@ -66,7 +73,7 @@ _STATUSES: list[tuple[type[MeshError] | tuple[type[MeshError], ...], int]] = [
     (DocumentExists, 409),
     ((TooLarge, DocumentTooLarge, BlobTooLarge), 413),
     (FetchFailed, 502),
-    (NotStarted, 503),
+    ((NotStarted, TooMany), 503),
     (FetchTimeout, 504),
     (StorageFull, 507),
     (StoreCorrupt, 500),
@@ -98,7 +105,7 @@ def refusal(status: int, message: str, headers: Mapping[str, str] | None = None)
 class Streamed(StreamingResponse):
     """Sends what a generator gives, which ends with the connection."""
 
-    def __init__(self, parts: AsyncGenerator[bytes], status: int, headers: Mapping[str, str]) -> None:
+    def __init__(self, parts: AsyncGenerator[Part], status: int, headers: Mapping[str, str]) -> None:
         super().__init__(parts, status, headers)
         self._parts = parts
 

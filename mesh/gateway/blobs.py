@@ -17,7 +17,7 @@ from mesh.attachments.handles import BlobHandle
 from mesh.control.registry import Served
 from mesh.core.tokens import BlobProgress, BlobToken
 from mesh.errors import BlobNotFound, MeshError
-from mesh.gateway.answers import HEADERS, BadRequest, Streamed, answer, refusal
+from mesh.gateway.answers import HEADERS, BadRequest, Part, Streamed, answer, refusal
 from mesh.gateway.endpoints import queried
 from mesh.gateway.events import Event, EventStreams
 from mesh.streams import Stream
@@ -161,7 +161,7 @@ def _range(request: Request, token: BlobToken, etag: str) -> range | None:
     return range(start, stop) if start < stop else None
 
 
-async def _parts(handle: BlobHandle, wanted: range) -> AsyncGenerator[bytes]:
+async def _parts(handle: BlobHandle, wanted: range) -> AsyncGenerator[Part]:
     """The bytes of a blob, which stays meanwhile."""
     with handle.open() as file:
         file.seek(wanted.start)

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
-from mesh.gateway.answers import HEADERS, Streamed
+from mesh.gateway.answers import HEADERS, Part, Streamed, TooMany
 
 KEEPALIVE_SECONDS = 15.0
 """Silence after which a comment is sent, so that whoever vanished is noticed."""
 
 RETRY_MS = 1000
 """After which an ``EventSource`` comes back that was cut off."""
+
+MAX_STREAMS = 512
+"""Of one gateway."""
+
+
+class Encoded(NamedTuple):
+    """Data that is JSON already: what is this reader's, then what others are sent as well."""
+
+    own: bytes
+    shared: memoryview
+
 
 Event = tuple[str, Any]
 """Its name, and its data."""
@@ -37,10 +48,17 @@ class EventStreams:
 
         The next event of a source is asked for when the last one has been sent: sources merge what a slow
         reader has not taken.
+
+        Raises:
+            TooMany: there are so many already.
         """
+        if self.open >= MAX_STREAMS:
+            raise TooMany(
+                f"this gateway has {MAX_STREAMS} event streams, and no room for more: come back later"
+            )
         return Streamed(self._sent(sources), 200, {**HEADERS, "content-type": "text/event-stream"})
 
-    async def _sent(self, sources: Sequence[AsyncGenerator[Event]]) -> AsyncGenerator[bytes]:
+    async def _sent(self, sources: Sequence[AsyncGenerator[Event]]) -> AsyncGenerator[Part]:
         closing = asyncio.create_task(self._closing.wait())
         waiting: dict[asyncio.Task[Any], AsyncGenerator[Event] | None] = {closing: None}
         for source in sources:
@@ -53,7 +71,8 @@ class EventStreams:
                     waiting, timeout=KEEPALIVE_SECONDS, return_when=asyncio.FIRST_COMPLETED
                 )
                 if closing in done:
-                    yield _encoded("bye", {})
+                    for part in _encoded("bye", {}):
+                        yield part
                     return
                 if not done:
                     yield b": still here\n\n"
@@ -62,8 +81,12 @@ class EventStreams:
                     assert ready is not None
                     event = task.result()
                     if event is not None:
-                        yield _encoded(*event)
+                        for part in _encoded(*event):
+                            yield part
+                            del part
                         waiting[_next(ready)] = ready
+                    del task, event
+                del done  # while nothing happens, nothing is kept of what did
         finally:
             self.open -= 1
             for task in waiting:
@@ -80,5 +103,9 @@ def _next(source: AsyncGenerator[Event]) -> asyncio.Task[Event | None]:
     return asyncio.create_task(following())
 
 
-def _encoded(name: str, data: Any) -> bytes:
-    return b"event: " + name.encode() + b"\ndata: " + msgspec.json.encode(data) + b"\n\n"
+def _encoded(name: str, data: Any) -> Iterable[Part]:
+    own = data.own if isinstance(data, Encoded) else msgspec.json.encode(data)
+    yield b"event: " + name.encode() + b"\ndata: " + own
+    if isinstance(data, Encoded):
+        yield data.shared
+    yield b"\n\n"

@@ -34,6 +34,8 @@ from mesh.gateway.events import EventStreams
 from mesh.gateway.guard import Guard
 from mesh.gateway.http import MAX_HEAD_BYTES, Http
 from mesh.gateway.metrics import MEDIA_TYPE, metrics
+from mesh.gateway.outgoing import Client, Outgoing, client_of
+from mesh.gateway.shared import SharedQueries
 from mesh.gateway.websocket import BoundedWebSocket
 from mesh.gateway.yjs import Rooms
 from mesh.network.addresses import is_loopback, parse_listen
@@ -113,7 +115,7 @@ class Gateway:
             rooms, streams = Rooms(documents), EventStreams()
             server = _Server(
                 uvicorn.Config(
-                    self._application(rooms, streams),
+                    Outgoing(self._application(rooms, streams), lambda client: server.cut_off(client)),
                     lifespan="off",
                     log_config=None,
                     log_level="warning",  # below, it tells of requests as they came, tokens included
@@ -207,12 +209,12 @@ class Gateway:
 
     def _routes(self, rooms: Rooms, streams: EventStreams) -> list[BaseRoute]:
         served = Served(self._node, shutdown=lambda: None)
-        blobs = BlobEndpoints(served, streams)
+        blobs, queries = BlobEndpoints(served, streams), SharedQueries(self._node)
         described = openapi.document(API.endpoints)
 
         async def following(request: Request) -> Response:
             asked = live.parse(request.query_params.getlist("subscribe"))
-            return streams.response([live.follow(served, one, of) for of, one in enumerate(asked)])
+            return streams.response([live.follow(served, queries, one, of) for of, one in enumerate(asked)])
 
         async def describe(request: Request) -> Response:
             return answer(described)
@@ -255,6 +257,12 @@ class _Server(uvicorn.Server):
         """Cut off who does not read what was sent."""
         for connection in list(self.server_state.connections):
             connection.transport.abort()
+
+    def cut_off(self, client: Client) -> None:
+        """End one connection, whatever it has not taken."""
+        for connection in list(self.server_state.connections):
+            if client_of(connection.transport) == client:
+                connection.transport.abort()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mesh.control.protocol import ErrorBody
 from mesh.gateway.answers import HEADERS, JSON, ErrorAnswer
+from mesh.gateway.outgoing import Patient
 
 MAX_HEAD_BYTES = 64 * 1024
 """Of a request: its line, which the query is part of, and its headers."""
@@ -21,7 +22,7 @@ _TEXT = (
 )
 
 
-class Http(H11Protocol):
+class Http(Patient, H11Protocol):
     """One connection."""
 
     _refused = False

@@ -18,7 +18,8 @@ from mesh.core.structs import Struct
 from mesh.errors import MeshError
 from mesh.gateway.answers import BadRequest
 from mesh.gateway.api import Sort
-from mesh.gateway.events import Event
+from mesh.gateway.events import Encoded, Event
+from mesh.gateway.shared import SharedQueries
 from mesh.node.presence import Presence, Stats
 from mesh.streams import Stream
 
@@ -91,22 +92,31 @@ def parse(texts: list[str]) -> list[Subscribed]:
         raise BadRequest(f"subscribe: {error}") from error
 
 
-async def follow(served: Served, subscribed: Subscribed, of: int) -> AsyncGenerator[Event]:
+async def follow(
+    served: Served, queries: SharedQueries, subscribed: Subscribed, of: int
+) -> AsyncGenerator[Event]:
     """The events of one subscription: the snapshot, what changes, and how it ends."""
     name = "snapshot"
     try:
-        async with aclosing(_changes(served, subscribed)) as changes:
+        async with aclosing(_changes(served, queries, subscribed)) as changes:
             async for change in changes:
-                yield name, {"of": of, **change}
+                if isinstance(change, memoryview):
+                    yield name, Encoded(b'{"of":%d,' % of, change)
+                else:
+                    yield name, {"of": of, **change}
+                del change  # while nothing happens, nothing is kept of what did
                 name = "change"
         yield "end", {"of": of}
     except MeshError as error:
         yield "error", {"of": of, "error": to_body(error)}
 
 
-def _changes(served: Served, subscribed: Subscribed) -> AsyncGenerator[dict[str, Any]]:
+def _changes(
+    served: Served, queries: SharedQueries, subscribed: Subscribed
+) -> AsyncGenerator[dict[str, Any]] | AsyncGenerator[memoryview]:
     if isinstance(subscribed, FollowDocuments):
-        return _documents(served, subscribed)
+        asked = subscribed
+        return queries.follow(asked.collection, asked.selector, asked.sort, asked.limit)
     if isinstance(subscribed, FollowDistributions):
         return _distributions(served)
     if isinstance(subscribed, FollowDistribution):
@@ -119,22 +129,6 @@ def _changes(served: Served, subscribed: Subscribed) -> AsyncGenerator[dict[str,
     totals: Stream[Stats] = Stream(merge=lambda older, newer: newer)
     totals.push(served.node.stats())
     return _sampled("stats", totals, served.node.stats, subscribed.every)
-
-
-async def _documents(served: Served, asked: FollowDocuments) -> AsyncGenerator[dict[str, Any]]:
-    documents = served.node.collection(asked.collection)
-    async with documents.observe(asked.selector, sort=asked.sort, limit=asked.limit) as changes:
-        yield {"documents": (await anext(changes)).documents}
-        in_order = asked.sort is not None or asked.limit is not None
-        async for change in changes:
-            told: dict[str, Any] = {
-                "inserted": change.inserted,
-                "updated": change.updated,
-                "removed": change.removed,
-            }
-            if in_order:
-                told["order"] = [document["_id"] for document in change.documents]
-            yield told
 
 
 async def _distributions(served: Served) -> AsyncGenerator[dict[str, Any]]:

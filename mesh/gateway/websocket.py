@@ -6,11 +6,13 @@ from __future__ import annotations
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
 
+from mesh.gateway.outgoing import Patient
+
 MAX_FRAGMENTS = 4096
 """Of one message: its bytes have a bound, but there may be none in them."""
 
 
-class BoundedWebSocket(WebSocketsSansIOProtocol):
+class BoundedWebSocket(Patient, WebSocketsSansIOProtocol):
     """One connection."""
 
     def handle_ping(self) -> None:

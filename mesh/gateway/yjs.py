@@ -24,6 +24,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
+from collections.abc import Callable
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
@@ -60,8 +62,11 @@ from mesh.errors import (
 
 log = logging.getLogger(__name__)
 
-MAX_UNSENT_BYTES = 16 << 20
+MAX_UNSENT_BYTES = 4 << 20
 """What may wait for a slow client, beside one answer to it; then it has to come back and ask."""
+
+MAX_ALL_UNSENT_BYTES = 64 << 20
+"""What may wait for all of them; then the one for which most waits has to."""
 
 AWARENESS_BYTES_PER_SECOND = 128 << 10
 """What one client may say of itself in the long run: as much goes to each of those that look."""
@@ -76,6 +81,7 @@ MAX_REASON_BYTES = 123
 CLOSING = 1001
 
 _LATER = 4503
+_TOO_SLOW = "too slow: come back and ask for what is lacking"
 _FLOOD = 4429
 _CODES: list[tuple[type[MeshError], int]] = [
     (ProtocolViolation, 4400),
@@ -97,6 +103,7 @@ class Rooms:
     def __init__(self, documents: YjsDocuments) -> None:
         self.documents = documents
         self._rooms: dict[Name, _Room] = {}
+        self._unsent = 0
 
     @property
     def clients(self) -> int:
@@ -111,7 +118,7 @@ class Rooms:
         if room is None:
             room = self._rooms[name] = _Room()
             self.documents.follow(name, room.committed)
-        client = _Client(websocket, name, room, self.documents)
+        client = _Client(websocket, name, room, self.documents, self._waits)
         room.clients.add(client)
         try:
             await client.run()
@@ -120,6 +127,13 @@ class Rooms:
             if not room.clients:
                 del self._rooms[name]
                 self.documents.follow(name, None)
+
+    def _waits(self, size: int) -> None:
+        """So much more waits for a client, or so much less."""
+        self._unsent += size
+        if size > 0 and self._unsent > MAX_ALL_UNSENT_BYTES:
+            clients = (client for room in self._rooms.values() for client in room.clients)
+            max(clients, key=lambda client: client.unsent_bytes).end(_LATER, _TOO_SLOW)
 
     def close(self) -> None:
         """Send every client away; it may come back at once."""
@@ -136,8 +150,9 @@ class _Room:
         self.awareness = AwarenessTable()
 
     def committed(self, commit: Commit) -> None:
+        update = encode_sync(UPDATE, commit.change.update)  # once: slow clients hold the same
         for client in self.clients:
-            client.committed(commit)
+            client.committed(commit, update)
 
     def tell(self, news: list[Awareness]) -> None:
         if news:
@@ -160,16 +175,24 @@ class _Client:
     3. ``incarnation`` is what it holds: it has been sent the mark of it, or has come with it.
     """
 
-    def __init__(self, websocket: WebSocket, name: Name, room: _Room, documents: YjsDocuments) -> None:
+    def __init__(
+        self,
+        websocket: WebSocket,
+        name: Name,
+        room: _Room,
+        documents: YjsDocuments,
+        waits: Callable[[int], None],
+    ) -> None:
         self._websocket = websocket
         self._name = name
         self._room = room
         self._documents = documents
         self._follows = False
-        self._missed: list[Commit] | None = None  # while the document is read
+        self._missed: list[tuple[Commit, bytes]] | None = None  # while the document is read
         self._incarnation: int | None = None
-        self._unsent: list[bytes] = []
-        self._unsent_bytes = 0
+        self._unsent: deque[bytes] = deque()
+        self.unsent_bytes = 0
+        self._waits = waits
         self._ending: tuple[int, str] | None = None
         self._wakeup = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -183,29 +206,37 @@ class _Client:
         finally:
             receiving.cancel()
             await asyncio.wait([receiving])
+            self.end(CLOSING, "")
 
     def send(self, message: bytes) -> None:
         """Send ``message`` when it is its turn."""
-        if self._unsent_bytes > MAX_UNSENT_BYTES:
-            self.end(_LATER, "too slow: come back and ask for what is lacking")
+        if self.unsent_bytes > MAX_UNSENT_BYTES:
+            self.end(_LATER, _TOO_SLOW)
         if self._ending is None:
             self._unsent.append(message)
-            self._unsent_bytes += len(message)
             self._wakeup.set()
+            self._count(len(message))
+
+    def _count(self, size: int) -> None:
+        self.unsent_bytes += size
+        self._waits(size)
 
     def end(self, code: int, reason: str) -> None:
-        """Close the connection, whatever has not been sent yet."""
+        """Close the connection; what has not been sent yet is dropped."""
         if self._ending is None:
             self._ending = (code, reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore"))
+            self._unsent.clear()
+            self._count(-self.unsent_bytes)
             self._wakeup.set()
 
     async def _send(self) -> None:
         try:
             while self._ending is None:
-                unsent, self._unsent, self._unsent_bytes = self._unsent, [], 0
-                for message in unsent:
+                if self._unsent:
+                    message = self._unsent.popleft()
+                    self._count(-len(message))
                     await self._websocket.send_bytes(message)
-                if not self._unsent and self._ending is None:
+                else:
                     self._wakeup.clear()
                     await self._wakeup.wait()
             if self._websocket.client_state is WebSocketState.CONNECTED:
@@ -273,9 +304,9 @@ class _Client:
             self.send(encode_sync(STEP_1, view.state_vector))
         if first and (here := self._room.awareness.here()):
             self.send(encode_awareness(here))
-        for commit in missed:
+        for commit, update in missed:
             if commit.seq > view.seq:
-                self.committed(commit)
+                self.committed(commit, update)
 
     async def _write(self, update: bytes) -> None:
         if not self._follows:
@@ -288,12 +319,12 @@ class _Client:
 
     # --- what is committed ------------------------------------------------------------------------
 
-    def committed(self, commit: Commit) -> None:
-        """The document has changed."""
+    def committed(self, commit: Commit, update: bytes) -> None:
+        """The document has changed; ``update`` says how."""
         if not self._follows:
             return
         if self._missed is not None:
-            self._missed.append(commit)
+            self._missed.append((commit, update))
             return
         incarnation = commit.change.rank[0] % browsers.MARKS
         if self._name[0] in OWNED_COLLECTIONS:
@@ -306,4 +337,4 @@ class _Client:
             if self._incarnation is None:
                 self._incarnation = incarnation
                 self.send(encode_sync(UPDATE, browsers.marking(browsers.mark_of(self._name, incarnation))))
-            self.send(encode_sync(UPDATE, commit.change.update))
+            self.send(update)

@@ -301,10 +301,13 @@ async def test_who_moves_a_cursor_is_no_flood(gateway: Gateway) -> None:
             await one.until(lambda about, step: about == AWARENESS)
 
 
+@pytest.mark.limit("gateway.yjs.MAX_UNSENT_BYTES", "gateway.yjs.MAX_ALL_UNSENT_BYTES")
+@pytest.mark.parametrize("limit", ["MAX_UNSENT_BYTES", "MAX_ALL_UNSENT_BYTES"])
 async def test_a_client_that_does_not_read_costs_itself(
-    node: Node, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+    node: Node, gateway: Gateway, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
-    monkeypatch.setattr(yjs, "MAX_UNSENT_BYTES", 1 << 20)
+    for one in ("MAX_UNSENT_BYTES", "MAX_ALL_UNSENT_BYTES"):
+        monkeypatch.setattr(yjs, one, 1 << 20 if one == limit else 1 << 30)
     notes = node.collection("notes")
     async with client_of(gateway) as slow:
         await slow.begin()
