@@ -164,20 +164,20 @@ class Introductions:
                 peer, _ = await _shake_hands(connection, handshake, cloned)
             return peer
         except (HandshakeFailed, LinkClosed) as error:
-            self._count(connection, error)
+            self._count(connection, error, asking=False)
             level = logging.ERROR if isinstance(error, IdentityCloned) else logging.INFO
             log.log(level, "no link with %s: %s", connection.remote, plain(error.reason))
             await connection.close(error.reason)
             return None
 
     @contextlib.asynccontextmanager
-    async def _staying(self, connection: Connection) -> AsyncIterator[None]:
-        """The time that somebody who came in has to say who it is.
+    async def _staying(self, connection: Connection, *, asking: bool = False) -> AsyncIterator[None]:
+        """The time that somebody who came in has to say who it is, or to ask for a certificate.
 
         Raises:
             LinkClosed: there is none, or it is over.
         """
-        refused = self.offline or self._guard.banned(origin_of(connection.remote))
+        refused = self.offline or self._guard.banned(origin_of(connection.remote), asking=asking)
         if refused:
             raise LinkClosed(refused)
         try:
@@ -200,21 +200,21 @@ class Introductions:
         """Let ``request`` answer the one message of somebody who has no certificate yet, or not any more."""
         reason = ""
         try:
-            async with self._staying(connection):
+            async with self._staying(connection, asking=True):
                 await connection.send(await request(bytes(await connection.receive()), connection.binding))
                 await connection.receive()  # who asked closes the connection once it has the answer
         except (InvitationRefused, MembershipRefused, LinkClosed) as error:
             reason = error.reason
-            self._count(connection, error)
+            self._count(connection, error, asking=True)
             level = logging.DEBUG if isinstance(error, LinkClosed) else logging.WARNING
             log.log(level, "no certificate for %s: %s", connection.remote, plain(reason))
         finally:
             await connection.close(reason)
 
-    def _count(self, connection: Connection, error: Exception) -> None:
+    def _count(self, connection: Connection, error: Exception, *, asking: bool) -> None:
         """Hold it against the other end, if ``error`` comes from a violation of the protocol."""
         if isinstance(error.__cause__, ProtocolViolation):
-            self._guard.offended(origin_of(connection.remote))
+            self._guard.offended(origin_of(connection.remote), asking=asking)
 
     async def end(self, reason: str) -> None:
         """Go offline for ``reason``: end what is under way, and start nothing until ``offline`` is empty."""

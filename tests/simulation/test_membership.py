@@ -195,8 +195,10 @@ async def test_an_invitation_ends() -> None:
 
 @virtual
 async def test_who_guesses_secrets_is_banned_and_who_comes_late_is_not() -> None:
+    """Nor are members that come from the same address."""
     world = World(4)
     hq = await world.start("hq", credentials=admin())
+    guesser = Credentials(key("guesser"), await join(world, "guesser", await hq.invite()))
     invitation = read_token(await hq.invite())
     transport = world.network.transport("guesser")
     for n in range(STRIKES):
@@ -205,6 +207,7 @@ async def test_who_guesses_secrets_is_banned_and_who_comes_late_is_not() -> None
             await enrol_by(transport, key("guesser"), guess)
     with pytest.raises(InvitationRefused, match="banned: "):
         await enrol_by(transport, key("guesser"), invitation)
+    await linked(hq, await world.start("guesser", ["hq"], credentials=guesser))
     assert await join(world, "van", invitation)
     for _ in range(2 * STRIKES):
         with pytest.raises(InvitationRefused, match="used already"):
