@@ -21,8 +21,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from itertools import islice
 
 from mesh.core.interest import MAX_INTEREST_BYTES, MAX_INTEREST_ENTRIES, InterestSet
+from mesh.core.told import Told
 from mesh.core.ways import MAX_SEQUENCE, Heard, LinkState, Origin, StandIn, Way, above, leads_away
 from mesh.core.wire import WITHDRAWN, Interest, InterestEntry, Routes
 from mesh.errors import InvalidSelector, ProtocolViolation
@@ -39,6 +41,9 @@ SOFT_STATE_SECONDS = 15 * 60.0
 
 _OWN_BYTES = MAX_INTEREST_BYTES // 4
 """What the interest of others leaves to this node's own of what it may tell a peer."""
+
+_TRIED = 256
+"""Origins of which there was no room to tell that are tried again at once."""
 
 _NOTHING = Origin()
 
@@ -92,7 +97,8 @@ class InterestTable:
 
     def link_up(self, peer: str) -> None:
         """There is a link with ``peer``, and nothing has been said on it."""
-        self._links[peer] = LinkState(changed={self._node_id, *self._origins})
+        told = Told(MAX_ORIGINS - 1, MAX_INTEREST_BYTES - _OWN_BYTES)
+        self._links[peer] = LinkState(told, changed={self._node_id, *self._origins})
         self._concerned.add(peer)
 
     def heard(self, peer: str, interest: Interest, now: float) -> bool:
@@ -181,7 +187,7 @@ class InterestTable:
         for known in self._origins.values():
             known.behind.discard(peer)
             known.told.discard(peer)
-        for origin in sorted(link.heard.keys() | link.told.keys() - {self._node_id}):
+        for origin in sorted(link.heard.keys() | link.told.origins()):
             known = self._origins[origin]
             if known.heard.pop(peer, None) is None:
                 self._forget(origin)
@@ -310,32 +316,70 @@ class InterestTable:
         """What ``peer`` has not been told yet, in order."""
         link = self._links[peer]
         messages: list[Interest | Routes] = []
-        untold: set[str] = set()
+        news: list[Interest] = []
         for origin in sorted(link.changed, key=lambda origin: (origin != self._node_id, origin)):
             interest = self.announcement(peer, origin)
             ended = link.ended.pop(origin, 0)
-            known = self._origins.get(origin)
             if interest is None:
-                if link.untell(origin) or ended:
+                if self._untell(peer, origin) or ended:
                     messages.append(Interest(origin, ended, WITHDRAWN, []))
-                if known is not None:
-                    known.told.discard(peer)
-                    self._forget(origin)
-            elif interest != link.told.get(origin):
-                # Somebody may make up any number of origins, and the peer would not know that it was not us.
-                if not link.tell(interest, MAX_ORIGINS, MAX_INTEREST_BYTES - (_OWN_BYTES if known else 0)):
-                    untold.add(origin)
-                    continue
+            elif origin != self._node_id:
+                news.append(interest)
+            elif interest != link.told_own:
+                link.told_own = interest
                 messages.append(interest)
-                if known is not None:
-                    known.told.add(peer)
-        link.changed = untold
+        link.changed.clear()
+        for interest in news:
+            messages += self._tell(peer, interest)
+        while link.told.has_room and link.untold:
+            messages += self._try_again(peer)
         told = link.routed_told or set()
         if link.routed != link.routed_told:
             messages.append(Routes(sorted(link.routed - told), sorted(told - link.routed)))
             link.routed_told = set(link.routed)
         self._concerned.discard(peer)
         return messages
+
+    def _tell(self, peer: str, interest: Interest) -> list[Interest]:
+        """What to say to have told a peer what another node wants, if there is room for it."""
+        link, known = self._links[peer], self._origins[interest.origin]
+        if interest == link.told.get(interest.origin) or known.way is None:
+            return []
+        # Somebody may make up any number of origins, and the peer would not know that it was not us.
+        via = known.way.via if isinstance(known.way, Way) else known.way.lost
+        crowded_out = link.told.add(interest, via)
+        if crowded_out is None:
+            link.untold[interest.origin] = None
+            return []
+        link.untold.pop(interest.origin, None)
+        known.told.add(peer)
+        for origin in crowded_out:
+            self._origins[origin].told.discard(peer)
+            link.untold[origin] = None
+        return [*(Interest(origin, 0, WITHDRAWN, []) for origin in crowded_out), interest]
+
+    def _try_again(self, peer: str) -> list[Interest]:
+        """What to say now that there is room; only so much is tried that fails."""
+        link = self._links[peer]
+        link.told.has_room = False
+        messages: list[Interest] = []
+        for origin in list(islice(link.untold, _TRIED)):
+            del link.untold[origin]
+            interest = self.announcement(peer, origin)
+            if interest is not None and (said := self._tell(peer, interest)):
+                messages += said
+                link.told.has_room = True
+        return messages
+
+    def _untell(self, peer: str, origin: str) -> bool:
+        """A peer is not told of an origin any more; whether it was."""
+        link, known = self._links[peer], self._origins.get(origin)
+        link.untold.pop(origin, None)
+        was_told = link.told.remove(origin)
+        if known is not None:
+            known.told.discard(peer)
+            self._forget(origin)
+        return was_told
 
     def announcement(self, peer: str, origin: str) -> Interest | None:
         """What ``peer`` is to know of an origin; ``None``: nothing."""
@@ -373,6 +417,6 @@ class InterestTable:
     def wanted_from(self, peer: str) -> InterestSet:
         """What ``peer`` is asked to keep this node up to date with, as it has been told."""
         link = self._links[peer]
-        told = [link.told[origin] for origin in (self._node_id, *link.uses) if origin in link.told]
-        entries = [entry for interest in told for entry in interest.entries]
+        told = [link.told_own, *(link.told.get(origin) for origin in link.uses)]
+        entries = [entry for interest in told if interest is not None for entry in interest.entries]
         return InterestSet([*entries, InterestEntry("nodes", {"_id": peer})])

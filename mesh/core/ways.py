@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mesh.core.interest import entry_bytes
+from mesh.core.told import Told
 from mesh.core.wire import Interest, InterestEntry
 
 MAX_SEQUENCE = 1 << 53
@@ -59,13 +59,16 @@ class Origin:
 class LinkState:
     """What has passed on one link."""
 
+    told: Told
+    """What the peer was told that others want."""
+    untold: dict[str, None] = field(default_factory=dict)
+    """Origins of which there was no room to tell, in the order in which they are tried again."""
     heard: dict[str, int] = field(default_factory=dict)
     """Origins that the peer speaks for, and what their entries take, in bytes; ..."""
     heard_bytes: int = 0
     """... those of all of them."""
-    told: dict[str, Interest] = field(default_factory=dict)
-    told_bytes: int = 0
-    """What the entries in that take."""
+    told_own: Interest | None = None
+    """What the peer was told that this node wants."""
     routed: set[str] = field(default_factory=set)
     """Origins whose documents go this way, ..."""
     routed_told: set[str] | None = None
@@ -85,25 +88,6 @@ class LinkState:
 
     def unhear(self, origin: str) -> None:
         self.heard_bytes -= self.heard.pop(origin, 0)
-
-    def tell(self, interest: Interest, max_origins: int, max_bytes: int) -> bool:
-        """Note what the peer is told; ``False``: that it is not, as it would be too much."""
-        before = self.told.get(interest.origin)
-        size = self.told_bytes + _size(interest) - _size(before)
-        if (before is None and len(self.told) >= max_origins) or size > max_bytes:
-            return False
-        self.told[interest.origin], self.told_bytes = interest, size
-        return True
-
-    def untell(self, origin: str) -> bool:
-        """The peer is told that this is over; whether it was told of it."""
-        before = self.told.pop(origin, None)
-        self.told_bytes -= _size(before)
-        return before is not None
-
-
-def _size(interest: Interest | None) -> int:
-    return sum(map(entry_bytes, interest.entries)) if interest is not None else 0
 
 
 def leads_away(old: Way | StandIn | None, heard: Heard) -> bool:
