@@ -58,6 +58,7 @@ def test_a_mesh_from_its_beginning_to_a_stolen_van(tmp_path: Path) -> None:
     said = mesh("join", *homes["thief"], stdin=late, status=4)["error"]["message"]
     assert said.startswith(f"cannot reach {hq.address}: ")
     assert "the admin's node has to be up" in said
+    assert mesh("rotate", *homes["hq"])["before"] == begun["node_id"]
     for name in ("hq", "van"):
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o700
     os.chmod(tmp_path / "van" / "identity.key", 0o644)

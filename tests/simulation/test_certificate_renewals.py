@@ -133,3 +133,49 @@ async def test_a_link_ends_with_the_certificate() -> None:
     await asyncio.sleep(60)
     assert "expired: " in error_of(van)
     await world.close()
+
+
+@virtual
+async def test_revoking_an_admin_that_was_renewed_ends_every_certificate_of_it() -> None:
+    """Those from before and after, and whomever it has admitted before and after; for who was away, too."""
+    world = World(23)
+    skew = 340 * DAY
+    hq_credentials = admin()
+    depot_credentials = member("depot", hq_credentials, "admin")
+    before = Credentials(key("depot"), depot_credentials.membership.chain)
+    van_credentials = member("van", depot_credentials)
+    away_credentials = member("away", hq_credentials)
+    renewed = issue(ROOT, [], hq_credentials.identity.public_key, grant_of("admin"), EPOCH + skew)
+    hq = await world.start("hq", skew=skew, credentials=Credentials(key("hq"), renewed))
+    depot = await world.start("depot", ["hq"], skew=skew, credentials=depot_credentials)
+    await linked(hq, depot)
+    await depot.settled(60)
+    assert depot_credentials.expires_at > before.expires_at
+    late_credentials = member("late", depot_credentials, at=skew)
+    others = [
+        await world.start(name, ["hq"], skew=skew, credentials=credentials)
+        for name, credentials in (("van", van_credentials), ("late", late_credentials))
+    ]
+    for other in others:
+        await linked(hq, other)
+    await hq.revoke(depot.node_id)
+    for node in (depot, *others):
+        await apart(hq, node)
+    await world.stop("depot")
+    away = await world.start("away", ["hq"], skew=skew, credentials=away_credentials)
+    await linked(hq, away)
+    await away.settled(60)
+    for credentials in (before, depot_credentials):
+        depot = await world.restart("depot", peers=(), credentials=credentials)
+        for address in ("ws://hq:7700", "ws://away:7700"):
+            with pytest.raises(MembershipRefused, match="revoked"):
+                await depot.connect(address)
+        await world.stop("depot")
+    for other in others:
+        with pytest.raises(MembershipRefused, match="revoked"):
+            await other.connect("ws://away:7700")
+    with pytest.raises(MembershipRefused, match="revoked"):
+        await renew_at(
+            world.network.transport("depot"), "ws://hq:7700", before.identity, before.membership.chain
+        )
+    await world.close()

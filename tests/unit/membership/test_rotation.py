@@ -79,6 +79,47 @@ async def test_the_new_key_may_what_the_old_one_might_and_the_old_one_nothing(
         assert not hq.presence().peers
 
 
+async def test_who_was_away_learns_the_new_key_from_whoever_it_meets(tmp_path: Path) -> None:
+    """The admin is gone by then; and the old key opens nothing any more where it is known."""
+    van_home, depot_home = tmp_path / "van", tmp_path / "depot"
+    async with Node(tmp_path / "hq", credentials=Credentials.create(tmp_path / "hq"), hub=True) as hq:
+        assert hq.address is not None
+        old = await joined(hq, van_home)
+        old_chain = old.membership.chain
+        depot_credentials = await joined(hq, depot_home)
+        async with (
+            Node(van_home, credentials=old, peers=[hq.address]) as van,
+            Node(depot_home, credentials=depot_credentials, peers=[hq.address]) as depot,
+        ):
+            for node in (van, depot):
+                await node.collection("cars").subscribe()
+            await van.collection("cars").insert({"_id": "c1", "n": 1})
+            await observed(depot, {"_id": "c1", "n": 1})
+        new = await Credentials.rotate(van_home, hq.address)
+    async with Node(van_home, credentials=new) as van:
+        assert van.address is not None
+        await van.collection("cars").update("c1", {"n": 2})
+        await van.collection("cars").insert({"_id": "c2"})
+        async with Node(depot_home, credentials=depot_credentials) as depot:
+            assert depot.address is not None
+            assert await depot.connect(van.address) == new.node_id
+            await observed(depot, {"_id": "c1", "n": 2}, {"_id": "c2"})
+            await depot.collection("cars").insert({"_id": "c3"})
+            await observed(van, {"_id": "c1", "n": 2}, {"_id": "c2"}, {"_id": "c3"})
+            assert depot.standings()[old.node_id] == "retired"
+            async with Node(credentials=Credentials(old.identity, old_chain, van_home)) as thief:
+                with pytest.raises(MembershipRefused, match="has changed its key"):
+                    await thief.connect(depot.address)
+
+
+async def observed(node: Node, *documents: dict[str, object]) -> None:
+    """Wait until these are the cars of a node."""
+    async with asyncio.timeout(20), node.collection("cars").observe(sort=["_id"]) as changes:
+        async for change in changes:
+            if change.documents == list(documents):
+                return
+
+
 async def test_the_admin_with_the_key_of_the_mesh_needs_nobody(tmp_path: Path) -> None:
     home = tmp_path / "hq"
     old = Credentials.create(home)
