@@ -354,14 +354,24 @@ class BlobTooLarge(MeshError):
 
 
 class StorageFull(MeshError):
-    """There is no room for the bytes of a blob or document."""
+    """There is no room for the bytes of a blob or document; ``is_lasting``: nor can there ever be."""
 
-    def __init__(self, path: str, needed: int, free: int, reserve: int = 0) -> None:
-        """``reserve`` bytes of ``needed`` are not for it: they stay free for documents."""
+    def __init__(
+        self, path: str, needed: int, free: int, reserve: int = 0, *, capacity: int | None = None
+    ) -> None:
+        """
+        Args:
+            reserve: bytes of ``needed`` that are not for it: they stay free for documents.
+            capacity: bytes that would be free if nothing else were there, where that is known.
+        """
+        self.is_lasting = capacity is not None and needed > capacity
         kept = f", {reserve} of them to stay free for documents" if reserve else ""
-        super().__init__(
-            f"no room in {path}: {needed} bytes needed{kept}, {free} free. Free some space and retry"
+        hint = (
+            f"it holds {capacity} in all: use a larger one"
+            if self.is_lasting
+            else "Free some space and retry"
         )
+        super().__init__(f"no room in {path}: {needed} bytes needed{kept}, {free} free. {hint}")
         self.path = path
         self.needed = needed
         self.free = free

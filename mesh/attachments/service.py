@@ -208,7 +208,7 @@ class Attachments:
             InvalidToken: the token cannot be true.
             InvalidFetch: ``timeout`` is no number of seconds.
             BlobTooLarge: it is over what this node takes.
-            StorageFull: there is no room here, and it shall not wait for it.
+            StorageFull: there is no room here, and it shall not wait for it, or there can never be.
             DataDirUnusable: the folder for attachments cannot be written to.
         """
         self._check_started()

@@ -336,7 +336,8 @@ class Transfer(Wanted):
         """It cannot go on, and no source is to blame. Where room is all that is missing, it waits for it."""
         if self._ended or (self._full is not None and self._timer is not None):
             return
-        if isinstance(error, StorageFull) and any(waiter.patient for waiter in self.waiters):
+        patient = any(waiter.patient for waiter in self.waiters)
+        if isinstance(error, StorageFull) and not error.is_lasting and patient:
             self._pause(error)
         else:
             self.fail(self._failure(error))

@@ -216,11 +216,12 @@ def write_delay(written: Receipt | None, wanted: Receipt, since_write: float) ->
 
 # --- what heals by itself ---------------------------------------------------------------------
 
-_LASTING = (FetchFailed, BlobTooLarge, StorageFull, InvalidToken)
+ROOM_SECONDS = 30.0
+"""After so long it is tried again at the latest where room was all that was missing."""
+
+_LASTING = (FetchFailed, BlobTooLarge, InvalidToken)
 _LASTING_ERRNOS = frozenset(
     {
-        errno.ENOSPC,
-        errno.EDQUOT,
         errno.EROFS,
         errno.EACCES,
         errno.EPERM,
@@ -234,5 +235,14 @@ _LASTING_ERRNOS = frozenset(
 
 
 def is_lasting(error: Exception) -> bool:
-    """Whether somebody has to act first (make room, change permissions); else it is tried for ever."""
+    """Whether retry() has to follow somebody's act (a change of permissions, a larger disk); else it is tried
+    for ever."""
+    if isinstance(error, StorageFull):
+        return error.is_lasting
     return isinstance(error, _LASTING) or (isinstance(error, OSError) and error.errno in _LASTING_ERRNOS)
+
+
+def lacks_room(error: Exception) -> bool:
+    """Whether room is all that is missing."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or isinstance(error, StorageFull)

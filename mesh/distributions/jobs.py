@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from random import Random
 
 from mesh.core.backoff import Backoff
-from mesh.core.delivery import FetchQueue, is_lasting, lacks_source, state_of
+from mesh.core.delivery import ROOM_SECONDS, FetchQueue, is_lasting, lacks_room, lacks_source, state_of
 from mesh.core.receipts import DistributionRecord
 from mesh.core.status import TransferState
 from mesh.core.tokens import BlobProgress
@@ -146,7 +146,6 @@ class Jobs:
             job.record.token,
             priority=job.record.priority,
             on_progress=lambda progress: self._progressed(job, progress),
-            wait_for_room=False,
         )
 
     async def _deliver(self, job: Job) -> None:
@@ -173,7 +172,8 @@ class Jobs:
             return
         self._note(job, TransferState.PENDING, error=f"tries again after: {error}")
         self._queue.remove(distribution_id)
-        job.retry = asyncio.get_running_loop().call_later(job.backoff.next_delay(), self._retry, job)
+        delay = min(job.backoff.next_delay(), ROOM_SECONDS if lacks_room(error) else MAX_RETRY_SECONDS)
+        job.retry = asyncio.get_running_loop().call_later(delay, self._retry, job)
         self.start()
 
     async def _gave_up(self, job: Job, error: Exception) -> bool:

@@ -75,7 +75,7 @@ class Blobs(Protocol):
         With ``wait_for_room`` it also waits while there is no room for it.
 
         Raises:
-            FetchFailed, BlobTooLarge, StorageFull: waiting does not heal it.
+            FetchFailed, BlobTooLarge, StorageFull: waiting does not heal it, or is not wanted.
             MeshError, OSError: anything else is tried again.
         """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from pathlib import Path
 
@@ -10,9 +11,12 @@ from blake3 import blake3
 
 from mesh.core.chunks import hash_chunk
 from mesh.core.tokens import CHUNK_BYTES
-from mesh.storage.blob_sources import storage_full, sync_folder, write_all
+from mesh.storage.blob_sources import check_room, storage_full, sync_folder, write_all
 
 _NO_RANGE_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM}
+
+_CLONE = 0x40049409
+"""Linux's FICLONE."""
 
 
 def export_file(source: int | memoryview, destination: Path, hash: str) -> bool:
@@ -36,9 +40,12 @@ def export_file(source: int | memoryview, destination: Path, hash: str) -> bool:
     try:
         with storage_full(folder, size):
             if isinstance(source, memoryview):
+                check_room(folder, size, beside_documents=False)
                 for start in range(0, size, CHUNK_BYTES):
                     write_all(fd, source[start : start + CHUNK_BYTES], start)
-            else:
+            elif not _cloned(source, fd):
+                on_one_disk = os.fstat(source).st_dev == os.fstat(fd).st_dev
+                check_room(folder, size, beside_documents=on_one_disk)
                 _copy(source, fd, size)
             if _hash(fd, size) != hash:
                 temporary.unlink()
@@ -61,6 +68,15 @@ def _hash(fd: int, size: int) -> str:
         digest.update(buffer[:count])
         done += count
     return digest.hexdigest()
+
+
+def _cloned(source: int, target: int) -> bool:
+    """Whether the two files share their bytes now, which takes no room."""
+    try:
+        fcntl.ioctl(target, _CLONE, source)
+    except OSError:
+        return False
+    return True
 
 
 def _copy(source: int, target: int, size: int) -> None:

@@ -261,7 +261,8 @@ class MemoryBlobs:
 
     def _check_room(self, needed: int) -> None:
         if self._taken + needed > self._max_bytes:
-            raise StorageFull("memory", needed, self._max_bytes - self._taken)
+            free = self._max_bytes - self._taken
+            raise StorageFull("memory", needed, free, capacity=self._max_bytes)
 
     def _drop_rotten(self, hash: str) -> None:
         """What is still good of the blob is left as a partial one."""

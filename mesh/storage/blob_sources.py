@@ -188,8 +188,8 @@ def storage_full(folder: Path, needed: int) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        room = os.statvfs(folder)
-        raise StorageFull(str(folder), needed, room.f_bavail * room.f_frsize) from error
+        disk, free = _disk(folder)
+        raise StorageFull(str(folder), needed, free, capacity=disk) from error
 
 
 @contextmanager
@@ -202,19 +202,25 @@ def writing(folder: Path, needed: int) -> Iterator[None]:
         raise DataDirUnusable(str(folder), error.strerror or str(error)) from error
 
 
-def check_room(folder: Path, needed: int) -> None:
-    """Refuse to write ``needed`` bytes of a blob where that would not leave room for documents.
+def check_room(folder: Path, needed: int, *, beside_documents: bool = True) -> None:
+    """Refuse to write ``needed`` bytes of a blob where they do not fit, or would leave no room for documents
+    on their disk.
 
-    What stays free is 5 % of the disk, at most 1 GiB.
+    What stays free there is 5 % of the disk, at most 1 GiB.
 
     Raises:
         StorageFull: ``needed`` in it is with what has to stay free.
     """
-    room = os.statvfs(folder)
-    disk, free = room.f_blocks * room.f_frsize, room.f_bavail * room.f_frsize
-    reserve = min(disk // 20, _MAX_RESERVE)
+    disk, free = _disk(folder)
+    reserve = min(disk // 20, _MAX_RESERVE) if beside_documents else 0
     if free < needed + reserve:
-        raise StorageFull(str(folder), needed + reserve, free, reserve)
+        raise StorageFull(str(folder), needed + reserve, free, reserve, capacity=disk)
+
+
+def _disk(folder: Path) -> tuple[int, int]:
+    """(bytes of the disk of ``folder``, those that are free)."""
+    room = os.statvfs(folder)
+    return room.f_blocks * room.f_frsize, room.f_bavail * room.f_frsize
 
 
 def write_all(fd: int, data: Buffer, offset: int) -> None:

@@ -210,9 +210,10 @@ def test_receipts_are_written_when_it_is_worth_it() -> None:
 @pytest.mark.parametrize(
     ("error", "lasting"),
     [
-        (StorageFull("/", 2, 1), True),
         (FetchFailed("ab", "corrupt"), True),
-        (OSError(errno.ENOSPC, "full"), True),
+        (OSError(errno.ENOSPC, "full"), False),
+        (StorageFull("/data", 100, 50, capacity=100), False),
+        (StorageFull("/data", 101, 50, capacity=100), True),
         (OSError(errno.EIO, "?"), False),
         (LinkClosed("gone"), False),
         (BlobNotFound("ab"), False),

@@ -42,9 +42,9 @@ def test_given_a_cancel_that_was_not_observed_yet_when_retried_then_it_is_refuse
 @pytest.mark.parametrize(
     "error",
     [
-        StorageFull("/data", 1000, 10),
+        StorageFull("/data", 1000, 10, capacity=999),
         FetchFailed("00", "corrupt at its source"),
-        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EACCES, "Permission denied"),
     ],
 )
 def test_given_a_lasting_failure_when_retried_then_only_the_failed_try_again(error: Exception) -> None:
@@ -82,6 +82,32 @@ def test_given_transient_failures_when_they_pass_then_it_completes_by_itself() -
         assert status.status is TransferState.CONNECTING
         assert "tries again after" in (status.error or "")
         assert (await hq.service.wait_for_completion(handle, 7200)).is_success
+
+    in_a_world(run)
+
+
+@pytest.mark.parametrize(
+    "full", [StorageFull("/inbox", 1000, 10), OSError(errno.ENOSPC, "No space left on device")]
+)
+def test_given_an_inbox_without_room_when_there_is_some_then_it_completes_by_itself(
+    tmp_path: Path, full: Exception
+) -> None:
+    async def run(world: World) -> None:
+        hq, van = await world.start("hq"), await world.start("van", ["north"], inbox=tmp_path)
+        export = van.blobs.export
+
+        async def no_room(hash: str, destination: Path) -> None:
+            raise full
+
+        van.blobs.export = no_room  # type: ignore[method-assign]
+        handle = await hq.service.distribute(hq.blobs.add(b"map"), NORTH)
+        await later(86_400)
+        status = (await hq.service.status(handle)).node_statuses["van"]
+        assert not status.status.is_terminal
+        assert status.error == f"tries again after: {full}"
+        van.blobs.export = export  # type: ignore[method-assign]
+        assert (await hq.service.wait_for_completion(handle, 31)).is_success
+        assert len(van.blobs.fetched) == 1
 
     in_a_world(run)
 
@@ -125,7 +151,7 @@ def test_given_a_file_that_has_appeared_when_retried_then_it_stays_completed(tmp
 def test_given_a_failed_receipt_that_cannot_be_written_then_it_is_told_once_it_can() -> None:
     async def run(world: World) -> None:
         hq, van = await world.start("hq"), world.add("van", ["north"])
-        full = StorageFull("/data", 1000, 10)
+        full = StorageFull("/data", 1000, 10, capacity=999)
         van.blobs.failures = [full, full]
         await van.up()
         van.documents.fail_writes = [full, full]
@@ -139,7 +165,7 @@ def test_given_a_failed_receipt_that_cannot_be_written_then_it_is_told_once_it_c
 def test_given_a_store_that_stays_full_then_the_failure_is_told_later_and_in_few_attempts() -> None:
     async def run(world: World) -> None:
         hq, van = await world.start("hq"), await world.start("van", ["north"])
-        full = StorageFull("/data", 1000, 10)
+        full = StorageFull("/data", 1000, 10, capacity=999)
         van.blobs.failures = [full] * 1000
         van.documents.fail_writes = [full] * 1000
         handle = await hq.service.distribute(hq.blobs.add(b"map"), NORTH)

@@ -144,7 +144,8 @@ async def test_a_full_disk_and_a_fault(
 
     monkeypatch.setattr(node, "collections", full)
     response = await client.get("/api/collections")
-    assert error_of(response) == (507, "StorageFull", {"path": "/data", "needed": 5, "free": 1})
+    attributes = {"path": "/data", "needed": 5, "free": 1, "is_lasting": False}
+    assert error_of(response) == (507, "StorageFull", attributes)
 
     async def faulty() -> None:
         raise ZeroDivisionError

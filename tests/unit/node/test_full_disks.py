@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import shutil
 from pathlib import Path
 
 import pytest
 
+from mesh import Formation, Node
+from mesh.attachments import transfers
+from mesh.core.status import TransferState
 from mesh.core.tokens import CHUNK_BYTES, BlobProgress
 from mesh.errors import StorageFull
 from tests.simulation.virtual_clock import run_virtual
 from tests.simulation.world import World
+from tests.unit.small_disks import small_disk
 
 MIB = CHUNK_BYTES
 
@@ -36,8 +41,19 @@ class Disk:
     def f_bavail(self) -> int:
         return max(0, self.f_blocks - self.taken - self.other)
 
+    f_bfree = f_bavail
+
     def fill_but(self, room: int) -> None:
         self.other = self.f_blocks - self.taken - self.reserve - room
+
+
+def disk_of(home: Path, monkeypatch: pytest.MonkeyPatch) -> Disk:
+    """The disk that the node in ``home`` has to itself."""
+    disk, statvfs = Disk(home), os.statvfs
+    monkeypatch.setattr(
+        os, "statvfs", lambda path: disk if os.fsdecode(path).startswith(str(home)) else statvfs(path)
+    )
+    return disk
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -47,11 +63,7 @@ def test_a_fetch_pauses_while_the_disk_is_full_and_loses_nothing(
     async def main() -> None:
         rng = random.Random(seed)
         world = World(seed, tmp_path, delay=0.005)
-        disk = Disk(tmp_path / "b" / "blobs")
-        statvfs = os.statvfs
-        monkeypatch.setattr(
-            os, "statvfs", lambda path: disk if "/b/blobs" in os.fsdecode(path) else statvfs(path)
-        )
+        disk = disk_of(tmp_path / "b", monkeypatch)
         a = await world.start("a")
         b = await world.start("b", ["a"])
         await asyncio.sleep(1)
@@ -77,3 +89,97 @@ def test_a_fetch_pauses_while_the_disk_is_full_and_loses_nothing(
         await world.close()
 
     run_virtual(main())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_distribution_waits_for_room_says_so_and_goes_on_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    async def main() -> None:
+        world = World(seed, tmp_path, delay=0.005)
+        disk = disk_of(tmp_path / "b", monkeypatch)
+        a = await world.start("a")
+        b = await world.start("b", ["a"], formations=["north"], inbox=True)
+        await asyncio.sleep(1)
+        data = random.Random(seed).randbytes(3 * MIB + 5)
+        token = await a.attachments.add(data, name="map")
+        disk.fill_but(2 * MIB)
+        handle = await a.distributions.distribute(token, Formation("north"))
+        await asyncio.sleep(60)
+
+        async def waits(at_least: int) -> None:
+            status = (await a.distributions.status(handle)).node_statuses[b.node_id]
+            assert not status.status.is_terminal
+            assert status.progress_bytes >= at_least
+            assert "no room" in (status.error or "")
+            assert not list((tmp_path / "b" / "inbox").glob("map*"))
+
+        await waits(0)
+        await world.stop("b")
+        b = await world.restart("b")
+        await asyncio.sleep(60)
+        await waits(0)
+        disk.fill_but(5 * MIB)  # for the blob, and not for the file in the inbox
+        await asyncio.sleep(60)
+        await waits(len(data))
+        assert disk.taken < disk.f_blocks - disk.other - disk.reserve, "the rest is for documents"
+        disk.fill_but(5 * MIB)
+        status = await a.distributions.wait_for_completion(handle, 60)
+        assert status.is_success
+        assert (tmp_path / "b" / "inbox" / "map").read_bytes() == data
+        await world.close()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_what_is_larger_than_the_disk_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    async def main() -> None:
+        world = World(seed, tmp_path, delay=0.005)
+        disk = disk_of(tmp_path / "b", monkeypatch)
+        a = await world.start("a")
+        b = await world.start("b", ["a"], formations=["north"])
+        token = await a.attachments.add(random.Random(seed).randbytes(3 * MIB))
+        disk.f_blocks = 3 * MIB
+        with pytest.raises(StorageFull, match="use a larger one") as raised:
+            await b.attachments.fetch(token, timeout=60)
+        assert raised.value.is_lasting
+        handle = await a.distributions.distribute(token, Formation("north"))
+        status = await a.distributions.wait_for_completion(handle, 60)
+        assert status.node_statuses[b.node_id].status is TransferState.FAILED
+        assert "use a larger one" in (status.node_statuses[b.node_id].error or "")
+        disk.f_blocks = 1 << 30
+        await a.distributions.retry(handle)
+        assert (await a.distributions.wait_for_completion(handle, 60)).is_success
+        await world.close()
+
+    run_virtual(main())
+
+
+async def test_a_distribution_goes_on_when_a_real_disk_has_room_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfers, "ROOM_SECONDS", 0.2)
+    data = random.randbytes(8 * MIB)
+    with small_disk(tmp_path / "disk", 32) as disk:
+        async with (
+            Node(tmp_path / "a") as a,
+            Node(disk / "b", listen=None, peers=[a.address or ""], inbox=tmp_path / "inbox") as b,
+        ):
+            token = await a.attachments.add(data, name="map")
+            ballast = disk / "ballast"
+            ballast.write_bytes(bytes(shutil.disk_usage(disk).free - 9 * MIB))
+            handle = await a.distributions.distribute(token)
+            async with asyncio.timeout(60), a.distributions.subscribe_progress(handle) as statuses:
+                async for status in statuses:
+                    target = status.node_statuses.get(b.node_id)
+                    if target is not None and "no room" in (target.error or ""):
+                        break
+            documents = b.collection("documents")
+            await documents.insert({"_id": "one", "text": "x" * 100_000})
+            ballast.unlink()
+            status = await a.distributions.wait_for_completion(handle, 60)
+            assert status.is_success
+        assert (tmp_path / "inbox" / "map").read_bytes() == data

@@ -46,6 +46,7 @@ from mesh.storage.rows import MAX_QUARANTINE, Rows
 from mesh.storage.worker import InlineWorker, ThreadWorker
 from tests.unit.edits import edit, plan_merge
 from tests.unit.owned_bodies import node_body
+from tests.unit.small_disks import small_disk
 
 ROOT = os.getuid() == 0
 Make = Callable[[], DocumentStore]
@@ -533,28 +534,18 @@ async def test_a_newer_store_is_refused_and_left_alone(path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    if not ROOT:
-        pytest.skip("only root can mount a small file system")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
-    mounted = subprocess.run(mount, capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"cannot mount: {mounted.stderr!r}")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+async def test_a_full_disk_is_an_error_with_a_name_and_passes(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 1) as disk:
+        await fill_and_make_room(disk)
 
 
-async def test_a_full_disk_is_an_error_with_a_name_and_passes(small_disk: Path) -> None:
-    path = small_disk / "store.sqlite"
+async def fill_and_make_room(disk: Path) -> None:
+    path = disk / "store.sqlite"
     async with opened(path) as store:
         seen = followed(store)
         await store.write(put("first", {"n": 1}))
-        ballast = small_disk / "ballast"
-        ballast.write_bytes(b"x" * max(0, shutil.disk_usage(small_disk).free - 200_000))
+        ballast = disk / "ballast"
+        ballast.write_bytes(b"x" * max(0, shutil.disk_usage(disk).free - 200_000))
         writing = [store.write(put(f"more{i}", {"text": "x" * 20_000})) for i in range(100)]
         with pytest.raises(StorageFull) as caught:
             await asyncio.gather(*writing)
