@@ -367,7 +367,7 @@ class StorageFull(MeshError):
         self.is_lasting = capacity is not None and needed > capacity
         kept = f", {reserve} of them to stay free for documents" if reserve else ""
         hint = (
-            f"it holds {capacity} in all: use a larger one"
+            f"It holds {capacity} in all: use a larger one"
             if self.is_lasting
             else "Free some space and retry"
         )

@@ -21,11 +21,12 @@ class Keeper(Protocol):
 class BlobHandle:
     """A blob that is here, whole and verified, and stays for as long as the handle is alive.
 
-    ``async read()`` takes the content into memory and verifies it once more; ``open()`` gives an
-    ordinary binary file, at once; ``path`` names a file to be read by others, which belongs to the mesh:
-    never write to it.
-    All of them raise ``BlobNotFound`` once the blob was deleted here, and ``NotStarted`` once the node was
-    closed. ``read()`` raises ``BlobCorrupt``, a ``BlobNotFound`` too, if the disk has damaged it.
+    ``async read()`` takes the content into memory; ``open()`` gives a binary file to read, at once. Both
+    verify what they read once more, and raise ``BlobCorrupt`` where the disk has damaged it: it is fetched
+    again then, if somebody else has it. ``path`` names a file for whoever needs one, which nothing verifies
+    and which belongs to the mesh: never write to it.
+    All of them raise ``BlobNotFound``, of which ``BlobCorrupt`` is one, once the blob was deleted here, and
+    ``NotStarted`` once the node was closed.
     """
 
     def __init__(self, keeper: Keeper, token: BlobToken) -> None:

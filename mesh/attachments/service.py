@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import AsyncIterable, Callable, Collection, Mapping
@@ -23,7 +24,7 @@ from mesh.attachments.waiters import OnProgress, Waiter
 from mesh.attachments.work import Work
 from mesh.core.rates import NO_LIMITS, Limits
 from mesh.core.tokens import BlobMetadata, BlobProgress, BlobToken
-from mesh.errors import BlobNotFound, FetchFailed, InvalidToken, NotStarted, StorageFull
+from mesh.errors import BlobNotFound, FetchFailed, InvalidToken, MeshError, NotStarted, StorageFull
 from mesh.network.peers import Peers
 from mesh.storage.blobs import BlobStore, Source
 
@@ -31,7 +32,9 @@ NORMAL_PRIORITY = 2
 LOW_PRIORITY = 1
 
 REPAIR_SECONDS = 60.0
-"""How long ``verify`` waits for somebody who has what is damaged of a blob."""
+"""How long a damaged blob waits for somebody who has what is damaged of it."""
+
+log = logging.getLogger(__name__)
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -384,9 +387,17 @@ class Attachments:
         waiter.tell(BlobProgress("completed", token.size_bytes, token.size_bytes))
         return True
 
-    def _lost(self, hash: str) -> None:
+    def _lost(self, hash: str, token: BlobToken | None) -> None:
         self._exchange.lost(hash)
         self._keeping.touch(hash)
+        if token is not None and self._started:
+            self._work.begin(self._repair(token), f"repair {hash[:16]}")
+
+    async def _repair(self, token: BlobToken) -> None:
+        try:
+            await self.fetch(token, priority=LOW_PRIORITY, timeout=REPAIR_SECONDS)
+        except (MeshError, OSError) as error:
+            log.error("blob %s is damaged and could not be repaired: %s", token.hash, error)
 
     def _relays(self, token: BlobToken) -> None:
         self._keeping.touch(token.hash)

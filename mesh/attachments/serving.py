@@ -240,7 +240,11 @@ class Server:
                     return ChunkList(request.hash, request.start, piece)
                 if isinstance(request, PieceGet):
                     return await self._read_for_piece(request)
-                return await self._store.read_chunk(request.hash.hex(), job.index, downloader.headroom)
+                # Who asks for a chunk twice may have found it damaged.
+                again = self._before.count(request.hash, job.index) > 0
+                return await self._store.read_chunk(
+                    request.hash.hex(), job.index, downloader.headroom, verified=again
+                )
         except BlobNotFound as error:
             if isinstance(request, ChunkListGet):
                 return ChunkList(request.hash, request.start, b"")
@@ -255,7 +259,8 @@ class Server:
         # Pieces of a chunk are asked for one after another: read it once.
         cached = self._piece_of
         if cached is None or cached[:2] != (request.hash, request.index):
-            chunk = await self._store.read_chunk(request.hash.hex(), request.index)
+            again = self._before.count(request.hash, request.index) > 0
+            chunk = await self._store.read_chunk(request.hash.hex(), request.index, verified=again)
             cached = self._piece_of = (request.hash, request.index, chunk)
         return cached[2]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 
 from mesh.core.structs import Struct
@@ -13,8 +12,6 @@ from mesh.storage.blobs import BlobStore
 
 MAX_REPAIRS = 8
 """Damaged blobs that are fetched again at once."""
-
-log = logging.getLogger(__name__)
 
 
 class VerifyReport(Struct, frozen=True):
@@ -48,8 +45,7 @@ async def verify_all(store: BlobStore, fetch: Callable[[BlobToken], Awaitable[ob
         async with limit:
             try:
                 await fetch(token)
-            except (MeshError, OSError) as error:
-                log.error("blob %s is damaged and could not be repaired: %s", token.hash, error)
+            except (MeshError, OSError):
                 lost.append(token.hash)
             else:
                 repaired.append(token.hash)

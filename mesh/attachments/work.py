@@ -40,6 +40,12 @@ class Work:
             raise NotStarted(f"the node was closed before it could {name}")
         return task.result()
 
+    def begin(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Do ``work``, which raises nothing, without waiting for it."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
     async def close(self) -> None:
         """Cut it short. No task is left."""
         for task in self._tasks:

@@ -19,6 +19,7 @@ from mesh.storage.blob_export import export_file
 from mesh.storage.blob_layout import BlobFolder
 from mesh.storage.blob_links import Link
 from mesh.storage.blob_partial import PartialFile
+from mesh.storage.blob_reading import verified_file
 from mesh.storage.blob_small import Small, SmallBlobs, SmallPartial
 from mesh.storage.blob_sources import (
     Intake,
@@ -29,7 +30,7 @@ from mesh.storage.blob_sources import (
     write_all,
     writing,
 )
-from mesh.storage.blobs import SMALL_BYTES, PartialBlob, Source
+from mesh.storage.blobs import SMALL_BYTES, OnLost, PartialBlob, Source
 from mesh.storage.worker import Worker
 from mesh.storage.write_back import WriteBack, make_durable
 
@@ -54,9 +55,10 @@ class FolderBlobs:
         self._worker = worker
         self._exporting = asyncio.Lock()
         self._small = SmallBlobs(self._folder, worker)
-        self._lost: Callable[[str], None] = lambda hash: None
+        self._lost: OnLost = lambda hash, token: None
+        self._dropping: set[asyncio.Task[None]] = set()
 
-    def on_lost(self, callback: Callable[[str], None]) -> None:
+    def on_lost(self, callback: OnLost) -> None:
         """See the port."""
         self._lost = callback
 
@@ -70,6 +72,8 @@ class FolderBlobs:
         for partial in list(self._folder.open_partials.values()):
             await partial.close()
         await self._small.close()
+        while self._dropping:
+            await asyncio.wait(self._dropping)
         await self._worker.close()
 
     # --- coming in -----------------------------------------------------------------------------------
@@ -200,12 +204,14 @@ class FolderBlobs:
             return partial.hashes
         return await self._run(self._folder.chunk_list, hash)
 
-    async def read_chunk(self, hash: str, index: int, headroom: int = 0) -> bytearray:
+    async def read_chunk(
+        self, hash: str, index: int, headroom: int = 0, *, verified: bool = False
+    ) -> bytearray:
         """See the port."""
         small = self._small.open.get(hash)
         if small is not None and index in small.held:
             return bytearray(headroom) + small.data
-        return await self._run(self._folder.read_chunk, hash, index, headroom)
+        return await self._run(self._folder.read_chunk, hash, index, headroom, verified=verified)
 
     async def read(self, hash: str) -> bytes:
         """See the port."""
@@ -217,8 +223,28 @@ class FolderBlobs:
 
     def open_file(self, hash: str) -> BinaryIO:
         """See the port."""
+        loop = asyncio.get_running_loop()
+
+        def damaged() -> BlobCorrupt:  # on whatever thread reads the file, perhaps after the store was closed
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._drop, hash)
+            return self._folder.rotten_error(hash)
+
         with self._noticing():
-            return open(self._folder.open_blob(hash), "rb")
+            hashes, token = self._folder.chunk_list(hash), self._folder.token(hash)
+            return verified_file(self._folder.open_blob(hash), token, hashes, damaged)
+
+    def _drop(self, hash: str) -> None:
+        """What was read from the disk shows that a blob is damaged."""
+
+        async def drop() -> None:
+            with suppress(BlobNotFound):
+                await self._run(self._folder.drop_rotten, hash)
+
+        if self.exists(hash):
+            task = asyncio.get_running_loop().create_task(drop(), name=f"drop {hash[:16]}")
+            self._dropping.add(task)
+            task.add_done_callback(self._dropping.discard)
 
     async def export(self, hash: str, destination: str | os.PathLike[str]) -> None:
         """See the port."""
@@ -256,7 +282,7 @@ class FolderBlobs:
         try:
             yield
         except BlobCorrupt as error:
-            self._lost(error.hash)
+            self._lost(error.hash, self._folder.rotten.pop(error.hash, None))
             raise
 
 

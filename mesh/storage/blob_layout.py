@@ -21,6 +21,7 @@ import itertools
 import logging
 import os
 import re
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -40,8 +41,9 @@ from mesh.errors import (
 )
 from mesh.storage.blob_links import Link
 from mesh.storage.blob_marks import CachedMarks, Pins
-from mesh.storage.blob_sides import READ, SUFFIXES, SideFiles, read_file
+from mesh.storage.blob_sides import SUFFIXES, SideFiles, read_file
 from mesh.storage.blob_sources import Intake, sync_folder, writing
+from mesh.storage.blob_strays import move, open_file, remove
 
 if TYPE_CHECKING:
     from mesh.storage.blob_partial import PartialFile
@@ -69,6 +71,7 @@ class BlobFolder:
         cached: which of them are here for others only.
         pins: the blobs that are pinned.
         partial: the blobs that are here in part.
+        rotten: tokens of blobs that were wanted here and turned out to be damaged, until somebody is told.
     """
 
     def __init__(self, root: Path, clock: Callable[[], float]) -> None:
@@ -79,6 +82,7 @@ class BlobFolder:
         self.sizes: dict[str, int] = {}
         self.cached = CachedMarks(clock)
         self.partial: set[str] = set()
+        self.rotten: dict[str, BlobToken] = {}
         self.open_partials: dict[str, PartialFile] = {}
         self._links: dict[str, Link] = {}
         self._shelves: dict[str, str] = {}  # of what does not lie in the folder named after it
@@ -91,12 +95,14 @@ class BlobFolder:
         try:
             self.make_folders()
             for left in self.temp.iterdir():
-                left.unlink()
+                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
             self.sizes.clear()
             self._links.clear()
             self._shelves.clear()
             cached: dict[str, float] = {}
             for folder in self.blobs.iterdir():
+                if not folder.is_dir():
+                    continue
                 with os.scandir(folder) as entries:
                     files = {entry.name: entry for entry in entries if entry.is_file(follow_symlinks=False)}
                 for name, entry in files.items():
@@ -187,8 +193,9 @@ class BlobFolder:
         hash = token.hash
         folder = self._place(hash).parent
         with writing(folder, token.size_bytes):
-            if not folder.exists():
+            if not folder.is_dir():
                 self.make_folders()
+                remove(folder)
                 folder.mkdir(mode=0o700)
                 sync_folder(self.blobs)
             self._sides.describe(token, hashes, durable=durable)
@@ -196,8 +203,8 @@ class BlobFolder:
             if isinstance(content, Link):
                 self._sides.write(self._sides.path(hash, ".link"), msgspec.json.encode(content), durable=True)
             else:
-                content.rename(self._place(hash))
-                self._sides.path(hash, ".link").unlink(missing_ok=True)
+                move(content, self._place(hash))
+                remove(self._sides.path(hash, ".link"))
         return folder
 
     def show(self, content: Path | Link | None, token: BlobToken) -> None:
@@ -226,17 +233,21 @@ class BlobFolder:
 
     def token(self, hash: str) -> BlobToken:
         """The token of a whole blob; made again from the content where it is lost."""
-        self.size(hash)
-        try:
-            token = self._sides.token(hash)
-            if token.hash == hash and token.size_bytes == self.size(hash):
+        size = self.size(hash)
+        with suppress(OSError, msgspec.MsgspecError):  # damaged: made again below
+            token = self._described(hash)
+            if token.hash == hash and token.size_bytes == size:
                 return token
-        except FileNotFoundError:
-            if self.sizes[hash] <= CHUNK_BYTES:
-                return plain_token(hash, self.sizes[hash])
-        except (OSError, msgspec.MsgspecError):
-            pass  # damaged: made again below
         return self._renew(hash, BlobMetadata())[0]
+
+    def _described(self, hash: str) -> BlobToken:
+        """The token of a whole blob, as it was written down."""
+        try:
+            return self._sides.token(hash)
+        except FileNotFoundError:
+            if self.sizes[hash] > CHUNK_BYTES:
+                raise
+            return plain_token(hash, self.sizes[hash])
 
     def true_token(self, hash: str) -> BlobToken:
         """The token of a whole blob, if a file that it is linked to still looks as it did."""
@@ -288,15 +299,16 @@ class BlobFolder:
         self.size(hash)
         link = self._links.get(hash)
         try:
-            return os.open(self._place(hash), READ) if link is None else link.open(hash)
-        except FileNotFoundError as error:  # somebody removed the file
+            return open_file(self._place(hash)) if link is None else link.open(hash)
+        except FileNotFoundError as error:  # somebody removed or replaced it
+            self._note_rotten(hash)
             self.delete(hash)
             raise BlobCorrupt(hash) from error
         except LinkedFileChanged:
             self.delete(hash)
             raise
 
-    def read_chunk(self, hash: str, index: int, headroom: int) -> bytearray:
+    def read_chunk(self, hash: str, index: int, headroom: int, *, verified: bool) -> bytearray:
         """See the port."""
         partial = self.open_partials.get(hash)
         size = partial.token.size_bytes if partial is not None else self.size(hash)
@@ -315,7 +327,7 @@ class BlobFolder:
                 self.drop_rotten(hash)
         finally:
             os.close(fd)
-        if hash in self._links:  # others can write to the file at any time
+        if verified or hash in self._links:  # others can write to that file at any time
             if self._list_of is None or self._list_of[0] != hash:
                 self._list_of = (hash, self.chunk_list(hash))
             if not chunk_matches(self.token(hash), self._list_of[1], index, view):
@@ -343,27 +355,40 @@ class BlobFolder:
 
     def drop_rotten(self, hash: str) -> NoReturn:
         """The content is not what it was. What is still good of it is left as a partial blob."""
-        link = self._links.get(hash)
-        if link is not None:
+        error = self.rotten_error(hash)
+        if hash in self._links:
             self.delete(hash)
-            raise LinkedFileChanged(hash, link.path, "has other content now")
+            raise error
+        self._note_rotten(hash)
         if hash not in self.open_partials:
             self.make_folders()
             final, partial = self._place(hash), self.partial_path(hash)
             with suppress(FileNotFoundError):
-                final.with_suffix(".chunks").rename(partial.with_suffix(".chunks"))
-            final.rename(partial)
+                move(final.with_suffix(".chunks"), partial.with_suffix(".chunks"))
+            move(final, partial)
             sync_folder(self.partials)
             self.partial.add(hash)
         self._forget(hash)
-        raise BlobCorrupt(hash)
+        raise error
+
+    def rotten_error(self, hash: str) -> BlobCorrupt:
+        """What whoever reads a blob gets whose content is not what it was."""
+        link = self._links.get(hash)
+        return (
+            BlobCorrupt(hash) if link is None else LinkedFileChanged(hash, link.path, "has other content now")
+        )
+
+    def _note_rotten(self, hash: str) -> None:
+        if hash not in self._links and hash not in self.cached.served:
+            with suppress(OSError, msgspec.MsgspecError):
+                self.rotten[hash] = self._described(hash)
 
     def delete(self, hash: str) -> None:
         """See the port."""
         partial = self.open_partials.get(hash)
         if partial is not None:
             partial.release()
-        had_partial = self.partial_path(hash).exists()
+        had_partial = os.path.lexists(self.partial_path(hash))
         self.remove_partial(hash)
         if hash in self.sizes:
             self._forget(hash)
@@ -377,9 +402,9 @@ class BlobFolder:
         self._list_of = None
         final = self._place(hash)
         for path in (final, *(final.with_suffix(suffix) for suffix in SUFFIXES)):
-            path.unlink(missing_ok=True)
+            remove(path)
         self._shelves.pop(hash, None)
-        with suppress(FileNotFoundError):  # somebody removed the folder with it
+        with suppress(FileNotFoundError, NotADirectoryError):  # somebody removed the folder with it
             sync_folder(final.parent)
 
     # --- partial blobs -------------------------------------------------------------------------------
@@ -413,6 +438,6 @@ class BlobFolder:
     def remove_partial(self, hash: str) -> None:
         """Forget what is left of a partial blob."""
         path = self.partial_path(hash)
-        path.unlink(missing_ok=True)
-        path.with_suffix(".chunks").unlink(missing_ok=True)
+        remove(path)
+        remove(path.with_suffix(".chunks"))
         self.partial.discard(hash)

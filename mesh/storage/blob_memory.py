@@ -7,7 +7,6 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from mesh.core.tokens import CHUNK_BYTES, BlobMetadata, BlobToken
 from mesh.errors import BlobCorrupt, BlobNotFound, InvalidToken, MeshError, SourceError, StorageFull
 from mesh.storage.blob_export import export_file
 from mesh.storage.blob_sources import Intake, known_size, pieces_of
-from mesh.storage.blobs import CorruptChunk, PartialBlob, Source, verified_hashes
+from mesh.storage.blobs import CorruptChunk, OnLost, PartialBlob, Source, verified_hashes
 from mesh.storage.worker import InlineWorker, Worker
 
 MAX_MEMORY_BYTES = 1 << 30
@@ -48,13 +47,13 @@ class MemoryBlobs:
         self._taken = 0
         self._cached: dict[str, None] = {}  # the least recently served first
         self._pinned: set[str] = set()
-        self._lost: Callable[[str], None] = lambda hash: None
+        self._lost: OnLost = lambda hash, token: None
         self._blobs: dict[str, _Blob] = {}
         self._partials: dict[str, _MemoryPartial] = {}
         self._folder: str | None = None
         self._exporting = asyncio.Lock()
 
-    def on_lost(self, callback: Callable[[str], None]) -> None:
+    def on_lost(self, callback: OnLost) -> None:
         """See the port."""
         self._lost = callback
 
@@ -199,7 +198,9 @@ class MemoryBlobs:
             return partial.hashes
         return self._get(hash).hashes
 
-    async def read_chunk(self, hash: str, index: int, headroom: int = 0) -> bytearray:
+    async def read_chunk(
+        self, hash: str, index: int, headroom: int = 0, *, verified: bool = False
+    ) -> bytearray:
         """See the port."""
         partial = self._partials.get(hash)
         if partial is not None and partial.is_open and index in partial.held:
@@ -266,7 +267,7 @@ class MemoryBlobs:
 
     def _drop_rotten(self, hash: str) -> None:
         """What is still good of the blob is left as a partial one."""
-        blob = self._blobs[hash]
+        blob, wanted = self._blobs[hash], hash not in self._cached
         self._forget(hash)
         partial = self._partials[hash] = _MemoryPartial(self, blob.token)
         partial.hashes, partial.is_open = blob.hashes, False
@@ -274,7 +275,7 @@ class MemoryBlobs:
             chunk = _chunk(blob.content, index)
             if chunk_matches(blob.token, blob.hashes, index, chunk):
                 partial.keep(index, bytes(chunk))
-        self._lost(hash)
+        self._lost(hash, blob.token if wanted else None)
 
     def _forget(self, hash: str) -> None:
         self._taken -= len(self._blobs.pop(hash).content)

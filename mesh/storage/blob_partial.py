@@ -12,6 +12,7 @@ from mesh.core.chunks import Buffer, ChunkMap, chunk_length, chunk_matches, list
 from mesh.core.tokens import CHUNK_BYTES, BlobToken
 from mesh.errors import InvalidToken, StorageFull
 from mesh.storage.blob_sources import check_room, write_all, writing
+from mesh.storage.blob_strays import is_file, remove
 from mesh.storage.blobs import CorruptChunk
 from mesh.storage.worker import Worker
 from mesh.storage.write_back import WriteBack, make_durable
@@ -94,6 +95,8 @@ class PartialFile:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         with writing(path.parent, self.token.size_bytes):
             self._folder.make_folders()
+            if not is_file(path):
+                remove(path)
             fd = os.open(path, flags, 0o600)
             try:
                 os.ftruncate(fd, self.token.size_bytes)

@@ -10,10 +10,9 @@ import msgspec
 
 from mesh.core.tokens import CHUNK_BYTES, BlobToken
 from mesh.storage.blob_sources import write_all, writing
+from mesh.storage.blob_strays import move, open_file
 
 SUFFIXES = (".token", ".chunks", ".cached", ".link")
-
-READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class _Side(msgspec.Struct, frozen=True):
@@ -52,7 +51,7 @@ class SideFiles:
                     write_all(fd, data[start : start + CHUNK_BYTES], start)
                 if durable:
                     os.fsync(fd)
-            temp.rename(path)
+            move(temp, path)
         except BaseException:
             temp.unlink(missing_ok=True)
             raise
@@ -70,5 +69,5 @@ class SideFiles:
 
 def read_file(path: Path) -> bytes:
     """What is in a file that is no symbolic link."""
-    with open(os.open(path, READ), "rb") as file:
+    with open(open_file(path), "rb") as file:
         return file.read()

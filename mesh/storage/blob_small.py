@@ -192,7 +192,7 @@ def _put(folder: BlobFolder, temp: str, small: Small, shelf: str) -> str:
         folder.shelve(token.hash, shelf)
         if token.metadata == _NO_METADATA and not small.cached:  # nothing is beside it: one call
             place = f"{folder.blobs}/{shelf}"
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 os.rename(temp, f"{place}/{token.hash}")
                 return place
     hashes = derived_hashes(token) or b""

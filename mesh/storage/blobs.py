@@ -19,6 +19,9 @@ from mesh.errors import MeshError
 Source = str | PathLike[str] | bytes | bytearray | memoryview | AsyncIterable[bytes]
 
 
+OnLost = Callable[[str, BlobToken | None], None]
+"""Told of a blob that turned out to be damaged, with its token where that is known and it was wanted here."""
+
 SMALL_BYTES = 64 * 1024
 """Blobs of up to so many bytes may be taken whole (see :meth:`BlobStore.take`)."""
 
@@ -98,7 +101,7 @@ class PartialBlob(Protocol):
 class BlobStore(Protocol):
     """Keeps blobs by their hash. ``open`` before use, ``close`` after."""
 
-    def on_lost(self, callback: Callable[[str], None]) -> None:
+    def on_lost(self, callback: OnLost) -> None:
         """Call ``callback`` on the event loop whenever a blob turned out to be damaged, and so is not here
         whole any more."""
 
@@ -209,8 +212,13 @@ class BlobStore(Protocol):
             BlobNotFound: it is not here.
         """
 
-    async def read_chunk(self, hash: str, index: int, headroom: int = 0) -> bytearray:
+    async def read_chunk(
+        self, hash: str, index: int, headroom: int = 0, *, verified: bool = False
+    ) -> bytearray:
         """``headroom`` zero bytes, then chunk ``index`` of a blob that is here, whole or open and partial.
+
+        Args:
+            verified: it may not be damaged. Otherwise whoever gets it has to look.
 
         Raises:
             BlobNotFound: the chunk is not here.
@@ -233,7 +241,8 @@ class BlobStore(Protocol):
         """
 
     def open_file(self, hash: str) -> BinaryIO:
-        """The content as a binary file to read.
+        """The content as a binary file to read, which verifies what it reads and raises ``BlobCorrupt`` where
+        the disk has damaged it: the blob is not here whole any more then.
 
         Raises:
             BlobNotFound: it is not here.

@@ -55,9 +55,11 @@ class Blobs(MemoryBlobs):
         self.silent = False
         self.reads = 0
 
-    async def read_chunk(self, hash: str, index: int, headroom: int = 0) -> bytearray:
+    async def read_chunk(
+        self, hash: str, index: int, headroom: int = 0, *, verified: bool = False
+    ) -> bytearray:
         self.reads += 1
-        data = await super().read_chunk(hash, index, headroom)
+        data = await super().read_chunk(hash, index, headroom, verified=verified)
         if self.lies:
             data[-1] ^= 1
         if self.silent:

@@ -23,7 +23,7 @@ def spoil(node: Node, kind: str) -> None:
     server = node.attachments._exchange.bulk.server
     serve, read_chunk = server.serve, node.store.read_chunk
 
-    async def wrong_size(hash: str, index: int, headroom: int = 0) -> bytearray:
+    async def wrong_size(hash: str, index: int, headroom: int = 0, *, verified: bool = False) -> bytearray:
         data = await read_chunk(hash, index, headroom)
         return data + b"x" if index % 2 else data[: headroom + (len(data) - headroom) // 2]
 

@@ -6,11 +6,23 @@ import asyncio
 import random
 from pathlib import Path
 
-from mesh.core.tokens import CHUNK_BYTES
+import pytest
+
+from mesh import BlobHandle, Node
+from mesh.core.tokens import CHUNK_BYTES, BlobToken
+from mesh.errors import BlobCorrupt
 from tests.simulation.virtual_clock import run_virtual
 from tests.simulation.world import World
 
 BLOBS, CHUNKS = 10, 12
+
+
+def flip(path: Path, position: int, bit: int = 3) -> None:
+    with path.open("r+b") as file:
+        file.seek(position)
+        (byte,) = file.read(1)
+        file.seek(position)
+        file.write(bytes([byte ^ 1 << bit]))
 
 
 def test_bits_flipped_in_a_hundred_chunks_are_all_found_and_repaired(tmp_path: Path) -> None:
@@ -27,12 +39,8 @@ def test_bits_flipped_in_a_hundred_chunks_are_all_found_and_repaired(tmp_path: P
             tokens.append(token)
         places = [(token, chunk) for token in tokens for chunk in range(CHUNKS)]
         for token, chunk in rng.sample(places, 100):
-            with b.attachments.path(token.hash).open("r+b") as file:
-                position = chunk * CHUNK_BYTES + rng.randrange(CHUNK_BYTES - 7)
-                file.seek(position)
-                (byte,) = file.read(1)
-                file.seek(position)
-                file.write(bytes([byte ^ 1 << rng.randrange(8)]))
+            position = chunk * CHUNK_BYTES + rng.randrange(CHUNK_BYTES - 7)
+            flip(b.attachments.path(token.hash), position, rng.randrange(8))
         received = b.attachments.received_bytes
         report = await b.attachments.verify()
         assert (report.checked, report.damaged_chunks, report.lost) == (BLOBS, 100, [])
@@ -40,6 +48,90 @@ def test_bits_flipped_in_a_hundred_chunks_are_all_found_and_repaired(tmp_path: P
         for token in tokens:
             assert await b.attachments.read(token.hash) == await a.attachments.read(token.hash)
         assert (await b.attachments.verify()).damaged_chunks == 0
+        await world.close()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("how", ["read", "open", "export", "removed"])
+@pytest.mark.parametrize("size", [1000, 5 * CHUNK_BYTES])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_is_found_damaged_when_it_is_used_is_had_again_from_others(
+    tmp_path: Path, how: str, size: int, seed: int
+) -> None:
+    async def use(b: Node, token: BlobToken, handle: BlobHandle) -> None:
+        match how:
+            case "open":
+                with handle.open() as file:
+                    file.read()
+            case "export":
+                await b.attachments.export(token.hash, tmp_path / "copy")
+            case _:
+                await handle.read()
+
+    async def main() -> None:
+        world = World(seed, tmp_path, delay=0.001)
+        a = await world.start("a")
+        b = await world.start("b", ["a"])
+        await asyncio.sleep(1)
+        data = random.Random(size).randbytes(size)
+        token = await a.attachments.add(data, name="map")
+        handle = await b.attachments.fetch(token)
+        received = b.attachments.received_bytes
+        handle.path.unlink() if how == "removed" else flip(handle.path, size // 2)
+        with pytest.raises(BlobCorrupt):
+            await use(b, token, handle)
+        await asyncio.sleep(1)
+        assert await b.attachments.exists(token.hash)
+        await use(b, token, handle)
+        assert await handle.read() == data
+        assert await b.attachments.info(token.hash) == token
+        fetched = b.attachments.received_bytes - received
+        needed = size if how == "removed" else min(size, CHUNK_BYTES)
+        assert needed <= fetched < needed + 1000
+        await world.close()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_inbox_gets_what_is_whole_though_the_disk_has_damaged_the_blob(tmp_path: Path, seed: int) -> None:
+    async def main() -> None:
+        world = World(seed, tmp_path, delay=0.001)
+        a = await world.start("a")
+        b = await world.start("b", ["a"], inbox=True)
+        await asyncio.sleep(1)
+        data = random.Random(seed).randbytes(2 * CHUNK_BYTES)
+        token = await a.attachments.add(data, name="map")
+        handle = await b.attachments.fetch(token)
+        flip(handle.path, 5)
+        distribution = await a.distributions.distribute(token)
+        assert (await a.distributions.wait_for_completion(distribution, 60)).is_success
+        assert (tmp_path / "b" / "inbox" / "map").read_bytes() == data
+        await world.close()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_holder_finds_out_that_what_it_serves_is_damaged(tmp_path: Path, seed: int) -> None:
+    async def main() -> None:
+        world = World(seed, tmp_path, delay=0.001)
+        a, b = await world.start("a"), await world.start("b", ["a"])
+        await asyncio.sleep(1)
+        data = random.Random(seed).randbytes(4 * CHUNK_BYTES)
+        token = await b.attachments.add(data)
+        await b.attachments.pin(token.hash)
+        flip(b.attachments.path(token.hash), CHUNK_BYTES + 5)
+        fetching = asyncio.create_task(a.attachments.fetch(token))
+        await asyncio.sleep(30)
+        assert not fetching.done()
+        assert not await b.attachments.exists(token.hash)
+        c = await world.start("c", ["a", "b"])
+        await c.attachments.add(data)
+        assert await (await asyncio.wait_for(fetching, 60)).read() == data
+        await asyncio.sleep(1)
+        assert await b.attachments.read(token.hash) == data
         await world.close()
 
     run_virtual(main())
