@@ -20,6 +20,7 @@ from mesh.core.chunks import (
     HASH_BYTES,
     Buffer,
     chunk_length,
+    chunks_hash,
     unpack_head,
 )
 from mesh.core.frames import FrameReader, frames_of
@@ -41,6 +42,9 @@ from mesh.network.transport import Connection
 
 QUEUED_CHUNKS = 4
 """Chunks received and not yet verified and written, per lane; the socket waits while there are more."""
+
+MAX_WRONG_LIST_BYTES = 1 << 20
+"""A chunk list may be as long as this whatever the token says, as that shows that the token is wrong."""
 
 IDLE_SECONDS = 30.0
 """A bulk connection that nothing was asked over for so long is closed."""
@@ -291,13 +295,15 @@ class Lane:
         so_far = self._lists.setdefault(message.hash, bytearray())
         total = receiver.token.chunk_count * HASH_BYTES
         fits = message.start * HASH_BYTES == len(so_far) and len(message.hashes) % HASH_BYTES == 0
-        if not message.hashes or not fits or len(so_far) + len(message.hashes) > total:
+        so_far += message.hashes
+        if not so_far or not fits or len(so_far) > max(total, MAX_WRONG_LIST_BYTES):
             del self._lists[message.hash]
             self._pending.take((message.hash, LIST))
             receiver.refused(self._peer, LIST)
             return
-        so_far += message.hashes
-        if len(so_far) < total:
+        # Where the token says too few bytes, the list goes on.
+        whole = len(so_far) >= total and chunks_hash(so_far) == receiver.token.chunks_hash
+        if message.hashes and not whole:
             receiver.alive(self._peer, LIST, len(message.hashes))
             self._outbox.append(ChunkListGet(message.hash, len(so_far) // HASH_BYTES))
             self._filled.set()
@@ -359,15 +365,22 @@ class Lane:
         self._filled.set()
         if not fits:
             so_far = self._pieces.so_far(key, message.offset, message.data)
-            if not receiver.ends(message.index, so_far):
+            if len(so_far) >= chunk_length(receiver.token.size_bytes, message.index):
+                whole = bytearray(so_far)  # more was asked for than the token says
+            elif receiver.ends(message.index, so_far):
+                return
+            else:
                 self.refused(ChunkRefused(message.hash, message.index, "a piece of the wrong length"))
-            return
+                return
         if self._pieces.quick and not self._over_link:
             self._ask_for_the_rest()
-        if whole is None:
+        if whole is None or (fits and receiver.lacks_end(message.index, whole)):
+            if whole is not None:
+                self._pieces.go_on(key, whole)
             receiver.alive(self._peer, message.index, len(message.data))
             return
         self._pending.take(key)
+        self._pieces.drop(key)
         self._watch_idle()
         await self._verify(receiver, message.index, whole)
 

@@ -40,6 +40,10 @@ class Receiver(Protocol):
         """``data`` came of a chunk, and is not as long as the token says. Whether it is, by its hash, all
         there is of it: then the token is wrong, and the transfer has failed."""
 
+    def lacks_end(self, index: int, data: Buffer) -> bool:
+        """Whether ``data``, as much of a chunk as the token says, is not that chunk, but perhaps how it
+        begins: then the token is wrong."""
+
     def lost(self, peer: str) -> None:
         """What the holder was asked for will not come: the connection broke."""
 

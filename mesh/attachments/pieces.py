@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mesh.core.chunks import Buffer
+from mesh.core.tokens import CHUNK_BYTES
 
 Key = tuple[bytes, int]
 """(hash, index) of a chunk."""
@@ -82,6 +83,10 @@ class Pieces:
         chunk = self._chunks.pop(key, None)
         for offset in chunk.under_way if chunk is not None else ():
             self._bytes -= self._under_way.pop((key, offset)).length
+
+    def go_on(self, key: Key, data: Buffer) -> None:
+        """``data`` is not all there is of a chunk: ask for as much as there can be."""
+        self._chunks[key] = _Chunk(bytearray(data).ljust(CHUNK_BYTES, b"\0"), len(data))
 
     def take_unbegun(self) -> list[Key]:
         """The chunks of which nothing was asked for yet: they are no longer wanted here."""

@@ -135,6 +135,10 @@ class SmallTransfer(Wanted):
         self._falter()
         return True
 
+    def lacks_end(self, index: int, data: Buffer) -> bool:
+        """See :class:`~mesh.attachments.pending.Receiver`: an ordinary transfer finds out."""
+        return False
+
     def lost(self, peer: str) -> None:
         """See :class:`~mesh.attachments.pending.Receiver`."""
         self._asked = None

