@@ -43,7 +43,8 @@ class Collection(Documents):
         """Drop documents from this node only; how many there were. Peers keep theirs.
 
         ``{}`` drops all of the collection, which does not have to be said twice as for :meth:`remove`: what
-        peers hold comes back with the next subscription. What no peer holds is lost.
+        peers hold comes back with the next subscription. What no peer holds is lost: of this node's own
+        changes, :meth:`~mesh.Node.unsynced` counts those.
         Where others get the collection by way of this node, it is fetched again when one of them asks for it.
 
         Raises:

@@ -235,8 +235,12 @@ class Node:
         return await self._started.store.read(finding.collections)
 
     async def unsynced(self) -> dict[str, int]:
-        """By collection: how many documents this node was the last to change that no peer that asks for the
-        collection is known to hold as they are now, removed ones included."""
+        """By collection: how many documents this node has changed in a way that no peer that asks for the
+        collection is known to hold, removed ones included.
+
+        What is not counted, some peer has had on its disk. That peer may have evicted it since, or be put
+        back from an older backup: what nobody else has got from it by then is lost if it is not here either.
+        """
         node_id, linked = self.node_id, self._started.replicator.confirmed()
         return await self._started.store.read(lambda rows: authors.unsynced(rows, node_id, linked))
 

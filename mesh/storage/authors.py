@@ -19,10 +19,12 @@ from mesh.storage.rows import Rows
 
 _STORE_BYTES = CLOCK_BYTES - ERA_BYTES
 
-_UNCONFIRMED = (
-    "seq > coalesce((SELECT max(upto) FROM confirmed "
+_CONFIRMED = (
+    "coalesce((SELECT max(upto) FROM confirmed "
     f"WHERE confirmed.collection IN (documents.collection, '{EVERYTHING.collection}')), 0)"
 )
+
+_UNCONFIRMED = f"seq > {_CONFIRMED}"
 
 
 class LastChange(Struct, frozen=True):
@@ -61,20 +63,26 @@ Confirmed = tuple[InterestSet, int]
 
 
 def unsynced(rows: Rows, node_id: str, linked: Sequence[Confirmed]) -> dict[str, int]:
-    """By collection: how many documents this node was the last to change, in a way that no peer that asks for
-    the collection is known to hold. Of what belongs to the mesh nothing is said.
+    """By collection: how many documents this node has changed in a way that no peer that asks for the
+    collection is known to hold. Of what belongs to the mesh nothing is said.
+
+    A version tells the position at which each clock identity last changed the document, so what others have
+    changed since does not hide what this node has.
 
     ``linked``: what is known of the peers of this moment, which is not written down at once.
     """
     own = {store for store, owner in _owners(rows).items() if owner == node_id}
+    own |= {clock[:_STORE_BYTES] for (clock,) in rows.connection.execute("SELECT clock FROM store")}
     counts: dict[str, int] = {}
-    for seq, collection, document_id, moved in rows.connection.execute(
-        "SELECT seq, collection, id, changed_by FROM documents "
+    for collection, document_id, vector, confirmed in rows.connection.execute(
+        f"SELECT collection, id, vector, {_CONFIRMED} FROM documents "
         f"WHERE {_from_confirmed(rows)} AND {_UNCONFIRMED}"
     ).fetchall():
-        if collection in OWNED_COLLECTIONS or not _stores(moved) & own:
+        changes = [at for clock, at in decode_vector(vector).items() if clock[:_STORE_BYTES] in own]
+        last = max(changes, default=0)
+        if collection in OWNED_COLLECTIONS or last <= confirmed:
             continue
-        held = (wanted for wanted, upto in linked if seq <= upto and collection in wanted)
+        held = (wanted for wanted, upto in linked if last <= upto and collection in wanted)
         if not any(_wants(rows, wanted, collection, document_id) for wanted in held):
             counts[collection] = counts.get(collection, 0) + 1
     return counts

@@ -115,6 +115,28 @@ def test_what_nobody_else_holds_is_counted_also_after_a_restart(tmp_path: Path) 
     run_virtual(main())
 
 
+def test_a_change_of_a_peer_does_not_hide_what_only_this_node_has_changed(tmp_path: Path) -> None:
+    async def main() -> None:
+        world = World(4, tmp_path, delay=1.0)
+        try:
+            a, b = await world.start("a"), await world.start("b", ["a"])
+            for node in (a, b):
+                await node.collection("tasks").subscribe()
+            await a.collection("tasks").insert({"_id": "t"})
+            await settle(world)
+            assert await a.unsynced() == {}
+            await asyncio.gather(*(node.collection("tasks").update("t", {node.name: 1}) for node in (a, b)))
+            await asyncio.sleep(1.5)
+            assert await a.collection("tasks").get("t") == {"_id": "t", "a": 1, "b": 1}
+            assert await a.unsynced() == await b.unsynced() == {"tasks": 1}
+            await asyncio.sleep(1)
+            assert await a.unsynced() == await b.unsynced() == {}
+        finally:
+            await world.close()
+
+    run_virtual(main())
+
+
 def test_what_no_peer_asks_for_stays_unsynced(tmp_path: Path) -> None:
     async def main() -> None:
         async with line(tmp_path, hub=False) as world:
