@@ -31,7 +31,7 @@ from mesh.core.sync_serving import Serving
 from mesh.core.wire import Barrier, Changes, Interest, Resume, Summaries
 from mesh.errors import NotStarted, ProtocolViolation
 from mesh.network.link import Link
-from mesh.storage import authors, replicas, restored
+from mesh.storage import authors, replicas, restored, shares
 from mesh.storage.documents import DocumentStore
 
 _log = peer_log("mesh.replication")
@@ -360,12 +360,15 @@ class SyncSession:
         era = self._store.positions_era
         followed, confirmed = self.serving.followed, self.serving.confirmed
         news = confirmed > self._confirmed
+        caught_up = self.following.caught_up
         self._confirmed = confirmed
 
         def job(rows: Any) -> None:
             self._save_positions(rows, positions, era)
             if news and rows.lineage.log_id == self._log_id:
                 authors.confirm(rows, followed, confirmed)
+                if caught_up:
+                    shares.forget_confirmed(rows)
 
         try:
             await self._store.write(job, bulk=True)

@@ -14,7 +14,7 @@ key: then only values that two stores overwrite in turn take space, 13 bytes eac
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -32,7 +32,7 @@ from mesh.core.library import (
 )
 from mesh.core.live import Live, LiveDocuments, live_of
 from mesh.core.plans import Writes
-from mesh.core.registers import Registers, unflatten
+from mesh.core.registers import Registers, divided_share, is_number, unflatten
 from mesh.core.updates import fields_of, read_update
 from mesh.core.versions import Rank, VersionVector, covers, join
 from mesh.core.wire import Change
@@ -191,7 +191,14 @@ def remove(held: DocumentState, clock: bytes, counter: int, name: Name = NAMELES
 
 @refusing_panics
 def anew(
-    held: DocumentState, clock: bytes, counter: int, *, former: int | None, client_id: int, yielding_id: int
+    held: DocumentState,
+    clock: bytes,
+    counter: int,
+    *,
+    former: int | None,
+    grown: Mapping[str, float],
+    client_id: int,
+    yielding_id: int,
 ) -> tuple[Change, Merged]:
     """A merged document written anew: its registers as they are, and nothing of what they were made of.
 
@@ -203,6 +210,7 @@ def anew(
         clock, counter: the tick.
         former: the Yjs client id under which this store has written the registers that are to compete with
             those of others; ``None``: there are none.
+        grown: this store's shares of counters that have grown, and what they were before.
         client_id: the id for those.
         yielding_id: the id for the other registers, below ``MAX_YIELDING_ID``: of concurrent values, that
             with the higher id wins.
@@ -218,6 +226,9 @@ def anew(
         for key, value in registers.items():
             writer = former if fields is None else fields.elements[key][0]
             mine = former is not None and writer in (former, client_for(former, key))
+            if key in grown and is_number(value):
+                yielding.update(divided_share(key, value, grown[key], clock.hex()))
+                continue
             # A counter yields: what others hold of this store's share includes what they have confirmed.
             (competing if mine and key.startswith("/") else yielding)[key] = value
         doc, _ = load(written_once(ROOT_NAME, competing, client_id))

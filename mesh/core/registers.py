@@ -147,6 +147,14 @@ def counters_of(registers: Mapping[str, Any]) -> dict[str, dict[int, dict[str, A
     return found
 
 
+def divided_share(key: str, amount: float, before: float, clock: str) -> Registers:
+    """A share that was ``before`` once, as it was, and what was added since as one of another clock."""
+    [(pointer, incarnations)] = counters_of({key: amount}).items()
+    [incarnation] = incarnations
+    added = _sum([amount, -before])
+    return {key: _sum([before]), counter_key(pointer, incarnation, clock): added}
+
+
 def _sum(amounts: list[Any]) -> int | float:
     """The exact sum, rounded once, in whatever order; what is beyond all floats is the largest of them."""
     try:

@@ -15,7 +15,7 @@ from mesh.core.commits import Commit
 from mesh.core.membership import Membership
 from mesh.core.numbering import Numbering
 from mesh.errors import StoreCorrupt
-from mesh.storage import finding, lineage, salvage
+from mesh.storage import finding, lineage, salvage, shares
 from mesh.storage.connection import NamedErrors
 from mesh.storage.database import IN_MEMORY, Database
 from mesh.storage.rows import Rows, Snapshot
@@ -192,6 +192,7 @@ class DocumentStore:
         rows = Rows(connection, self._rng, self._clock, *place)
         rows.membership = self._membership
         rows.retry_refused()
+        shares.forget_old(rows)
         return rows
 
     def _committed(self, rows: Rows) -> None:

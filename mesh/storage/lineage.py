@@ -21,6 +21,7 @@ import msgspec
 
 from mesh.core.numbering import MAX_GAP, MIN_GAP, ONE_RUN, Numbering
 from mesh.core.versions import CLOCK_BYTES
+from mesh.storage.file_birth import born
 
 _log = logging.getLogger("mesh.storage")
 
@@ -97,7 +98,7 @@ class Lineage:
             last = max(last, floor)
             self.numbering = self.numbering.reopened(last, self._rng.randint(MIN_GAP, MAX_GAP))
             self.seq = self.numbering.start
-            if known_host != host:
+            if known_host not in (host, host.rpartition(":")[0]):  # older versions did not note the birth
                 _log.warning("this store is a copy, or was put back: it starts a log of its own")
                 self._renew()
             elif open_since is not None and open_since != (boot or None):
@@ -213,6 +214,7 @@ class Lineage:
         self._since = self._now()
         # The client ids still belong to the store that this one was copied from.
         self._connection.execute("UPDATE documents SET client_id = NULL")
+        self._connection.execute("DELETE FROM shares")
         # Peers do not send what came from here: past the positions in their logs it would stay lost.
         self.forget_positions()
 
@@ -252,12 +254,13 @@ class Lineage:
 
 
 def host_of(path: Path) -> str:
-    """Names this machine and this very file: a copy of the file, or its restored backup, differs."""
+    """Names this machine and this very file: a copy of the file, or its restored backup, differs, unless it
+    was written over the file or is one of the whole disk."""
     try:
         machine = Path("/etc/machine-id").read_text().strip()
     except OSError:
         machine = os.uname().nodename
-    return f"{machine}:{path.stat().st_ino}"
+    return f"{machine}:{path.stat().st_ino}:{born(path)}"
 
 
 def boot_id() -> str:

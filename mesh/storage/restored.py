@@ -6,6 +6,12 @@ or by a log that it never had. None of that can be proven, so it counts once in 
 
 Not found out: a backup from before the store has begun to keep a record of its logs, or of one that has begun
 anew, where peers know it from after another one was found out only.
+
+What it has written since it was put back is kept, but for this. A field that was unset comes back if peers
+have it. And if it meets a peer first that does not know what its other life wrote, that peer takes what is
+new under numbers that others take for the old ones: of a document that both lives have written, nodes may
+read different values until they are written again. So a backup is best put back as a new file, which is
+noticed at once (see :func:`~mesh.storage.lineage.host_of`).
 """
 
 from __future__ import annotations
@@ -15,6 +21,7 @@ from collections.abc import Mapping
 from mesh.core import document
 from mesh.core.records import OWNED_COLLECTIONS
 from mesh.core.wire import Change
+from mesh.storage import shares
 from mesh.storage.rows import Rows
 
 
@@ -35,9 +42,11 @@ def renew(rows: Rows, number: int | None, log_id: bytes = b"") -> None:
     What it has written stands under counters and Yjs client ids that its other life may have used as well. It
     is written anew, as if by another: the fields as they are now, over nothing. Where a peer holds the
     document, both merge. A field that this store has written since the two parted competes with what the peer
-    has; any other gives way, for the peer has it from the same source or knows better.
+    has; any other gives way, for the peer has it from the same source or knows better. So does its share of a
+    counter, but for what it has added since, which is a share of its own.
     """
     parted = rows.lineage.numbering.parted(number)
+    grown = shares.grown_since(rows, parted)
     written = rows.connection.execute(
         "SELECT collection, id FROM documents WHERE json IS NOT NULL AND client_id IS NOT NULL ORDER BY seq"
     ).fetchall()
@@ -58,6 +67,7 @@ def renew(rows: Rows, number: int | None, log_id: bytes = b"") -> None:
             row.state,
             *rows.lineage.tick(),
             former=former,
+            grown=grown.get((collection, document_id, row.state.rank[0]), {}),
             client_id=client_id,
             yielding_id=rows.new_client_id() % document.MAX_YIELDING_ID + 2,
         )

@@ -133,6 +133,15 @@ def m009_authors(db: Database) -> None:
     db.table("confirmed").create({"collection": str, "upto": int}, pk="collection")
 
 
+@migrations()
+def m010_shares(db: Database) -> None:
+    """What this store's shares of counters were before they grew: see :mod:`mesh.storage.shares`."""
+    db.table("shares").create(
+        {"collection": str, "id": str, "incarnation": int, "register": str, "run": int, "before": float},
+        pk=("collection", "id", "incarnation", "register", "run"),
+    )
+
+
 def refuse_newer(db: Database, path: str) -> None:
     """Make sure that no newer version has written the store.
 

@@ -16,6 +16,7 @@ from mesh.core.registers import Registers
 from mesh.core.values import identical
 from mesh.core.wire import Change
 from mesh.errors import DocumentExists, DocumentNotFound
+from mesh.storage import shares
 from mesh.storage.connection import Outcome
 from mesh.storage.rows import Row, Rows
 
@@ -108,7 +109,11 @@ class Increment(Edit, frozen=True, gc=False):
     """An :class:`Edit` whose plan is also given the clock identity under which the document is written."""
 
     def planned(self, rows: Rows, row: Row | None, held: Registers) -> Writes:
-        return self.plan(held, *self.wanted, rows.tick(row)[0].hex())
+        writes = self.plan(held, *self.wanted, rows.tick(row)[0].hex())
+        assert row is not None, "nothing is incremented that is not here"
+        for share in writes.sets:
+            shares.note(rows, self.collection, self.document_id, row, share, held.get(share, 0))
+        return writes
 
 
 def remove(rows: Rows, collection: str, document_ids: Iterable[str]) -> int:
@@ -169,6 +174,7 @@ def evict(rows: Rows, collection: str, document_ids: Iterable[str]) -> int:
         if held is None:
             continue
         evicted += 1
+        shares.forget(rows, collection, document_id)
         if held.state.rank[0] and collection not in OWNED_COLLECTIONS:
             removed = document.buried(held.state.rank[0] - 1)
             change = Change(collection, document_id, removed.rank, {}, removed.vector, removed.update)

@@ -274,7 +274,7 @@ def _use(held: DocumentState, merged: Merged, kept: LiveDocuments) -> None:
         state, lambda registers: plan_merge(registers, {"new": 1}), tick=lambda: (b"t" * 8, 1), client_id=99
     )
     assert edited is None or edited[1].fields is not None
-    document.anew(state, b"a" * 8, 1, former=None, client_id=5, yielding_id=6)
+    document.anew(state, b"a" * 8, 1, former=None, grown={}, client_id=5, yielding_id=6)
     _read(state.update)
 
 

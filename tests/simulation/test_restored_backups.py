@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
+from mesh.collections.sessions import POSITION_DELAY_SECONDS
 from mesh.core.wire import InterestEntry
+from mesh.storage import restored
 from tests.simulation.virtual_clock import run_virtual
 from tests.unit.collections.mesh_of_stores import DocumentNode, MeshOfStores, mesh_of_stores
 
@@ -123,6 +125,76 @@ def test_a_backup_that_was_written_to_offline(tmp_path: Path, written_since: int
             after = await all_equal(a, b, c)
             assert '"after"' in after["shared"][0]
             assert '"after"' in after["only former"][0]
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+def test_what_a_backup_has_counted_before_it_was_found_out_counts(tmp_path: Path, runs: int) -> None:
+    """Beside what its former self had counted, once each; ``runs``: starts before it meets anybody."""
+
+    async def main() -> None:
+        async with mesh_of_stores(folder=tmp_path) as world:
+            a, b, c = await mesh(world, "a", "b", "c")
+            await a.collection().insert({"_id": "again"})
+            await a.collection().remove("again")
+            for document_id in ("shared", "again"):
+                await a.collection().insert({"_id": document_id})
+                await a.collection().increment(document_id, "n", 1)
+            await b.connect(a)
+            await c.connect(b)
+            await world.settle()
+            await b.peers.disconnect(a.node_id)
+            await a.collection().increment("shared", "n", 10)
+            backup = await backed_up(a)
+            await b.connect(a)
+            for document_id in ("shared", "again"):
+                await a.collection().increment(document_id, "n", 100)
+            await world.settle()
+            await a.stop()
+            put_back(a, backup)
+            await b.peers.disconnect(a.node_id)
+            for _ in range(runs):
+                await a.stop()
+                await a.start()
+                a.want(InterestEntry("cars"))
+                await a.collection().increment("shared", "n", 1000)
+                await a.collection().increment("shared", "new", 1)
+                await a.collection().remove("again")
+                await a.collection().insert({"_id": "again"})
+                await a.collection().increment("again", "n", 5)
+            await b.connect(a)
+            await asyncio.sleep(60)
+            await world.settle()
+            await all_equal(a, b, c)
+            held = await c.contents()
+            assert held["shared"] == {"n": 111 + 1000 * runs, "new": runs}
+            assert held["again"] == {"n": 5}
+            await a.collection().increment("shared", "n", 10_000)
+            await world.settle()
+            assert (await c.contents())["shared"]["n"] == 10_111 + 1000 * runs
+
+    run_virtual(main())
+
+
+def test_what_peers_hold_is_not_counted_twice(tmp_path: Path) -> None:
+    """Whatever a peer says, to have been another store: what was counted then is known."""
+
+    async def main() -> None:
+        async with mesh_of_stores(folder=tmp_path) as world:
+            a, b = await mesh(world, "a", "b")
+            await backed_up(a)
+            await b.connect(a)
+            await a.collection().insert({"_id": "shared"})
+            for _ in range(3):
+                await a.collection().increment("shared", "n", 1)
+            await world.settle()
+            await asyncio.sleep(2 * POSITION_DELAY_SECONDS)
+            await a.store.write(lambda rows: restored.renew(rows, rows.lineage.seq + 1000))
+            await asyncio.sleep(60)
+            await world.settle()
+            await all_equal(a, b)
+            assert await b.contents() == {"shared": {"n": 3}}
 
     run_virtual(main())
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from mesh.storage import writes
-from mesh.storage.lineage import ERA_BYTES, MAX_FORMER
+from mesh.storage.file_birth import born
+from mesh.storage.lineage import ERA_BYTES, MAX_FORMER, host_of
 from mesh.storage.rows import Rows
 from tests.unit.edits import edit, plan_merge
 from tests.unit.tables import open_tables
@@ -118,6 +119,32 @@ def test_a_copy_is_another(store: Store) -> None:
     before = store.identity
     store.stop()
     store.open(host="there")
+    assert store.identity != before
+
+
+def test_a_file_in_the_place_of_another_is_not_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    if not born(tmp_path):
+        pytest.skip("this file system does not say when a file was made")
+    seen = set()
+    for _ in range(3):  # the inode is most often the former one
+        path.unlink(missing_ok=True)
+        path.write_text("x")
+        seen.add(host_of(path))
+        path.write_text("y")
+        assert host_of(path) in seen
+    assert len(seen) == 3
+
+
+def test_a_file_whose_birth_was_not_noted_stays_the_same(store: Store) -> None:
+    store.stop()
+    store.open(host="machine:7")
+    before = store.identity
+    store.stop()
+    store.open(host="machine:7:1.5")
+    assert store.identity == before
+    store.stop()
+    store.open(host="machine:7:1.6")
     assert store.identity != before
 
 
