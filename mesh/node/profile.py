@@ -21,6 +21,10 @@ logger = logging.getLogger("mesh.node")
 
 PROBE_SECONDS = 3600.0
 
+REWRITE_SECONDS = 600.0
+"""So long what another process writes in this node's name stands, once such a thing was replaced: two that
+run with one identity would go on for ever."""
+
 NOTABLE_SHARE = 0.1
 """Free storage that has changed by less is not worth a new document."""
 
@@ -59,7 +63,7 @@ class Profile:
         self._source: Capabilities | Probe = record.capabilities
         self._published = False
         self._turn = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def facts(self) -> NodeFacts:
@@ -99,24 +103,26 @@ class Profile:
             self._record = msgspec.structs.replace(self._record, started_at=now)
             self._published = True
             await self._say(self._record)
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._probe_for_ever())
+        if not self._tasks:
+            loop = asyncio.get_running_loop()
+            self._tasks = [loop.create_task(work) for work in (self._probe_for_ever(), self._stay_true())]
 
     async def close(self) -> None:
-        """Probe no more."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+        """Probe no more, and leave the document to itself."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
-    async def _say(self, record: NodeRecord) -> None:
+    async def _say(self, record: NodeRecord) -> bool:
         before = self._record.facts
         record = msgspec.structs.replace(record, listen=self._address())
-        if self._published:
-            await self._owned.write("nodes", record.node_id, record.body())
+        news = self._published and await self._owned.write("nodes", record.node_id, record.body())
         self._record = record
         if record.facts != before:
             for callback in self._callbacks:
                 callback()
+        return news
 
     async def _capabilities(self, source: Capabilities | Probe) -> Capabilities:
         check_facts([], source)
@@ -143,13 +149,43 @@ class Profile:
             logger.warning("the capabilities stay as they were said: %s", error)
 
     async def _probe_for_ever(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            due: asyncio.Future[None] = loop.create_future()
-            timer = loop.call_later(PROBE_SECONDS, due.set_result, None)
-            try:
-                await due
-            finally:
-                timer.cancel()
+            await _pass(PROBE_SECONDS)
             async with self._turn:
                 await self._detect()
+
+    async def _stay_true(self) -> None:
+        """Write the document again when it comes back as another process has written it."""
+        async with self._owned.observe("nodes", {"_id": self._record.node_id}) as changes:
+            async for _ in changes:
+                async with self._turn:
+                    rewritten = await self._rewrite()
+                if rewritten:
+                    await _pass(REWRITE_SECONDS)
+
+    async def _rewrite(self) -> bool:
+        said = await self._owned.get("nodes", self._record.node_id)
+        try:
+            if said is None or not await self._say(self._record):
+                return False
+        except MeshError as error:
+            logger.error("what another process has written in the name of this node stands: %s", error)
+            return True
+        logger.error(
+            "another process has written in the name of this node (as %r, at %s), which is put right. If "
+            "this node is not a backup that was put back, its data directory was copied: a copy becomes a node "
+            "of its own when the file identity.key is moved out of it, before it runs for the first time",
+            said.get("name"),
+            said.get("listen") or "no address",
+        )
+        return True
+
+
+async def _pass(seconds: float) -> None:
+    loop = asyncio.get_running_loop()
+    due: asyncio.Future[None] = loop.create_future()
+    timer = loop.call_later(seconds, due.set_result, None)
+    try:
+        await due
+    finally:
+        timer.cancel()

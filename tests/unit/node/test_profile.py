@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from mesh import Capabilities, Capable, Formation, InvalidNode, Node, NotStarted, TransferState
 from mesh.node import probe
 from mesh.node.probe import declaring, detect_capabilities
-from mesh.node.profile import PROBE_SECONDS, is_notable
+from mesh.node.profile import PROBE_SECONDS, REWRITE_SECONDS, is_notable
 from tests.simulation.virtual_clock import run_virtual
 from tests.simulation.world import World
 
@@ -65,6 +66,69 @@ async def test_what_no_node_can_be_is_refused_and_changes_nothing(source: Any) -
     with pytest.raises(InvalidNode):
         async with Node(capabilities=source):
             pass
+
+
+def test_what_another_process_wrote_in_the_name_of_a_node_is_put_right(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A copy of a hub's data directory runs twice before its key is moved, and brings that to the hub."""
+
+    def complaints() -> int:
+        return len([r for r in caplog.records if "another process has written" in r.message])
+
+    async def main() -> None:
+        world = World(2, tmp_path)
+        hub = await world.start("hub", hub=True)
+        await world.stop("hub")
+        shutil.copytree(tmp_path / "hub", tmp_path / "copy")
+        hub = await world.restart("hub")
+        for _ in range(2):
+            await world.start("copy", formations=["north"])
+            await world.stop("copy")
+        (tmp_path / "copy" / "identity.key").unlink()
+        before = await _said(hub)
+        assert not complaints()
+        copy = await world.restart("copy", peers=("hub",))
+        assert copy.node_id != hub.node_id
+        for node in (copy, hub):
+            await node.collection("nodes").subscribe()
+            await node.settled(60)
+        await asyncio.sleep(1)
+        assert complaints() == 1
+        await copy.settled(60)
+        for node in (hub, copy):
+            assert await node.collection("nodes").get(hub.node_id) == before
+        await world.stop("hub")
+        hub = await world.restart("hub")
+        await copy.settled(60)
+        assert (await copy.collection("nodes").get(hub.node_id)) == await _said(hub) != before
+        assert complaints() == 1
+        await world.close()
+
+    run_virtual(main())
+
+
+def test_two_processes_in_one_name_do_not_wear_each_other_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They meet by way of two hubs."""
+
+    async def main() -> None:
+        world = World(2, tmp_path)
+        await world.start("one")
+        await world.stop("one")
+        shutil.copytree(tmp_path / "one", tmp_path / "other")
+        await world.start("left", hub=True)
+        await world.start("right", ["left"], hub=True)
+        for name, hub in (("one", "left"), ("other", "right")):
+            node = await world.start(name, [hub])
+            await node.collection("nodes").subscribe()
+        await asyncio.sleep(5 * REWRITE_SECONDS)
+        complaints = [r for r in caplog.records if "another process has written" in r.message]
+        assert 2 <= len(complaints) <= 12
+        await world.close()
+
+    run_virtual(main())
 
 
 async def test_formations_stay_as_they_were_set_when_the_node_starts_again() -> None:
