@@ -1,10 +1,10 @@
 """Set reconciliation: which of many documents differ between two replicas that share no history.
 
 Each document is a pair (key hash, version hash), 63 bits each; the version hash covers the key. The key space
-is divided by prefixes of 4 bits, and a range is summed up by the XOR of its version hashes. Two replicas
-compare the first ranges, then only what is inside those that differ: small ranges are listed by shortened
-hashes, large ones divided again. So the cost follows the number of differences, and the rounds the logarithm
-of the size (the idea of range-based set reconciliation, Meyer 2023).
+is divided by prefixes, and a range is summed up by the XOR of its version hashes, shortened. Two replicas
+compare the first ranges, as many as there are documents for, then only what is inside those that differ: small
+ranges are listed by shortened hashes, large ones divided again. So the cost follows the number of differences,
+and the rounds the logarithm of the size (the idea of range-based set reconciliation, Meyer 2023).
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from mesh.errors import ProtocolViolation
 
 KEY_BITS = 63
 STEP_BITS = 4
-LIST_UP_TO = 64
+LIST_UP_TO = 128
 """A range with at most so many documents is listed instead of divided."""
 
-LISTED_BYTES = 6
-"""What a listing tells of a version hash: within a range of few documents two are told apart all the same."""
+SHORT_BYTES = 6
+"""What is told of a version hash, and of a digest: of few documents or ranges, two are told apart all the
+same."""
 
 MAX_SUMMARIES = 256
 """Summaries in one message: the answer, even if it lists every range, fits a message too."""
@@ -33,13 +34,13 @@ MAX_SUMMARIES = 256
 MAX_BITS = 32
 """Ranges are never divided beyond so many bits: what still collides there is listed."""
 
+FIRST_BITS = 6
+FIRST_RANGES = 1 << FIRST_BITS
+"""What is divided first is at most so many ranges: then 100,000 documents take no more rounds than a few, and
+what that costs is about what the listings do."""
+
 _CHILDREN = 1 << STEP_BITS
-
-FIRST_RANGES = _CHILDREN
-"""What is divided first is at most so many ranges."""
-
-_DIGEST_BYTES = 8
-_LISTED = (1 << (8 * LISTED_BYTES)) - 1
+_SHORT = (1 << (8 * SHORT_BYTES)) - 1
 
 
 class Range(NamedTuple):
@@ -118,12 +119,12 @@ class KeySet:
         return bisect_left(self._keys, within.start), bisect_left(self._keys, within.end)
 
     def digest(self, start: int, end: int) -> int:
-        """63 bits that sum up a range, given by its places; 0 for an empty one."""
-        return self._digests[start] ^ self._digests[end]
+        """What sums up a range, given by its places; 0 for an empty one."""
+        return (self._digests[start] ^ self._digests[end]) & _SHORT
 
     def listed(self, start: int, end: int) -> list[int]:
         """The shortened version hashes of a range, given by its places."""
-        return [version & _LISTED for version in self._versions[start:end]]
+        return [version & _SHORT for version in self._versions[start:end]]
 
 
 class Summary(NamedTuple):
@@ -159,13 +160,15 @@ class Differing(NamedTuple):
 
 
 def first_ranges(mine: KeySet) -> list[Range]:
-    """What to divide first, so that what differs can be listed at once where there are not too many."""
-    return [WHOLE] if len(mine) <= LIST_UP_TO * _CHILDREN else WHOLE.children()
+    """What to divide first: so that its parts are half of what can be listed, where there are not too many."""
+    parts = 2 * len(mine) // LIST_UP_TO
+    bits = min(max(parts.bit_length() - STEP_BITS, 0), FIRST_BITS)
+    return [Range(bits, prefix) for prefix in range(1 << bits)]
 
 
 def summary(mine: KeySet, parent: Range) -> Summary:
     """My digests of the ranges that ``parent`` divides into, empty ones included."""
-    digests = [mine.digest(*mine.bounds(child)).to_bytes(_DIGEST_BYTES, "big") for child in parent.children()]
+    digests = [mine.digest(*mine.bounds(child)).to_bytes(SHORT_BYTES, "big") for child in parent.children()]
     return Summary(*parent, b"".join(digests))
 
 
@@ -178,16 +181,15 @@ def answer(mine: KeySet, theirs: Iterable[Summary]) -> Answer:
     divide: list[Range] = []
     listings: list[Listing] = []
     for bits, prefix, digests in theirs:
-        whole_steps = bits % STEP_BITS == 0 and 0 <= bits < MAX_BITS and 0 <= prefix < 1 << bits
-        if not whole_steps or len(digests) != _CHILDREN * _DIGEST_BYTES:
+        if not (0 <= bits < MAX_BITS and 0 <= prefix < 1 << bits) or len(digests) != _CHILDREN * SHORT_BYTES:
             raise ProtocolViolation("a summary of no range")
         for i, child in enumerate(Range(bits, prefix).children()):
             start, end = mine.bounds(child)
-            digest = int.from_bytes(digests[i * _DIGEST_BYTES : (i + 1) * _DIGEST_BYTES], "big")
+            digest = int.from_bytes(digests[i * SHORT_BYTES : (i + 1) * SHORT_BYTES], "big")
             if digest == mine.digest(start, end):
                 continue
             if end - start <= LIST_UP_TO or child.bits >= MAX_BITS:
-                versions = [version.to_bytes(LISTED_BYTES, "big") for version in mine.listed(start, end)]
+                versions = [version.to_bytes(SHORT_BYTES, "big") for version in mine.listed(start, end)]
                 listings.append(Listing(*child, start, b"".join(versions)))
             else:
                 divide.append(child)
@@ -200,8 +202,8 @@ def differing(mine: KeySet, listings: Iterable[Listing]) -> Differing:
     for bits, prefix, first, versions in listings:
         start, end = mine.bounds(Range(bits, prefix))
         here = {version: start + i for i, version in enumerate(mine.listed(start, end))}
-        for i in range(len(versions) // LISTED_BYTES):
-            version = int.from_bytes(versions[i * LISTED_BYTES : (i + 1) * LISTED_BYTES], "big")
+        for i in range(len(versions) // SHORT_BYTES):
+            version = int.from_bytes(versions[i * SHORT_BYTES : (i + 1) * SHORT_BYTES], "big")
             if here.pop(version, None) is None:
                 result.theirs.append(first + i)
         result.mine.extend(here.values())

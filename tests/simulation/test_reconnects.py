@@ -24,12 +24,13 @@ async def changed(node: Node, count: int) -> float:
     return asyncio.get_running_loop().time()
 
 
-@pytest.mark.parametrize(("list_up_to", "trips"), [(64, 3), (4, 4)])
+@pytest.mark.parametrize(("first_bits", "trips"), [(reconcile.FIRST_BITS, 2.5), (0, 3.5)])
 def test_strangers_have_the_same_after_few_round_trips(
-    monkeypatch: pytest.MonkeyPatch, list_up_to: int, trips: int
+    monkeypatch: pytest.MonkeyPatch, first_bits: int, trips: float
 ) -> None:
-    """With ranges of few documents it is as with many documents: what differs takes a step more to find."""
-    monkeypatch.setattr(reconcile, "LIST_UP_TO", list_up_to)
+    """With few first ranges it is as with many documents: what differs takes a step more to find."""
+    monkeypatch.setattr(reconcile, "FIRST_BITS", first_bits)
+    monkeypatch.setattr(reconcile, "LIST_UP_TO", 16)
 
     async def main() -> None:
         world = World(2, delay=DELAY)

@@ -14,7 +14,7 @@ from mesh.core.wire import Differences, InterestEntry, Pull, Resume, Resumed, Su
 from mesh.errors import ProtocolViolation
 
 ALL = InterestEntry("c")
-SUMMARY = (0, 0, bytes(reconcile.FIRST_RANGES * 8))
+SUMMARY = (0, 0, bytes((1 << reconcile.STEP_BITS) * reconcile.SHORT_BYTES))
 
 
 def reads(effects: list[Effect]) -> list[int]:

@@ -75,9 +75,8 @@ def test_keys_that_are_close_together_are_told_apart(mine: list[int], theirs: li
     check(dict.fromkeys(mine, 1), dict.fromkeys(theirs, 1))
 
 
-@pytest.mark.parametrize("size", [0, 1, 64, 65, 1000, 10_000, 100_000])
-@pytest.mark.parametrize("changed", [0, 1, 20])
-def test_rounds_are_logarithmic_and_the_cost_follows_the_difference(size: int, changed: int) -> None:
+def changed_versions(size: int, changed: int) -> tuple[dict[int, int], dict[int, int]]:
+    """What two hold of whom one has changed some documents, and made as many new ones."""
     rng = random.Random(size * 100 + changed)
     mine = {rng.getrandbits(KEY_BITS): rng.getrandbits(KEY_BITS) for _ in range(size)}
     theirs = dict(mine)
@@ -85,9 +84,37 @@ def test_rounds_are_logarithmic_and_the_cost_follows_the_difference(size: int, c
         theirs[key] = rng.getrandbits(KEY_BITS)
     for _ in range(changed):
         theirs[rng.getrandbits(KEY_BITS)] = 1
-    rounds, cost = check(mine, theirs)
-    assert rounds <= (2 if size <= 10_000 else 3)
-    assert cost <= 2200 + 2 * changed * 500
+    return mine, theirs
+
+
+@pytest.mark.parametrize(
+    ("size", "digests", "listing"),
+    [
+        (0, 100, 50),
+        (1, 100, 50),
+        (64, 100, 150),
+        (65, 200, 400),
+        (1000, 200, 500),
+        (10_000, 2000, 300),
+        (100_000, 6500, 650),
+    ],
+)
+@pytest.mark.parametrize("changed", [0, 1, 20])
+def test_one_round_finds_few_differences_at_a_cost_that_follows_them(
+    size: int, digests: int, listing: int, changed: int
+) -> None:
+    """What is sent in any case, and what each difference adds, in bytes."""
+    rounds, cost = check(*changed_versions(size, changed))
+    assert rounds == 1
+    assert cost <= digests + 2 * changed * listing
+
+
+def test_sixteen_times_as_many_documents_take_a_round_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconcile, "FIRST_BITS", 2)
+    monkeypatch.setattr(reconcile, "LIST_UP_TO", 16)
+    for size, took in [(250, 1), (4000, 2), (64_000, 3)]:
+        rounds, _ = check(*changed_versions(size, 20))
+        assert rounds == took
 
 
 def test_everything_against_nothing() -> None:
