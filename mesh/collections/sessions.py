@@ -46,10 +46,7 @@ MAX_ASKED = 64
 """Resumes and digests of one link that wait to be answered; beyond them nothing more is read from it."""
 
 POSITION_DELAY_SECONDS = 0.25
-"""Positions are saved with the next frame, or after this time: losing one only costs a repetition."""
-
-MAX_WITH_FRAME = 256
-"""Entries whose positions are saved with a frame; those of more wait for their time."""
+"""Positions are saved this long after they were reached: losing one only costs a repetition."""
 
 _OTHER_BYTES = 200
 
@@ -295,18 +292,12 @@ class SyncSession:
             self._failed(error)
 
     async def _apply(self, frame: Changes) -> None:
-        positions: Positions = {}
-        if sum(map(len, self._positions)) <= MAX_WITH_FRAME:
-            positions, self._positions = self._positions, {}
-        era = self._store.positions_era
-
-        def job(rows: Any) -> Any:
-            self._save_positions(rows, positions, era)
-            return replicas.apply_frame(rows, self.link.node_id, frame)
-
+        peer = self.link.node_id
         try:
             try:
-                wants = await self._store.write(job, bulk=True)
+                wants = await self._store.write(
+                    lambda rows: replicas.apply_frame(rows, peer, frame), bulk=True
+                )
             finally:
                 self._applying -= 1
                 self._applying_bytes -= _size(frame)
@@ -349,12 +340,6 @@ class SyncSession:
         if self._positions or self.serving.confirmed > self._confirmed:
             self._spawn(self._save())
 
-    def _save_positions(self, rows: Any, positions: Positions, era: int) -> None:
-        # Else something was evicted since, or this store has turned out to be a restored backup.
-        if rows.lineage.positions_era == era and rows.lineage.log_id == self._log_id:
-            for entries, (log_id, upto) in positions.items():
-                replicas.save_position(rows, self._place, log_id, entries, upto)
-
     async def _save(self) -> None:
         positions, self._positions = self._positions, {}
         era = self._store.positions_era
@@ -364,8 +349,12 @@ class SyncSession:
         self._confirmed = confirmed
 
         def job(rows: Any) -> None:
-            self._save_positions(rows, positions, era)
-            if news and rows.lineage.log_id == self._log_id:
+            if rows.lineage.log_id != self._log_id:
+                return  # this store has turned out to be a restored backup
+            if rows.lineage.positions_era == era:  # else something was evicted since
+                for entries, (log_id, upto) in positions.items():
+                    replicas.save_position(rows, self._place, log_id, entries, upto)
+            if news:
                 authors.confirm(rows, followed, confirmed)
                 if caught_up:
                     shares.forget_confirmed(rows)

@@ -2,9 +2,10 @@
 
 Each document is a pair (key hash, version hash), 63 bits each; the version hash covers the key. The key space
 is divided by prefixes, and a range is summed up by the XOR of its version hashes, shortened. Two replicas
-compare the first ranges, as many as there are documents for, then only what is inside those that differ: small
-ranges are listed by shortened hashes, large ones divided again. So the cost follows the number of differences,
-and the rounds the logarithm of the size (the idea of range-based set reconciliation, Meyer 2023).
+compare the first ranges, more of them where there are more documents, then only what is inside those that
+differ: small ranges are listed by shortened hashes, large ones divided again. So the cost follows the number
+of differences, and the rounds the logarithm of the size (the idea of range-based set reconciliation, Meyer
+2023).
 """
 
 from __future__ import annotations
@@ -160,7 +161,7 @@ class Differing(NamedTuple):
 
 
 def first_ranges(mine: KeySet) -> list[Range]:
-    """What to divide first: so that its parts are half of what can be listed, where there are not too many."""
+    """What to divide first, so that its parts have half of what is listed at most, if that is possible."""
     parts = 2 * len(mine) // LIST_UP_TO
     bits = min(max(parts.bit_length() - STEP_BITS, 0), FIRST_BITS)
     return [Range(bits, prefix) for prefix in range(1 << bits)]

@@ -199,11 +199,12 @@ class DocumentStore:
         commits = rows.take_commits()
         self._refused = (self._refused[0], rows.refused)
         renewed = self.log_id != rows.lineage.log_id
-        self.log_id = rows.lineage.log_id
         self.positions_era = rows.lineage.positions_era
-        self.numbering = rows.lineage.numbering
-        self.logs = rows.lineage.logs
-        self._renewable = rows.lineage.renewable
+        if renewed:
+            self.log_id = rows.lineage.log_id
+            self.numbering = rows.lineage.numbering
+            self.logs = rows.lineage.logs
+            self._renewable = rows.lineage.renewable
         if commits or renewed:
             self.head = rows.lineage.seq
             self.written = next((c.seq for c in reversed(commits) if c.source is None), self.written)
