@@ -67,6 +67,8 @@ class BulkConnection(asyncio.BufferedProtocol):
         self._transport = opened.transport
         self._frames = FrameReceiver(MAX_STRANGER_BYTES)
         self._messages: deque[Buffer] = deque()
+        self._unsent: list[bytes] = []
+        self._unsent_bytes = 0
         self._filled = asyncio.Event()
         self._may_write = asyncio.Event()
         self._may_write.set()
@@ -187,6 +189,7 @@ class BulkConnection(asyncio.BufferedProtocol):
         if self._why is None:
             self._write(Opcode.CLOSE, payload)
             self._end(reason or "the other side closed it")
+        self._flush()
         self._transport.close()
 
     def _fail(self, code: CloseCode, why: str) -> None:
@@ -194,6 +197,7 @@ class BulkConnection(asyncio.BufferedProtocol):
         if self._why is None:
             self._write(Opcode.CLOSE, Close(code, why).serialize())
             self._end(why)
+        self._flush()
         self._transport.close()
 
     def _end(self, why: str) -> None:
@@ -203,4 +207,15 @@ class BulkConnection(asyncio.BufferedProtocol):
         self._may_write.set()
 
     def _write(self, opcode: Opcode, data: Buffer) -> None:
-        self._transport.write(Frame(opcode, data).serialize(mask=True))
+        """Send a frame; small ones that are sent in one turn of the event loop go together."""
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._unsent.append(frame := Frame(opcode, data).serialize(mask=True))
+        self._unsent_bytes += len(frame)
+        if self._unsent_bytes >= STAGING_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        unsent, self._unsent, self._unsent_bytes = self._unsent, [], 0
+        if unsent:
+            self._transport.writelines(unsent)

@@ -14,6 +14,7 @@ from websockets.protocol import State
 from mesh.core.handshake import MAX_HANDSHAKE_BYTES
 from mesh.core.limits import crowder, greediest, origin_of, peer_log
 from mesh.network.addresses import Endpoint
+from mesh.network.transport import MAX_BULK_MESSAGE_BYTES
 
 OPEN_SECONDS = 10.0
 
@@ -29,6 +30,7 @@ MAX_ENTRANCE_BYTES = 16 << 20
 
 QUEUED_MESSAGES = 8
 _QUEUED_OF_STRANGER = 1
+_TOGETHER_BYTES = 64 * 1024
 _READ_BYTES = 16 * 1024
 _SLICE_BYTES = 2048  # of what a stranger sends: the frames in it may be tiny, and each takes a hundred bytes
 _MAX_FED_BYTES = 2 * MAX_HANDSHAKE_BYTES  # more than it may be, so that it is seen to be too much
@@ -107,6 +109,7 @@ class Incoming(_Unflooded, ServerConnection):
         self._held = b""
         self._fed = 0
         self._trusted = False
+        self._is_bulk = self._sends_soon = False
         entrance = self.entrance
         entrance.came(self, transport)
         if entrance.tls is None:
@@ -138,9 +141,27 @@ class Incoming(_Unflooded, ServerConnection):
         early, self._held = self._held, b""  # it came with the end of the TLS handshake
         self.data_received(early)
 
+    def send_data(self) -> None:
+        """On a bulk connection small frames that are sent in one turn of the event loop go together."""
+        writes = self.protocol.writes
+        ends = b"" in writes
+        if not self._is_bulk or self.paused or ends or sum(map(len, writes)) >= _TOGETHER_BYTES:
+            super().send_data()
+        elif not self._sends_soon:
+            self._sends_soon = True
+            self.loop.call_soon(self._send_together)
+
+    def _send_together(self) -> None:
+        self._sends_soon = False
+        writes = self.protocol.writes
+        if writes and not self.paused and b"" not in writes:
+            self.protocol.writes = [b"".join(writes)]
+        super().send_data()
+
     def trust(self, max_message_bytes: int) -> None:
         """The other end has proven who it is."""
         self._trusted = True
+        self._is_bulk = max_message_bytes == MAX_BULK_MESSAGE_BYTES
         self.entrance.forget(self)
         self.protocol.max_message_size = max_message_bytes
         self.recv_messages.high, self.recv_messages.low = QUEUED_MESSAGES, QUEUED_MESSAGES // 4
