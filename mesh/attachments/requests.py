@@ -129,6 +129,10 @@ class RequestQueue:
         self._filled.clear()
         return None
 
+    def ahead(self, count: int) -> list[Job]:
+        """The next jobs, unless others come."""
+        return heapq.nsmallest(count, self._heap)
+
     async def filled(self) -> None:
         """Wait until there is a job."""
         await self._filled.wait()

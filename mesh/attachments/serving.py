@@ -21,6 +21,9 @@ from mesh.storage.blobs import BlobStore
 LIST_PIECE_HASHES = 2048
 """Chunk hashes in one message: 64 KiB."""
 
+READ_AHEAD = 16
+"""Small blobs that are read before it is their turn, for each connection: 1 MiB."""
+
 QUEUED_READS = 4
 """Reads that wait for the store's worker at once, whoever they are for."""
 
@@ -205,8 +208,9 @@ class Server:
                 ended = size == downloader.left(job, answer)
                 if ended:
                     queue.pop()
-                    if (following := queue.peek()) is not None:
-                        read(following)
+                    if (following := queue.peek()) is not None and following.answer is None:
+                        for ahead in self._small_ahead(following, queue) or [following]:
+                            read(ahead)
                 await downloader.send(job, answer, size)
                 job.sent += size
                 uplink.sent(downloader, ended=ended and downloader.ends_chunk(job, answer))
@@ -218,6 +222,13 @@ class Server:
                 reading.cancel()
             if readings:
                 await asyncio.wait(readings)
+
+    def _small_ahead(self, job: Job, queue: RequestQueue) -> list[Job]:
+        """If the next job is a small blob, the small blobs among the jobs that come next, with it: one after
+        another each would wait for the store's worker."""
+        if not self._store.is_small(job.request.hash.hex()):
+            return []
+        return [job for job in queue.ahead(READ_AHEAD) if self._store.is_small(job.request.hash.hex())]
 
     def _part(self, downloader: _Downloader, job: Job, answer: bytearray | Message) -> int:
         """How many bytes of a job are sent next."""

@@ -140,6 +140,10 @@ class FolderBlobs:
         """See the port."""
         return hash in self._folder.sizes
 
+    def is_small(self, hash: str) -> bool:
+        """See the port."""
+        return self._folder.sizes.get(hash, SMALL_BYTES + 1) <= SMALL_BYTES
+
     async def holds(self, hash: str) -> bool:
         """See the port."""
         return self.exists(hash) and (not self._folder.is_linked(hash) or await self.info(hash) is not None)

@@ -19,7 +19,7 @@ from mesh.core.tokens import CHUNK_BYTES, BlobMetadata, BlobToken
 from mesh.errors import BlobCorrupt, BlobNotFound, InvalidToken, MeshError, SourceError, StorageFull
 from mesh.storage.blob_export import export_file
 from mesh.storage.blob_sources import Intake, known_size, pieces_of
-from mesh.storage.blobs import CorruptChunk, OnLost, PartialBlob, Source, verified_hashes
+from mesh.storage.blobs import SMALL_BYTES, CorruptChunk, OnLost, PartialBlob, Source, verified_hashes
 from mesh.storage.worker import InlineWorker, Worker
 
 MAX_MEMORY_BYTES = 1 << 30
@@ -134,6 +134,10 @@ class MemoryBlobs:
     def exists(self, hash: str) -> bool:
         """See the port."""
         return hash in self._blobs
+
+    def is_small(self, hash: str) -> bool:
+        """See the port."""
+        return hash in self._blobs and self._blobs[hash].token.size_bytes <= SMALL_BYTES
 
     async def holds(self, hash: str) -> bool:
         """See the port."""
