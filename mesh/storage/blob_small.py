@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from mesh.core.chunks import Buffer, ChunkMap, derived_hashes
 from mesh.core.tokens import BlobMetadata, BlobToken
@@ -20,7 +20,7 @@ from mesh.errors import MeshError
 from mesh.storage.blob_sources import check_room, sync_folder, write_all, writing
 from mesh.storage.blobs import CorruptChunk, verified_hashes
 from mesh.storage.worker import Worker
-from mesh.storage.write_back import make_durable
+from mesh.storage.write_back import make_durable, start
 
 if TYPE_CHECKING:
     from mesh.storage.blob_layout import BlobFolder
@@ -33,8 +33,6 @@ SYNCS_AT_ONCE = 8
 
 Problem = MeshError | None
 """What became of one of several blobs; ``None``: it is there."""
-
-T = TypeVar("T")
 
 _NO_METADATA = BlobMetadata()
 
@@ -161,7 +159,7 @@ def _write_together(folder: BlobFolder, blobs: Sequence[Small]) -> list[Problem]
             for small in blobs:
                 temps.append(folder.open_temp())
                 write_all(temps[-1][0], small.data, 0)
-            _each_at_once(make_durable, [fd for fd, _ in temps])
+            _make_all_durable([fd for fd, _ in temps])
             # All into one folder: each that is written to has to be synced.
             shelf = blobs[0].token.hash[:2] if blobs else ""
             places = {_put(folder, path, small, shelf) for (_, path), small in zip(temps, blobs, strict=True)}
@@ -199,18 +197,18 @@ def _put(folder: BlobFolder, temp: str, small: Small, shelf: str) -> str:
     return str(folder.put_in_place(Path(temp), token, hashes, cached=small.cached, durable=False))
 
 
-def _each_at_once(sync: Callable[[T], object], targets: Collection[T]) -> None:
-    """Call ``sync`` with each; many on a few threads, which end with this."""
-    if len(targets) < SYNCS_AT_ONCE:
-        for target in targets:
-            sync(target)
+def _make_all_durable(fds: Sequence[int]) -> None:
+    """Sync files; many on a few threads, which end with this."""
+
+    def sync(some: Sequence[int]) -> None:
+        for fd in some:
+            start(fd, 0, 0)  # all are on their way before one is waited for
+        for fd in some:
+            make_durable(fd)
+
+    if len(fds) < SYNCS_AT_ONCE:
+        sync(fds)
         return
-
-    def sync_some(some: Sequence[T]) -> None:
-        for target in some:
-            sync(target)
-
-    every = list(targets)
     with ThreadPoolExecutor(SYNCS_AT_ONCE, "mesh-sync") as pool:
-        for _ in pool.map(sync_some, [every[start::SYNCS_AT_ONCE] for start in range(SYNCS_AT_ONCE)]):
+        for _ in pool.map(sync, [fds[first::SYNCS_AT_ONCE] for first in range(SYNCS_AT_ONCE)]):
             pass

@@ -51,7 +51,7 @@ def make_durable(fd: int) -> None:
 
 
 def start(fd: int, offset: int, length: int) -> None:
-    """Begin to write a range back, where the system can do that."""
+    """Begin to write a range back, where the system can do that; 0 bytes: all from ``offset`` on."""
     if _sync_file_range is not None:
         _sync_range(fd, offset, length, _WRITE)
 
