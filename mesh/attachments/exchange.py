@@ -177,12 +177,11 @@ class Exchange:
         transfer = self._transfers.get(token.hash)
         if transfer is not None:  # it was added while it was being fetched
             self._transfers.stop(transfer)
-            self._settle(
-                transfer, None if identity_of(transfer.token) == identity_of(token) else refuted(token)
-            )
+            same = identity_of(transfer.token) == identity_of(token)
+            end_all(transfer.waiters, None if same else refuted(token))
         for identity, waiters in self._contests.end(token.hash):
             end_all(waiters, None if identity == identity_of(token) else refuted(token))
-        self._unwant_if_nobody_waits(token.hash)
+        self._said.unwant(hash)
         self._said.set_whole(hash, True)
         self._sync(hash)
         self._on_whole(token)
@@ -278,13 +277,15 @@ class Exchange:
             return
         if error is None:
             self._transfers.remove(transfer)
-            self._settle(transfer, None)
+            end_all(transfer.waiters, None)
             self.became_whole(transfer.token)
             return
         log.log(logging.INFO if transfer.waiters else logging.WARNING, "fetch ended: %s", error)
         self._pause_relay(transfer.token)
         self._transfers.stop(transfer)
-        self._settle(transfer, error)
+        end_all(transfer.waiters, error)
+        if transfer.waiters:
+            self._said.unwant(bytes.fromhex(transfer.token.hash))
         self._next_turn(bytes.fromhex(transfer.token.hash))
 
     # --- tokens of one blob that contradict each other --------------------------------------------------
@@ -328,11 +329,6 @@ class Exchange:
         self._contests.time(hash.hex(), contested=contested)
 
     # --- transfers --------------------------------------------------------------------------------------
-
-    def _settle(self, transfer: AnyTransfer, error: MeshError | None) -> None:
-        end_all(transfer.waiters, error)
-        if transfer.waiters:
-            self._said.unwant(bytes.fromhex(transfer.token.hash))
 
     def _sync(self, hash: bytes) -> None:
         """Bring what others are told, and what is fetched for them, in line with the demand."""

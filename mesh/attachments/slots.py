@@ -99,7 +99,10 @@ class Slots:
         return None
 
     def _has_room(self, priority: int) -> bool:
-        return sum(count for level, count in self._levels.items() if level >= priority) < self._limit
+        return len(self._taken) < self._limit or self._ahead_of(priority) < self._limit
+
+    def _ahead_of(self, priority: int) -> int:
+        return sum(count for level, count in self._levels.items() if level >= priority)
 
 
 def _give_to(future: asyncio.Future[None]) -> None:
