@@ -54,6 +54,16 @@ class Numbering(NamedTuple):
             return ends[-1]
         return next((last for last in ends if number - last <= MAX_GAP + CONTINUED), self.start)
 
+    def parted_at_the_latest(self, number: int | None) -> int:
+        """The same, where it may have been later; most often the other life is met by the first run since."""
+        if number is None:
+            return self.start
+        ends = [last for _, last in self.runs if last < number]
+        for last in reversed(ends):
+            if number - last <= CONTINUED or MIN_GAP <= number - last <= MAX_GAP + CONTINUED:
+                return last
+        return self.start
+
     def reopened(self, last: int, gap: int) -> Numbering:
         """The numbering of the next run, ``gap`` after the ``last`` number of this one."""
         runs = (*self.runs, (self.start, last))

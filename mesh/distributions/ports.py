@@ -21,7 +21,7 @@ RECEIPTS = "receipts"
 class OwnRecords(Protocol):
     """Where this node says how far it is."""
 
-    async def write(self, collection: str, document_id: str, body: dict[str, Any]) -> None:
+    async def write(self, collection: str, document_id: str, body: dict[str, Any]) -> object:
         """Let whom it concerns know, and remember it, as well as this place can."""
 
     async def find(self, collection: str, selector: Selector | None = None) -> list[dict[str, Any]]:

@@ -8,10 +8,11 @@ Not found out: a backup from before the store has begun to keep a record of its 
 anew, where peers know it from after another one was found out only.
 
 What it has written since it was put back is kept, but for this. A field that was unset comes back if peers
-have it. And if it meets a peer first that does not know what its other life wrote, that peer takes what is
-new under numbers that others take for the old ones: of a document that both lives have written, nodes may
-read different values until they are written again. So a backup is best put back as a new file, which is
-noticed at once (see :func:`~mesh.storage.lineage.host_of`).
+have it. Of what it has counted before its latest start, it may not be known that its other life has not. And if
+it meets a peer first that does not know what its other life wrote, that peer takes what is new under numbers
+that others take for the old ones: of a document that both lives have written, nodes may read different values
+until they are written again. So a backup is best put back as a new file, which is noticed at once (see
+:func:`~mesh.storage.lineage.host_of`).
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def renew(rows: Rows, number: int | None, log_id: bytes = b"") -> None:
     counter, but for what it has added since, which is a share of its own.
     """
     parted = rows.lineage.numbering.parted(number)
-    grown = shares.grown_since(rows, parted)
+    grown = shares.grown_since(rows, rows.lineage.numbering.parted_at_the_latest(number))
     written = rows.connection.execute(
         "SELECT collection, id FROM documents WHERE json IS NOT NULL AND client_id IS NOT NULL ORDER BY seq"
     ).fetchall()

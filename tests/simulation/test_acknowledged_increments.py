@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from mesh.errors import DocumentNotFound
+from mesh.storage import graves
 from tests.simulation.virtual_clock import run_virtual
 from tests.simulation.world import World
 
@@ -130,6 +131,12 @@ class Chaos:
             self.counted[name] = set()
         await node.collection("c").subscribe()
 
+    async def age(self, name: str) -> None:
+        """All tombstones of a node have lived their time."""
+        parts = self.world.nodes[name]._parts
+        assert parts is not None
+        await parts.store.write(lambda rows: graves.bury(rows, rows.now() + graves.TOMBSTONE_SECONDS))
+
     async def put_back(self, name: str) -> None:
         """Make a backup, or put it back as another file."""
         path = self.path(name)
@@ -153,14 +160,10 @@ class Chaos:
             file.write(self.backups[name])
             file.truncate()
         self.counted[name] = set()
-        for _ in range(self.rng.choice([1, 1, 2])):
-            if name in self.world.nodes:
-                await self.world.stop(name)
-            await self.come_back(name)
-            for _ in range(self.rng.randrange(4)):
-                await self.increment(name)
-                await self.write(name)
-            await self.look()
+        await self.come_back(name)
+        for _ in range(self.rng.randrange(4)):
+            await self.increment(name)
+            await self.write(name)
         await asyncio.sleep(60)
 
     def path(self, name: str) -> Path:
@@ -181,8 +184,8 @@ class Chaos:
     async def step(self) -> None:
         name = self.rng.choice(NAMES)
         what = self.rng.choices(
-            ["increment", "write", "evict", "crash", "stop", "put back", "turn back", "part", "heal", "wait"],
-            [24, 8, 6, 2, 2, 1, 1, 2, 2, 6],
+            "increment write evict crash stop age put-back turn-back part heal wait".split(),
+            [24, 8, 6, 2, 2, 2, 1, 1, 2, 2, 6],
         )[0]
         self.history.append(f"{what} {name}")
         running = name in self.world.nodes
@@ -197,9 +200,11 @@ class Chaos:
                 await self.world.crash(name)
             case "stop" if running:
                 await self.world.stop(name)
-            case "put back":
+            case "age" if running:
+                await self.age(name)
+            case "put-back":
                 await self.put_back(name)
-            case "turn back" if name in self.backups:
+            case "turn-back" if name in self.backups:
                 await self.turn_back(name)
             case "part":
                 some = [name for name in NAMES if self.rng.random() < 0.5]

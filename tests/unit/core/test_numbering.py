@@ -36,6 +36,16 @@ def test_where_it_was_opened_more_often_only_the_present_run_is_new() -> None:
     assert ONE_RUN.parted(7) == 0
 
 
+def test_of_several_places_where_they_may_have_parted_one_is_the_latest() -> None:
+    first, second = 100, 2 * MIN_GAP
+    backup = ONE_RUN.reopened(first, MIN_GAP).reopened(second, MAX_GAP)
+    for number, latest in ((second + MIN_GAP, second), (second + MIN_GAP - 1, first), (second + 5, second)):
+        assert backup.parted_at_the_latest(number) == latest
+    assert backup.parted(second + MIN_GAP) == first
+    assert backup.parted_at_the_latest(second + 3 * MAX_GAP) == backup.start
+    assert backup.parted_at_the_latest(None) == backup.start
+
+
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(MIN_GAP, 2 * MIN_GAP)), max_size=2 * MAX_RUNS))
 def test_whatever_was_given_counts_as_given(opens: list[tuple[int, int]]) -> None:
     numbering, last = ONE_RUN, 0
