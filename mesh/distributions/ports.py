@@ -37,7 +37,7 @@ class OwnedDocuments(OwnRecords, Protocol):
     Only valid documents of the right owner come out of it, as their body plus ``_id``.
     """
 
-    async def write(self, collection: str, document_id: str, body: dict[str, Any]) -> None:
+    async def write(self, collection: str, document_id: str, body: dict[str, Any]) -> object:
         """Sign as this node under the next sequence, commit durably, then let it sync."""
 
     def observe(self, collection: str, selector: Selector | None = None) -> Stream[Change]:

@@ -172,9 +172,10 @@ class Profile:
             logger.error("what another process has written in the name of this node stands: %s", error)
             return True
         logger.error(
-            "another process has written in the name of this node (as %r, at %s), which is put right. If this "
-            "node is not a backup that was put back, its data directory was copied: a copy becomes a node of "
-            "its own when the file identity.key is moved out of it before it runs for the first time",
+            "another process has written in the name of this node (as %r, at %s), which is put right. If "
+            "this node is not a backup that was put back, its data directory was copied: a copy becomes a "
+            "node of its own when the file identity.key is moved out of it before it runs for the first "
+            "time",
             said.get("name"),
             said.get("listen") or "no address",
         )

@@ -8,7 +8,7 @@ Not found out: a backup from before the store has begun to keep a record of its 
 anew, where peers know it from after another one was found out only.
 
 What it has written since it was put back is kept, but for this. A field that was unset comes back if peers
-have it. Of what it has counted before its latest start, it may not be known that its other life has not. And if
+have it. What it has counted before its latest start may be taken for what its other life has counted. And if
 it meets a peer first that does not know what its other life wrote, that peer takes what is new under numbers
 that others take for the old ones: of a document that both lives have written, nodes may read different values
 until they are written again. So a backup is best put back as a new file, which is noticed at once (see

@@ -32,6 +32,12 @@ DOCUMENTS = ("k0", "k1")
 MOST = 25
 """Increments of one field: a sum of their powers is exact."""
 
+CHANCES = {
+    "increment": 24, "write": 8, "evict": 6, "crash": 2, "stop": 2, "age": 2, "put back": 1, "turn back": 1,
+    "part": 2, "heal": 2, "wait": 6,
+}  # fmt: skip
+"""What may be done next, and how likely."""
+
 Increment = tuple[str, str, int]
 """A document, a field of it, and the exponent."""
 
@@ -183,10 +189,7 @@ class Chaos:
 
     async def step(self) -> None:
         name = self.rng.choice(NAMES)
-        what = self.rng.choices(
-            "increment write evict crash stop age put-back turn-back part heal wait".split(),
-            [24, 8, 6, 2, 2, 2, 1, 1, 2, 2, 6],
-        )[0]
+        what = self.rng.choices(list(CHANCES), list(CHANCES.values()))[0]
         self.history.append(f"{what} {name}")
         running = name in self.world.nodes
         match what:
@@ -202,9 +205,9 @@ class Chaos:
                 await self.world.stop(name)
             case "age" if running:
                 await self.age(name)
-            case "put-back":
+            case "put back":
                 await self.put_back(name)
-            case "turn-back" if name in self.backups:
+            case "turn back" if name in self.backups:
                 await self.turn_back(name)
             case "part":
                 some = [name for name in NAMES if self.rng.random() < 0.5]
