@@ -75,7 +75,7 @@ class Replicas(RuleBasedStateMachine):
         self.replaced: dict[str, int] = {}
         self.world = MeshOfStores(1, self.folder)
 
-    def run(self, work: Coroutine[Any, Any, None]) -> None:
+    def run(self, work: Coroutine[Any, Any, object]) -> None:
         self.runner.run(work)
 
     @initialize(
