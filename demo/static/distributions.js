@@ -13,12 +13,14 @@ function draw() {
   render(at("distributions"), listed.length ? listed.map((one, index) => card(one, index === 0)) : h("p", { class: "empty" }, "No file is distributed yet. Drop one on this page."));
 }
 
-const fractionOf = (receipt) => (receipt.status === "completed" ? 1 : receipt.total_bytes ? receipt.progress_bytes / receipt.total_bytes : 0);
+const ARRIVED = 0.99; // all bytes are there, and the file is not delivered
+
+const fractionOf = (receipt) => (receipt.status === "completed" ? 1 : receipt.total_bytes ? Math.min(ARRIVED, receipt.progress_bytes / receipt.total_bytes) : 0);
 
 function overall({ node_statuses }) {
   const receipts = Object.values(node_statuses);
   const total = receipts.reduce((sum, receipt) => sum + receipt.total_bytes, 0);
-  return total ? receipts.reduce((sum, receipt) => sum + receipt.progress_bytes, 0) / total : 0;
+  return total ? receipts.reduce((sum, receipt) => sum + fractionOf(receipt) * receipt.total_bytes, 0) / total : 0;
 }
 
 function verdict(status) {

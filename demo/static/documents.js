@@ -19,6 +19,7 @@ let columns = [];
 let collection = null;
 let selector = "";
 let following = null;
+let refused = false; // what is asked for cannot be followed
 let counted = null; // what the counts of the collections were asked for
 let lastChange = null; // {id, made, removed, changes, at, own, by}
 let unsynced = {}; // changes that nobody else is known to hold, by collection
@@ -28,6 +29,7 @@ let unsynced = {}; // changes that nobody else is known to hold, by collection
 function follow() {
   following?.close();
   following = null;
+  refused = false;
   clear();
   problem(at("selector-error"), null);
   if (!collection || !mesh.gateway) return;
@@ -36,10 +38,18 @@ function follow() {
     try {
       one.selector = JSON.parse(selector);
     } catch (error) {
-      return problem(at("selector-error"), new Error(`That is no JSON: ${error.message}`));
+      return refuse(new Error(`That is no JSON: ${error.message}`));
     }
   }
-  following = mesh.gateway.live([one], { take, failed: (_, error) => problem(at("selector-error"), error) });
+  following = mesh.gateway.live([one], { take, failed: (_, error) => refuse(error) });
+}
+
+/** It cannot be followed, whoever asks how often: nothing is counted that is not known. */
+function refuse(error) {
+  refused = true;
+  following?.close();
+  problem(at("selector-error"), error);
+  drawFoot();
 }
 
 function clear() {
@@ -184,8 +194,8 @@ function rowOf(document) {
 }
 
 function drawFoot() {
-  at("documents-count").textContent = collection ? plural(documents.size, "document") : "";
-  at("documents-empty").hidden = documents.size > 0;
+  at("documents-count").textContent = collection && !refused ? plural(documents.size, "document") : "";
+  at("documents-empty").hidden = refused || documents.size > 0;
   at("documents-empty").textContent = selector ? "No document matches." : "No documents yet.";
   at("create").disabled = OWNED.includes(collection);
   drawUnsynced();

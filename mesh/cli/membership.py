@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from mesh import Credentials
+from mesh.cli.new_home import undone_if_new
 from mesh.cli.output import Output
 from mesh.cli.parsing import parse_duration, parsed
 from mesh.cli.settings import Control, Settings, common_options, controlled
@@ -19,8 +20,9 @@ from mesh.cli.units import clean, duration
 from mesh.control.socket_path import make_private
 from mesh.core.certificates import REVOKED, ROLES
 from mesh.core.enrolment import MAX_USES, read_token
-from mesh.errors import NodeNotRunning
+from mesh.errors import InvitationRefused, MembershipRefused, NodeNotRunning, PeerUnreachable
 from mesh.network.addresses import is_loopback, parse_url
+from mesh.network.transport import BROKE
 from mesh.node.presence import Presence
 from mesh.storage.data_dir import DataDir
 from mesh.storage.identity import load_or_create_identity
@@ -41,7 +43,7 @@ def init(context: click.Context, root_key: Path | None) -> None:
     Its nodes speak TLS and admit only whom an admin has invited (`mesh invite`).
     """
     settings = context.ensure_object(Settings)
-    with _stopped(settings.home):
+    with undone_if_new(settings.home), _stopped(settings.home):
         credentials = Credentials.create(settings.home, root_key)
     key = root_key or settings.home / "root.key"
     Output(settings.json).result(
@@ -155,7 +157,7 @@ def join(context: click.Context, token: str | None, token_file: Path | None) -> 
     else:
         text = sys.stdin.buffer.read().decode(errors="replace")
     addresses = read_token(text).addresses
-    with _stopped(settings.home):
+    with undone_if_new(settings.home, needed=_may_be_admitted), _stopped(settings.home):
         credentials = asyncio.run(Credentials.join(settings.home, text))
     what = "an admin" if "admin" in credentials.roles else "a member"
     Output(settings.json).result(
@@ -163,6 +165,12 @@ def join(context: click.Context, token: str | None, token_file: Path | None) -> 
         f"{credentials.node_id} is {what} of the mesh {credentials.mesh_id}. "
         f"Next: `mesh up --home {settings.home} --peer {clean(addresses[0])}`",
     )
+
+
+def _may_be_admitted(failure: BaseException) -> bool:
+    """Whether only the answer may be lost: the admin's node gives it again, to the same key."""
+    told = isinstance(failure, InvitationRefused | MembershipRefused) and BROKE not in str(failure)
+    return not (told or isinstance(failure.__cause__, PeerUnreachable))
 
 
 @click.command()
@@ -174,8 +182,15 @@ async def revoke(control: Control, node: str) -> None:
 
     Its links are cut, here at once and elsewhere as the news arrives.
     """
+    before = await control.call("node.standings")
     node_id = await control.call("node.revoke", {"node_id": node})
-    control.output.result({"node_id": node_id}, f"{node_id} is no member any more")
+    again = before.get(node_id) == REVOKED
+    control.output.result(
+        {"node_id": node_id},
+        f"{node_id} was revoked already, and what others may have given it since is void as well"
+        if again
+        else f"{node_id} is no member any more",
+    )
 
 
 @click.command()
@@ -190,7 +205,7 @@ def rotate(context: click.Context, url: str | None) -> None:
     may have the key, `mesh revoke` the node instead, which ends it under both ids, and invite it anew.
     """
     settings = context.ensure_object(Settings)
-    with _stopped(settings.home):
+    with undone_if_new(settings.home), _stopped(settings.home):
         before = Credentials.load(settings.home).node_id
         credentials = asyncio.run(Credentials.rotate(settings.home, url))
     Output(settings.json).result(
@@ -243,7 +258,7 @@ async def _revoked_by(settings: Settings) -> str | None:
             presence = Presence.from_dict(await control.call("node.presence"))
     except NodeNotRunning:
         return None
-    return next((dial.url for dial in presence.dials if f"{REVOKED}: " in (dial.error or "")), None)
+    return presence.revoked_by
 
 
 def _described(credentials: Credentials) -> dict[str, object]:

@@ -14,6 +14,7 @@ import click
 from mesh import Credentials, InvalidNode, Node
 from mesh.attachments.memory import tune_allocator
 from mesh.cli.facts import capability_options, given_capabilities
+from mesh.cli.new_home import undone_if_new
 from mesh.cli.output import Output
 from mesh.cli.parsing import parse_duration, parse_rate, parse_size, parsed
 from mesh.cli.settings import Settings, common_options
@@ -136,9 +137,10 @@ def up(
     tune_allocator()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("mesh").setLevel(logging.DEBUG if verbose else logging.INFO)
-    if not settings.home.exists():
+    if settings.home.exists():
+        make_private(settings.home)
+    else:
         asyncio.run(_check_addresses(None if listen == "none" else listen, peers))
-    make_private(settings.home)
     node = Node(
         settings.home,
         name=name,
@@ -198,20 +200,23 @@ async def _serve(node: Node, gateway: Gateway | None, settings: Settings) -> Non
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop_on, number)
-    await node.start()
-    server = ControlServer(node, settings.home, shutdown=stop.set)
-    try:
-        await server.start()
-        if gateway is not None:
-            await gateway.start()
-        _announce(node, gateway, settings)
-        await stop.wait()
-    finally:
-        server.retire()
-        if gateway is not None:
-            await gateway.close()
-        await node.close()
-        await server.close()
+    with undone_if_new(settings.home) as started:
+        make_private(settings.home)
+        await node.start()
+        server = ControlServer(node, settings.home, shutdown=stop.set)
+        try:
+            await server.start()
+            if gateway is not None:
+                await gateway.start()
+            started()
+            _announce(node, gateway, settings)
+            await stop.wait()
+        finally:
+            server.retire()
+            if gateway is not None:
+                await gateway.close()
+            await node.close()
+            await server.close()
 
 
 def _announce(node: Node, gateway: Gateway | None, settings: Settings) -> None:

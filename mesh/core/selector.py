@@ -124,7 +124,10 @@ class _Compiler:
             test = self.fields(value, path, depth + 1)
             return lambda document: not test(document)
         if key.startswith("$"):
-            raise InvalidSelector(f"unknown operator {key}; a field cannot start with $", path)
+            raise InvalidSelector(
+                f"unknown operator {_shown(key)}: a field cannot start with $, and here are {_COMBINING}",
+                path,
+            )
         segments = split_path(key)
         condition = self.condition(value, path, depth + 1)
         return lambda document: condition(lookup(document, segments))
@@ -169,8 +172,11 @@ class _Compiler:
                     raise InvalidSelector(f"more than {MAX_PATTERNS} of $regex: put | into one", path)
                 found_in = _pattern(operand, path)
                 return lambda value: isinstance(value, str) and found_in(value)
-        raise InvalidSelector(f"unknown operator {operator}", path)
+        raise InvalidSelector(f"unknown operator {_shown(operator)}: those of a field are {_OPERATORS}", path)
 
+
+_COMBINING = "$and, $or, $nor and $not"
+_OPERATORS = "$eq, $ne, $gt, $gte, $lt, $lte, $in, $nin, $exists, $not, $elemMatch and $regex"
 
 _ORDER: dict[str, Callable[[Any, Any], bool]] = {
     "$gt": lambda a, b: a > b,

@@ -36,6 +36,10 @@ class TransferState(StrEnum):
 _TERMINAL = frozenset({TransferState.COMPLETED, TransferState.FAILED, TransferState.CANCELLED})
 
 
+_ARRIVED = 0.99
+"""How far a target seems to be that has all bytes."""
+
+
 class NodeTransferStatus(Struct, frozen=True):
     """How far one target is.
 
@@ -57,10 +61,10 @@ class NodeTransferStatus(Struct, frozen=True):
 
     @property
     def progress_fraction(self) -> float:
-        """From 0.0 to 1.0; an empty blob is at 0.0 until it is completed."""
+        """From 0.0 to 1.0, which only a completed one is at: the last step is not its bytes' arrival."""
         if self.status is TransferState.COMPLETED:
             return 1.0
-        return self.progress_bytes / self.total_bytes if self.total_bytes else 0.0
+        return min(_ARRIVED, self.progress_bytes / self.total_bytes) if self.total_bytes else 0.0
 
 
 class DistributionHandle(Struct, frozen=True):
@@ -118,5 +122,6 @@ class DistributionStatus(Struct, frozen=True):
         """From 0.0 to 1.0, by the bytes of all targets."""
         total = sum(node.total_bytes for node in self.node_statuses.values())
         if total:
-            return sum(node.progress_bytes for node in self.node_statuses.values()) / total
+            nodes = self.node_statuses.values()
+            return sum(node.progress_fraction * node.total_bytes for node in nodes) / total
         return self.completed / self.total_targets if self.total_targets else 0.0

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
+from msgspec import structs
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -92,9 +94,32 @@ def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = No
     )
 
 
+def told(error: MeshError) -> ErrorBody:
+    """What is sent for ``error``, with requests where it speaks of Python's methods."""
+    body = to_body(error)
+    match error:
+        case DocumentExists(collection=collection, document_id=id):
+            path = _path("api", "collections", collection, "documents", id)
+            text = f"{collection}/{id} exists already: PATCH {path} merges into it, and PUT replaces it"
+        case DocumentNotFound(collection=collection, document_id=id):
+            path = _path("api", "collections", collection, "documents", id)
+            text = f"there is no {collection}/{id} here: PUT {path} creates it"
+        case BlobNotFound(hash=hash):
+            text = f"blob {hash} is not here whole: GET {_path('blobs', hash)}?token=JSON fetches it"
+        case NotStarted():
+            text = "the node of this gateway does not run"
+        case _:
+            return body
+    return structs.replace(body, message=text.encode(errors="replace").decode())
+
+
+def _path(*parts: str) -> str:
+    return "".join(f"/{quote(part.encode(errors='replace'), safe='')}" for part in parts)
+
+
 def failure(error: MeshError) -> Response:
     """The answer to a request that failed."""
-    return answer(ErrorAnswer(to_body(error)), status_of(error))
+    return answer(ErrorAnswer(told(error)), status_of(error))
 
 
 def refusal(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:

@@ -59,7 +59,7 @@ class Unsynced(Struct, frozen=True):
 
 
 class Query(Struct, frozen=True, forbid_unknown_fields=True):
-    """A query, as :func:`find` takes it; ``fields``: only these."""
+    """What to find, in which order, and how much of it; ``fields``: only these."""
 
     selector: dict[str, Any] | None = None
     sort: Sort | None = None

@@ -93,7 +93,7 @@ class BlobEndpoints:
         """Fetch a blob and tell how far that is."""
         token = _token(request) or await self._served.node.attachments.info(_hash(request))
         if token is None:
-            raise BadRequest("token=JSON is needed: what add() gave, and documents hold")
+            raise BadRequest("token=JSON is needed: what PUT /blobs answered, and documents hold")
         return self._streams.response([self._progress(token)])
 
     async def _progress(self, token: BlobToken) -> AsyncGenerator[Event]:

@@ -219,6 +219,9 @@ class Gateway:
         async def describe(request: Request) -> Response:
             return answer(described)
 
+        async def index(request: Request) -> Response:
+            return answer(openapi.index(described))
+
         async def health(request: Request) -> Response:
             self._node.stats()
             return answer({"status": "ok"})
@@ -230,6 +233,7 @@ class Gateway:
 
         return [
             *(endpoint.route(served) for endpoint in API.endpoints),
+            Route("/api", answering(index)),
             Route("/api/live", answering(following)),
             Route("/api/openapi.json", answering(describe)),
             Route("/blobs", answering(blobs.put), methods=["PUT"]),
@@ -275,7 +279,8 @@ async def _not_served(request: Request, error: Exception) -> Response:
     headers = error.headers
     if error.status_code == 405:
         headers = {"allow": ", ".join(sorted(_allowed(request)))}
-    return refusal(error.status_code, f"{request.method} {request.url.path}: {error.detail}", headers)
+    hint = "; GET /api lists what there is" if error.status_code == 404 else ""
+    return refusal(error.status_code, f"{request.method} {request.url.path}: {error.detail}{hint}", headers)
 
 
 def _allowed(request: Request) -> set[str]:

@@ -10,13 +10,12 @@ from typing import Annotated, Any, cast
 import msgspec
 from msgspec import Meta
 
-from mesh.control.error_mapping import to_body
 from mesh.control.methods import distributions as control
 from mesh.control.methods.distributions import Listed
 from mesh.control.registry import Served
 from mesh.core.structs import Struct
 from mesh.errors import MeshError
-from mesh.gateway.answers import BadRequest
+from mesh.gateway.answers import BadRequest, told
 from mesh.gateway.api import Sort
 from mesh.gateway.events import Encoded, Event
 from mesh.gateway.shared import SharedQueries
@@ -25,6 +24,8 @@ from mesh.streams import Stream
 
 MAX_SUBSCRIPTIONS = 32
 """Of one stream."""
+
+EXAMPLE = 'subscribe={"kind":"documents","collection":"cars","selector":{"year":{"$gt":2010}}}'
 
 Every = Annotated[float, Meta(ge=0.1, le=3600)]
 
@@ -85,11 +86,11 @@ def parse(texts: list[str]) -> list[Subscribed]:
         BadRequest: it is malformed, or too much.
     """
     if not 0 < len(texts) <= MAX_SUBSCRIPTIONS:
-        raise BadRequest(f"subscribe=JSON is needed, 1 to {MAX_SUBSCRIPTIONS} times")
+        raise BadRequest(f"subscribe=JSON is needed, 1 to {MAX_SUBSCRIPTIONS} times: {EXAMPLE}")
     try:
         return [msgspec.json.decode(text, type=Subscribed) for text in texts]
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise BadRequest(f"subscribe: {error}") from error
+        raise BadRequest(f"subscribe: {error}; it is like {EXAMPLE}") from error
 
 
 async def follow(
@@ -108,7 +109,7 @@ async def follow(
                 name = "change"
         yield "end", {"of": of}
     except MeshError as error:
-        yield "error", {"of": of, "error": to_body(error)}
+        yield "error", {"of": of, "error": told(error)}
 
 
 def _changes(

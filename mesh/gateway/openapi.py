@@ -60,6 +60,19 @@ def document(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
     }
 
 
+def index(described: dict[str, Any]) -> dict[str, Any]:
+    """What there is, in short: of the document, the first sentence of each operation."""
+    return {
+        "openapi": "/api/openapi.json",
+        "yjs": "/yjs/{collection}/{id}",
+        "endpoints": {
+            f"{method.upper()} {path}": operation["summary"].partition(". ")[0].rstrip(".")
+            for path, operations in described["paths"].items()
+            for method, operation in operations.items()
+        },
+    }
+
+
 def _operation(endpoint: Endpoint, schema_of: dict[Any, Any]) -> dict[str, Any]:
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
@@ -136,6 +149,7 @@ def _others(schema_of: dict[Any, Any]) -> list[tuple[str, str, dict[str, Any]]]:
                 "Fetch a blob: events named progress, each a BlobProgress.", [_HASH, with_token], stream
             ),
         ),
+        ("/api", "get", _described("What there is.", [], {"200": _json("In short.", {"type": "object"})})),
         ("/api/live", "get", _described("Follow what changes.", [subscribe], stream)),
         (
             "/api/openapi.json",

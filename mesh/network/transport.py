@@ -18,6 +18,9 @@ BULK_PATH = "/bulk"
 JOIN_PATH = "/join"
 """Path of the URL of connections of who asks for a certificate (see :mod:`mesh.core.enrolment`)."""
 
+BROKE = "the connection broke"
+"""Why a connection has ended of which the other side said nothing."""
+
 PATHS = ("/", BULK_PATH, JOIN_PATH)
 
 MAX_STRANGER_BYTES = MAX_HANDSHAKE_BYTES

@@ -31,6 +31,7 @@ from mesh.network.sockets import (
 )
 from mesh.network.tls import Tls, fingerprint_of
 from mesh.network.transport import (
+    BROKE,
     BULK_PATH,
     MAX_STRANGER_BYTES,
     PATHS,
@@ -293,7 +294,7 @@ def _why_closed(error: ConnectionClosed) -> str:
     if frame is not None:
         return frame.reason or ("the other side closed it" if frame is error.rcvd else "closed by this side")
     cause = error.__cause__
-    return f"the connection broke ({cause})" if isinstance(cause, OSError) else "the connection broke"
+    return f"{BROKE} ({cause})" if isinstance(cause, OSError) else BROKE
 
 
 def _why_not_bound(error: OSError) -> str:

@@ -49,7 +49,7 @@ def examine(home: Path, now: float) -> list[Finding]:
 
 def examine_running(presence: Presence) -> list[Finding]:
     """Look at a node that runs."""
-    return [*_plaintext(presence), *_clocks(presence)]
+    return [*_revoked(presence), *_plaintext(presence), *_clocks(presence)]
 
 
 def _permissions(home: Path) -> Iterable[Finding]:
@@ -113,6 +113,16 @@ def _disk(home: Path) -> Iterable[Finding]:
             "disk",
             f"{usage.free >> 20} MiB are free on the disk of {home}",
             "make room: below that, writes and fetches fail with StorageFull",
+        )
+
+
+def _revoked(presence: Presence) -> Iterable[Finding]:
+    if presence.revoked_by is not None:
+        yield Finding(
+            "certificate",
+            f"this node is no member any more: it was revoked, says {presence.revoked_by}",
+            "if that was no mistake, leave it; else have an admin `mesh invite` it, then `mesh down` and "
+            "`mesh join TOKEN` here",
         )
 
 

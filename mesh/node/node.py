@@ -110,7 +110,7 @@ class Node:
             formations=[formations] if isinstance(formations, str) else list(formations),
             capabilities=capabilities,
             receive=receive,
-            inbox=None if inbox is None else Path(inbox),
+            inbox=None if inbox is None else Path(inbox).absolute(),
             policy=policy,
             retention=retention,
             hub=hub,

@@ -6,6 +6,7 @@ from typing import Literal
 from weakref import WeakSet
 
 from mesh.attachments.service import Attachments
+from mesh.core.certificates import REVOKED
 from mesh.core.structs import Struct
 from mesh.network.peers import Peers
 from mesh.storage.documents import DocumentStore
@@ -51,6 +52,11 @@ class Presence(Struct, frozen=True):
     online: bool
     peers: list[PeerPresence]
     dials: list[DialPresence]
+
+    @property
+    def revoked_by(self) -> str | None:
+        """The address at which this node hears that it was revoked; ``None``: it hears no such thing."""
+        return next((dial.url for dial in self.dials if f"{REVOKED}: " in (dial.error or "")), None)
 
 
 class Stats(Struct, frozen=True):

@@ -120,6 +120,9 @@ def test_documents_are_made_found_changed_and_removed(page: Page) -> None:
     page.fill("#selector", '{"at": {"$what": 2}}')
     page.keyboard.press("Enter")
     expect(page.locator("#selector-error")).to_contain_text("$what")
+    expect(page.locator("#selector-error")).to_contain_text("$elemMatch")
+    expect(page.locator("#documents-count")).to_have_text("")
+    expect(page.locator("#documents-empty")).to_be_hidden()
     page.fill("#selector", "")
     page.keyboard.press("Enter")
 

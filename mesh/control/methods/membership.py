@@ -34,13 +34,15 @@ async def invite(
 @METHODS.add("node.revoke")
 async def revoke(served: Served, *, node_id: Text) -> str:
     """``Node.revoke()`` of a node, by the start of its id or its name if it is known here; the whole id."""
-    members = await served.node.members()
-    whole = find_node(node_id, [(member["_id"], member.get("name", "")) for member in members])
+    names = [(member["_id"], member.get("name", "")) for member in await served.node.members()]
+    names += [(known, "") for known in served.node.standings()]  # who was revoked has no document any more
+    whole = find_node(node_id, names)
     if whole is None and is_whole_node_id(node_id):
         whole = node_id
     if whole is None:
         raise MeshError(
-            f"no node {node_id!r} is known here: `mesh members` lists who is; or give its whole id"
+            f"no node {node_id!r} is known here: `mesh members` lists who is, and those that were revoked by "
+            "their ids alone; or give its whole id"
         )
     await served.node.revoke(whole)
     return whole
