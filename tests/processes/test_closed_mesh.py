@@ -50,6 +50,9 @@ def test_a_mesh_from_its_beginning_to_a_stolen_van(tmp_path: Path) -> None:
             assert hq.mesh("members")[1] == {"_id": van.node_id, "standing": "revoked"}
             assert "revoked" in van.mesh("connect", hq.address, status=4)["error"]["message"]
             assert van.mesh("whoami")["revoked_by"] == hq.address
+            [finding] = van.mesh("doctor", status=1)["findings"]
+            assert finding["problem"].endswith(f"it was revoked, says {hq.address}")
+            assert hq.mesh("revoke", van.node_id[:10]) == {"node_id": van.node_id}
             assert token not in hq.stderr + van.stderr
             for arguments in Path("/proc").glob("[0-9]*/cmdline"):  # none on macOS
                 with contextlib.suppress(OSError):

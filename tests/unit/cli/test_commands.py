@@ -358,7 +358,9 @@ def test_invitations(served: ServedNode) -> None:
 def test_revoking_by_name_by_the_start_of_an_id_and_by_the_whole_one(served: ServedNode) -> None:
     gone = "a" * 52
     for typed in ("van7", VAN_ID[:5], gone):
-        assert served.mesh("revoke", typed).exit_code == 0
+        result = served.mesh("revoke", typed)
+        assert result.exit_code == 0
+        assert ("revoked already" in result.output) is (typed != gone), "as the fake says of van"
     assert served.node.revoked == [VAN_ID, VAN_ID, gone]
     result = served.mesh("revoke", "nosuch")
     assert result.exit_code == 4

@@ -13,8 +13,9 @@ import httpx
 import pytest
 
 from mesh import Node, StorageFull
-from mesh.gateway import Gateway
+from mesh.gateway import Gateway, live
 from mesh.gateway.endpoints import MAX_BODY_BYTES
+from mesh.gateway.live import EXAMPLE
 
 
 def error_of(response: httpx.Response) -> tuple[int, str, dict[str, Any]]:
@@ -312,3 +313,32 @@ async def test_the_head_of_a_stream_is_all_there_is(client: httpx.AsyncClient) -
     assert (await client.head("/api/live")).status_code == 400
     assert "mesh_gateway_clients" in (metrics := (await client.get("/metrics")).text)
     assert not re.search(r'events"\} [1-9]', metrics)
+
+
+async def test_what_there_is_is_listed(client: httpx.AsyncClient) -> None:
+    index = (await client.get("/api")).json()
+    assert index["endpoints"]["GET /api/node"] == "Who the node is, and where peers reach it"
+    assert index["endpoints"].keys() >= {"GET /api/live", "PUT /blobs", "GET /metrics"}
+    assert (await client.get(index["openapi"])).status_code == 200
+    assert "GET /api lists what there is" in (await client.get("/nothing")).json()["error"]["message"]
+
+
+async def test_what_goes_wrong_is_told_in_requests(client: httpx.AsyncClient) -> None:
+    await client.post("/api/collections/cars/documents", json={"_id": "a/b"})
+    taken = await client.post("/api/collections/cars/documents", json={"_id": "a/b"})
+    assert error_of(taken) == (409, "DocumentExists", {"collection": "cars", "document_id": "a/b"})
+    path = "/api/collections/cars/documents/a%2Fb"
+    assert f"PATCH {path} merges into it" in taken.json()["error"]["message"]
+    assert (await client.patch(path, json={"n": 1})).status_code == 200
+    gone = await client.get("/api/collections/cars/documents/%C3%A9")
+    assert "PUT /api/collections/cars/documents/%C3%A9 creates it" in gone.json()["error"]["message"]
+    blob = await client.get(f"/blobs/{'0' * 64}")
+    assert f"GET /blobs/{'0' * 64}?token=JSON fetches it" in blob.json()["error"]["message"]
+    for query in ({}, {"subscribe": "{"}):
+        refused = (await client.get("/api/live", params=query)).json()["error"]["message"]
+        assert EXAMPLE in refused
+    assert len(live.parse([EXAMPLE.removeprefix("subscribe=")])) == 1
+    asked = {"selector": json.dumps({"n": {"$gtt": 1}})}
+    unknown = await client.get("/api/collections/cars/documents", params=asked)
+    assert "'$gtt'" in unknown.json()["error"]["message"]
+    assert "$gte" in unknown.json()["error"]["message"]
