@@ -11,9 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
-from tests.processes.mesh_process import ROOT
+from tests.processes.mesh_process import ROOT, MeshProcess
 from tests.processes.test_crashes import free_port
+from tests.processes.yjs_client import install
 
 pytestmark = pytest.mark.processes
 
@@ -73,6 +75,43 @@ def test_the_program_about_documents_prints_what_it_says(tmp_path: Path) -> None
         [sys.executable, "-m", "sqlite_utils", str(store), query], capture_output=True, text=True, timeout=60
     )
     assert '"id": "van7"' in shown.stdout
+
+
+@pytest.mark.xdist_group("yjs")
+def test_the_examples_of_the_gateway_do_what_they_say(tmp_path: Path) -> None:
+    """In a browser, ``WebSocket`` is there already: Node gets it from a package."""
+    port = str(free_port())
+    [commands] = [block for block in blocks("sh") if "curl" in block]
+    *requests, live = commands.replace("8080", port).splitlines()
+    [program] = blocks("js")
+    install(tmp_path)
+    (tmp_path / "example.mjs").write_text(
+        'import WebSocket from "ws"; globalThis.WebSocket = WebSocket;\n' + program.replace("8080", port)
+    )
+    (tmp_path / "FILE").write_bytes(b"a map")
+    with MeshProcess(tmp_path / "hub", "--gateway", f"127.0.0.1:{port}"):
+        shell = subprocess.run(
+            ["sh", "-ec", "\n".join(requests)], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
+        assert shell.returncode == 0, shell.stderr
+        assert '{"documents":[{"_id":"van7",' in shell.stdout
+        assert '"at":{"city":"Bergen"}' in shell.stdout
+        assert f'"hash":"{blake3(b"a map").hexdigest()}"' in shell.stdout
+        following = ["sh", "-c", f"{requests[0]}; exec {live}"]
+        with (
+            subprocess.Popen(following, stdout=subprocess.PIPE, text=True) as curl,
+            subprocess.Popen(
+                ["node", "example.mjs"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+            ) as node,
+        ):
+            try:
+                assert node.stdout is not None
+                assert [node.stdout.readline().strip() for _ in range(2)] == ["Bergen", "Oslo"]
+                assert curl.stdout is not None
+                assert any('"at":{"city":"Oslo"}' in line for line in curl.stdout)
+            finally:
+                curl.kill()
+                node.kill()
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:
