@@ -78,6 +78,7 @@ class RequestQueue:
 
     def __init__(self, before: SentBefore) -> None:
         self._before = before
+        self._here = SentBefore()
         self._heap: list[Job] = []
         self._numbers = itertools.count()
         self._wanted: set[tuple[bytes, int]] = set()
@@ -125,6 +126,7 @@ class RequestQueue:
             if count <= job.rank[2] or job.sent:
                 return job
             job.rank = (*job.rank[:2], count, job.rank[3])
+            job.answer = None  # what was read goes: there may soon be a lot of it, for every downloader
             heapq.heapreplace(self._heap, job)
         self._filled.clear()
         return None
@@ -142,7 +144,12 @@ class RequestQueue:
         first = job.request.offset == 0 if isinstance(job.request, PieceGet) else not job.sent
         if first and not isinstance(job.request, ChunkListGet):
             self._before.add(job.request.hash, job.index)
+            self._here.add(job.request.hash, job.index)
         job.rank = (job.rank[0], False, *job.rank[2:])  # it is the first anyway
+
+    def again(self, job: Job) -> bool:
+        """Whether this downloader got the chunk before: it may have found it damaged."""
+        return self._here.count(job.request.hash, job.index) > 0
 
     def pop(self) -> None:
         """The next job is done."""

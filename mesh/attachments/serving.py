@@ -251,10 +251,8 @@ class Server:
                     return ChunkList(request.hash, request.start, piece)
                 if isinstance(request, PieceGet):
                     return await self._read_for_piece(request)
-                # Who asks for a chunk twice may have found it damaged.
-                again = self._before.count(request.hash, job.index) > 0
                 return await self._store.read_chunk(
-                    request.hash.hex(), job.index, downloader.headroom, verified=again
+                    request.hash.hex(), job.index, downloader.headroom, verified=downloader.queue.again(job)
                 )
         except BlobNotFound as error:
             if isinstance(request, ChunkListGet):
@@ -270,8 +268,7 @@ class Server:
         # Pieces of a chunk are asked for one after another: read it once.
         cached = self._piece_of
         if cached is None or cached[:2] != (request.hash, request.index):
-            again = self._before.count(request.hash, request.index) > 0
-            chunk = await self._store.read_chunk(request.hash.hex(), request.index, verified=again)
+            chunk = await self._store.read_chunk(request.hash.hex(), request.index, verified=True)
             cached = self._piece_of = (request.hash, request.index, chunk)
         return cached[2]
 
