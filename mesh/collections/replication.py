@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Iterable
 from contextvars import Context
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from mesh.collections.sessions import SyncSession
 from mesh.core.access import OPEN, access_between
 from mesh.core.commits import Commit
+from mesh.core.handshake import CLONED
 from mesh.core.interest import EVERYTHING
 from mesh.core.membership import Membership
 from mesh.core.routes import InterestTable
@@ -32,11 +34,13 @@ from mesh.core.wire import (
     Routes,
     Summaries,
 )
-from mesh.errors import SettleTimeout
+from mesh.errors import IdentityCloned, SettleTimeout
 from mesh.network.link import Link
 from mesh.network.peers import Peers
 from mesh.storage.authors import Confirmed
 from mesh.storage.documents import DocumentStore
+
+_log = logging.getLogger("mesh.replication")
 
 FEW_ENTRIES = 64
 """What is wanted at most to be announced with every change; of more, ..."""
@@ -147,10 +151,14 @@ class Replicator:
         heard = sync.access.heard(interest)
         if heard is None:
             return
+        outdone = self._table.outdone
         if self._table.heard(link.node_id, heard, asyncio.get_running_loop().time()):
             self._expire_later()
             sync.run(sync.serving.wanted(self._table.wanted_by(link.node_id)))
             self._announce_soon()
+        elif self._table.outdone and not outdone:
+            _log.error("%s (heard from %s)", IdentityCloned(CLONED).reason, link)
+            self._expire_later()
 
     def _on_routes(self, link: Link, routes: Routes) -> None:
         sync = self._syncs.get(link.node_id)

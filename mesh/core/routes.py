@@ -24,6 +24,7 @@ from collections.abc import Iterable
 from itertools import islice
 
 from mesh.core.interest import MAX_INTEREST_BYTES, MAX_INTEREST_ENTRIES, InterestSet
+from mesh.core.rivals import Rivals
 from mesh.core.told import Told
 from mesh.core.ways import MAX_SEQUENCE, Heard, LinkState, Origin, StandIn, Way, above, leads_away
 from mesh.core.wire import WITHDRAWN, Interest, InterestEntry, Routes
@@ -64,6 +65,12 @@ class InterestTable:
         self._standing_in: dict[str, StandIn] = {}  # in the order in which they end
         self._left_by: Counter[str] = Counter()  # lost peer -> origins that are stood in for since
         self._concerned: set[str] = set()
+        self._rivals = Rivals()
+
+    @property
+    def outdone(self) -> bool:
+        """Whether another process speaks as this node, and was let have the last word for now."""
+        return self._rivals.outdone > self._sequence
 
     @property
     def own(self) -> InterestSet:
@@ -116,10 +123,13 @@ class InterestTable:
             )
         if origin == self._node_id:
             # Somebody stands in for this node, or it was restarted with a clock that was set back.
-            news = interest.sequence > self._sequence
-            if news:
-                self._go_above(interest.sequence)
-            return news
+            if interest.sequence <= self._sequence:
+                return False
+            stand_in = interest.sequence % 2
+            if not stand_in and not self._rivals.rise(interest.sequence, now):
+                return False
+            self._go_above(interest.sequence)
+            return True
         if interest.hops > MAX_HOPS:  # WITHDRAWN is
             return self._taken_back(peer, interest, now)
         if (interest.hops == 0) != (origin == peer):
@@ -195,16 +205,23 @@ class InterestTable:
                 self._choose(origin, now, lost=peer)
 
     def expire(self, now: float) -> bool:
-        """Stand in no longer for those who have been gone for too long; whether there were any."""
+        """Stand in no longer for those who have been gone for too long, and go above who speaks as this node
+        again; whether there was anything to do."""
+        outdone, due = self._rivals.outdone, self._rivals.next_rise
+        risen = due is not None and due <= now and self._rivals.rise(outdone, now)
+        if risen:
+            self._go_above(max(outdone, self._sequence))
         ended = [(o, s.sequence) for o, s in self._standing_in.items() if s.expires <= now]
         for origin, sequence in ended:
             self._end(origin, sequence, now)
-        return bool(ended)
+        return risen or bool(ended)
 
     @property
     def next_expiry(self) -> float | None:
         """When there is something to :meth:`expire`."""
-        return next((stand_in.expires for stand_in in self._standing_in.values()), None)
+        ends = [stand_in.expires for stand_in in islice(self._standing_in.values(), 1)]
+        due = self._rivals.next_rise
+        return min(ends if due is None else [*ends, due], default=None)
 
     # --- ways -------------------------------------------------------------------------------------
 

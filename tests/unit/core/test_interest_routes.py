@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from mesh.core.interest import EVERYTHING, InterestSet
+from mesh.core.rivals import MAX_RISES, RISE_SECONDS
 from mesh.core.routes import MAX_HOPS, MAX_ORIGINS, SOFT_STATE_SECONDS, InterestTable
 from mesh.core.ways import MAX_SEQUENCE
 from mesh.core.wire import WITHDRAWN, Interest, InterestEntry, Routes
@@ -48,6 +50,49 @@ def relayed(made: InterestTable, peer: str) -> dict[str, Interest]:
 def served(made: InterestTable, peer: str) -> InterestSet:
     made.tell(peer)
     return made.wanted_by(peer)
+
+
+# --- who speaks as this node ----------------------------------------------------------------------
+
+
+def test_what_an_earlier_run_has_said_is_gone_above() -> None:
+    made = table("a", "b")
+    for peer, sequence in (("a", 100), ("b", 40), ("b", 200)):
+        assert made.heard(peer, said("me", 3, CARS, sequence=sequence), 0.0) == (sequence != 40)
+        assert not made.outdone
+    assert made.announcement("a", "me") == said("me", 0, sequence=202)
+
+
+def test_two_who_speak_as_one_node_do_not_go_on_for_ever() -> None:
+    one, other = table("a", own=(CARS,)), table("b", own=(RED,))
+    other.set_own([RED], 1000)
+    tables = {"a": one, "b": other}
+    hears, says, turns, now = "a", "b", 0, 0.0
+    for _ in range(3):
+        while True:
+            interest = tables[says].announcement(says, "me")
+            assert interest is not None
+            if not tables[hears].heard(hears, msgspec.structs.replace(interest, hops=2), now):
+                break
+            assert not tables[hears].outdone
+            hears, says, turns, now = says, hears, turns + 1, now + 0.01
+        assert turns >= 2 * MAX_RISES - 1
+        assert tables[hears].outdone
+        due = tables[hears].next_expiry
+        assert due is not None
+        assert now < due <= now + RISE_SECONDS
+        assert not tables[hears].expire(due - 0.001)
+        assert tables[hears].expire(due)
+        assert not tables[hears].outdone
+        hears, says, now = says, hears, due
+    assert turns <= 6 * MAX_RISES
+
+
+def test_stand_ins_are_gone_above_however_often() -> None:
+    made = table("a", own=(CARS,))
+    for sequence in range(101, 101 + 8 * MAX_RISES, 4):
+        assert made.heard("a", said("me", 3, CARS, sequence=sequence), 0.0)
+    assert not made.outdone
 
 
 # --- what is passed on ----------------------------------------------------------------------------
