@@ -25,19 +25,16 @@ class Stream(Generic[T]):
         start: Callable[[], Awaitable[None]] | None = None,
         merge: Callable[[T, T], T | None] | None = None,
         on_close: Callable[[], None] | None = None,
-        source: object = None,
     ) -> None:
         """
         Args:
             start: awaited once, before the first item is waited for; usually pushes that item.
             merge: joins two unread items, older first, into the one that is delivered; ``None``: none is.
             on_close: called once when the stream ends, by either side.
-            source: kept alive as long as the stream is (a producer's per-stream state).
         """
         self._start = start
         self._merge = merge
         self._on_close = on_close
-        self.source = source
         self._items: list[T] = []
         self._error: BaseException | None = None
         self._finished = False

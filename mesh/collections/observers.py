@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import weakref
 from collections.abc import Iterable, Sequence
 from weakref import WeakSet
 
+from mesh.core.audience import Audience
 from mesh.core.changes import Change, Document, merge_changes, snapshot
 from mesh.core.commits import Commit
 from mesh.core.results import Result
-from mesh.core.selector import Selector, Sort, only_ids
+from mesh.core.selector import Selector, Sort, required
 from mesh.core.values import identical
 from mesh.errors import InvalidSelector
 from mesh.storage import finding
@@ -26,9 +26,12 @@ class _Observed:
     What is committed while the snapshot is read is kept, and applied to it where it is newer.
     """
 
+    stream: weakref.ref[Stream[Change]]
+    """Where that is told."""
+
     def __init__(self, selector: Selector | None, sort: Sort | None, limit: int | None) -> None:
         self.query = compile_query(selector, sort)
-        self.ids = only_ids(selector)
+        self.required = required(selector)
         self._limit = limit
         self.begin()
 
@@ -116,10 +119,6 @@ class _Observed:
         before.setdefault(document_id, old)
 
 
-_Key = tuple[str, str | None]
-"""A collection, and an id in it or, for those who care about all of it, ``None``."""
-
-
 class Observers:
     """The observers of one store.
 
@@ -130,8 +129,7 @@ class Observers:
     def __init__(self, store: DocumentStore) -> None:
         self._store = store
         self._streams: WeakSet[Stream[Change]] = WeakSet()
-        self._told: dict[_Key, dict[int, weakref.ref[Stream[Change]]]] = {}
-        self._numbers = itertools.count()
+        self._told: Audience[_Observed] = Audience()
         store.follow(self._committed)
 
     def observe(
@@ -149,31 +147,28 @@ class Observers:
         if limit is not None and limit < 0:
             raise InvalidSelector(f"limit cannot be negative: {limit}")
         observed = _Observed(selector, sort, limit)
-        keys: list[_Key] = [(collection, document_id) for document_id in observed.ids or (None,)]
 
         def job(rows: Rows) -> tuple[list[Document], int]:
             return finding.find(rows, collection, observed.query), finding.position(rows)
 
         async def start() -> None:
             observed.begin()
-            for key in keys:
-                self._told.setdefault(key, {})[number] = reference
+            self._told.add(observed, collection, observed.required)
             try:
                 change = observed.start(*await self._store.read(job))
             except BaseException:
                 stop()
                 raise
-            stream = reference()
+            stream = observed.stream()
             assert stream is not None  # it is being read
             stream.push(change)
 
         def stop() -> None:
-            self._forget(keys, number)
+            self._told.remove(observed, collection, observed.required)
             observed.begin()
 
-        number = next(self._numbers)
-        stream: Stream[Change] = Stream(start=start, merge=merge_changes, on_close=stop, source=observed)
-        reference = weakref.ref(stream, lambda _: self._forget(keys, number))
+        stream: Stream[Change] = Stream(start=start, merge=merge_changes, on_close=stop)
+        observed.stream = weakref.ref(stream, lambda _: stop())
         self._streams.add(stream)
         return stream
 
@@ -182,27 +177,13 @@ class Observers:
         for stream in list(self._streams):
             stream.finish()
 
-    def _forget(self, keys: Iterable[_Key], number: int) -> None:
-        for key in keys:
-            told = self._told.get(key)
-            if told is not None:
-                told.pop(number, None)
-                if not told:
-                    del self._told[key]
-
     def _committed(self, commits: Sequence[Commit]) -> None:
-        concerned: dict[Stream[Change], list[Commit]] = {}
+        concerned: dict[_Observed, list[Commit]] = {}
         for commit in commits:
-            collection, document_id = commit.change.collection, commit.change.id
-            for key in ((collection, None), (collection, document_id)):
-                told = self._told.get(key)
-                for reference in list(told.values()) if told else ():
-                    stream = reference()
-                    if stream is not None:
-                        concerned.setdefault(stream, []).append(commit)
-        for stream, changed in concerned.items():
-            observed = stream.source
-            assert isinstance(observed, _Observed)
+            for observed in self._told.concerned(commit.change.collection, commit.before, commit.after):
+                concerned.setdefault(observed, []).append(commit)
+        for observed, changed in concerned.items():
             change = observed.commit(changed)
-            if change is not None:
+            stream = observed.stream()
+            if change is not None and stream is not None:
                 stream.push(change)

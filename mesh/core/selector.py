@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -72,17 +72,30 @@ def plain_selector(selector: Selector | None) -> dict[str, Any]:
     return plain
 
 
-def only_ids(selector: Selector | None) -> frozenset[str] | None:
-    """The ids that a document must have one of to be selected by a valid selector, where it names them."""
-    condition = (selector or {}).get("_id")
-    if isinstance(condition, str):
-        return frozenset((condition,))
-    if isinstance(condition, Mapping):
-        if "$eq" in condition:
-            condition = {"$in": [condition["$eq"]]}
-        if "$in" in condition:
-            return frozenset(item for item in condition["$in"] if isinstance(item, str))
-    return None
+class Required(NamedTuple):
+    """A field, and the values of which a document must have one there to be selected. No field, and
+    ``MISSING``, where a selector requires no such thing."""
+
+    segments: tuple[str, ...]
+    values: tuple[Any, ...]
+
+
+def required(selector: Selector | None) -> Required:
+    """What a valid selector requires of one field: of the ``_id``, if it names some."""
+    named = [
+        Required(split_path(field), tuple(values))
+        for field, condition in plain_selector(selector).items()
+        if not field.startswith("$") and (values := _scalars(condition)) is not None
+    ]
+    return min(named, key=lambda one: one.segments != ("_id",), default=Required((), (MISSING,)))
+
+
+def _scalars(condition: Any) -> list[Any] | None:
+    """The values that a condition takes, if it names them and none has parts."""
+    values = [condition]
+    if isinstance(condition, dict):
+        values = [condition["$eq"]] if "$eq" in condition else condition.get("$in", values)
+    return None if any(isinstance(value, list | dict) for value in values) else values
 
 
 def _shown(value: Any) -> str:
