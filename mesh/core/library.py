@@ -174,7 +174,8 @@ def _apply_checked(
         clock = clocks.get(client, 0)
         if start > clock:
             raise Incomplete("an update that builds on what is not in it")
-        continues = continues or start < clock < end
+        begins = (client, clock) in brought.values and not brought.listed
+        continues = continues or (start < clock < end and not begins)
         clocks[client] = max(clock, end)
     if any(end > clocks.get(client, 0) for client, _, end in brought.deletions):
         raise Incomplete("an update that deletes what is not in it")
