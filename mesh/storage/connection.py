@@ -14,6 +14,7 @@ import sqlite_utils
 
 from mesh.errors import DataDirUnusable, MeshError, NotStarted, StorageFull, StoreCorrupt
 from mesh.storage.file_watch import FileWatch
+from mesh.storage.precedence import Committing
 from mesh.storage.schema import refuse_newer
 from mesh.storage.wholeness import make_whole
 
@@ -254,7 +255,8 @@ class Connection(Generic[T]):
         if self._watch is not None:
             self._watch.check()
         self.commits += 1
-        connection.execute("COMMIT")
+        with Committing():
+            connection.execute("COMMIT")
         if self._watch is not None:
             self._watch.committed()
 

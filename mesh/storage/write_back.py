@@ -8,13 +8,15 @@ from collections import deque
 from collections.abc import Callable
 
 from mesh.storage.blob_sources import WRITE_BACK_BYTES
+from mesh.storage.precedence import after_commits
 
 _WAIT_BEFORE, _WRITE, _WAIT_AFTER = 1, 2, 4
 
 
 class WriteBack:
-    """Has whatever is written begin its way to the disk at once, and waits for the oldest while more than
-    ``WRITE_BACK_BYTES`` are on theirs: the disk always has something to do, and never much.
+    """Has whatever is written begin its way to the disk at once, commits of documents first, and waits for
+    the oldest while more than ``WRITE_BACK_BYTES`` are on theirs: the disk always has something to do, and
+    never much.
 
     It makes nothing durable: that takes :func:`make_durable`, which then finds little left to do.
     """
@@ -29,6 +31,7 @@ class WriteBack:
         Raises:
             OSError: something that was written earlier did not get to the disk.
         """
+        after_commits()
         start(fd, offset, length)
         self._under_way.append((offset, length))
         self._bytes += length
