@@ -59,7 +59,8 @@ class FakeDocuments:
         self.writes: list[tuple[float, str, str, dict[str, Any]]] = []
         self.fail_writes: list[Exception] = []
         self.commit_seconds = 0.0
-        self._streams: weakref.WeakSet[Stream[Change]] = weakref.WeakSet()
+        self._streams: weakref.WeakKeyDictionary[Stream[Change], tuple[str, _Observed]]
+        self._streams = weakref.WeakKeyDictionary()
 
     async def write(self, collection: str, document_id: str, body: dict[str, Any]) -> None:
         assert owner_of(collection, document_id, body) == self.node_id
@@ -83,8 +84,8 @@ class FakeDocuments:
             observed.shown = {d["_id"]: d for d in self._documents(collection) if observed.matches(d)}
             stream.push(snapshot(list(observed.shown.values())))
 
-        stream: Stream[Change] = Stream(start=start, merge=merge_changes, source=(collection, observed))
-        self._streams.add(stream)
+        stream: Stream[Change] = Stream(start=start, merge=merge_changes)
+        self._streams[stream] = collection, observed
         return stream
 
     async def arrivals(self, collection: str, prefix: str) -> dict[str, float]:
@@ -99,10 +100,8 @@ class FakeDocuments:
         await asyncio.sleep(self.commit_seconds)
         for document_id in ids:
             self.held.pop((collection, document_id), None)
-            for stream in list(self._streams):
-                source = stream.source
-                assert isinstance(source, tuple)
-                shown = source[1].shown if source[0] == collection else None
+            for stream, (observed_in, observed) in list(self._streams.items()):
+                shown = observed.shown if observed_in == collection else None
                 if shown is not None and shown.pop(document_id, None) is not None:
                     stream.push(Change(list(shown.values()), removed=[document_id]))
 
@@ -133,10 +132,7 @@ class FakeDocuments:
             return
         self.held[key] = versioned
         self.arrived[key] = self.world.now()
-        for stream in list(self._streams):
-            source = stream.source
-            assert isinstance(source, tuple)
-            collection, observed = source
+        for stream, (collection, observed) in list(self._streams.items()):
             if collection == key[0] and observed.shown is not None:
                 self._tell(stream, observed, document_of(key[1], versioned))
 
