@@ -554,7 +554,7 @@ async def test_brief_operations_are_done_on_the_loop_while_they_do_not_hold_it_u
 
     def counted(self: ThreadWorker, then: Any, function: Any, *args: Any) -> None:
         nonlocal asked
-        asked += 1
+        asked += function.__name__ in ("attempt", "read")  # and not what else a node does
         call(self, then, function, *args)
 
     async with file_node.transaction() as tx:
