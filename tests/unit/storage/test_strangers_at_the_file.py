@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import random
 import resource
 import sqlite3
@@ -12,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,23 @@ async def test_tools_read_what_is_committed_while_the_node_runs(path: Path) -> N
     assert [row["id"] for row in json.loads(said.stdout)] == ["0", "1", "2"]
     await store.write(put("3"))
     assert await store.read(count) == 4
+    await store.close()
+
+
+async def test_datasette_reads_what_is_committed_while_the_node_runs(path: Path) -> None:
+    if find_spec("datasette") is None:
+        give_up = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+        give_up("Datasette is not installed: pip install -e '.[dev]'")
+    store = await opened(path)
+    await store.write(put("1", "text"))
+    query = "/store/documents.json?_shape=array&_col=id&_col=json&collection=c"
+    command = [sys.executable, "-m", "datasette", str(path), "--get", query]
+    said = await asyncio.to_thread(subprocess.run, command, stdout=subprocess.PIPE, check=True)
+    assert [(row["id"], row["json"]) for row in json.loads(said.stdout)] == [
+        ("1", '{"_id":"1","text":"text"}')
+    ]
+    await store.write(put("2"))
+    assert await store.read(count) == 2
     await store.close()
 
 
