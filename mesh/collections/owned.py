@@ -28,14 +28,13 @@ class OwnedDocuments:
         self._replicator = replicator
         self._identity = identity
 
-    async def write(self, collection: str, document_id: str, body: dict[str, Any]) -> bool:
+    async def write(self, collection: str, document_id: str, body: dict[str, Any]) -> None:
         """Sign ``body`` under the next sequence and commit it; one that says nothing new is not written.
-        Whether it was.
 
         Raises:
             PermissionDenied: the document is another node's.
         """
-        return await self._store.write(
+        await self._store.write(
             lambda rows: writes.write_record(rows, self._identity, collection, document_id, body)
         )
 

@@ -21,7 +21,7 @@ RECEIPTS = "receipts"
 class OwnRecords(Protocol):
     """Where this node says how far it is."""
 
-    async def write(self, collection: str, document_id: str, body: dict[str, Any]) -> object:
+    async def write(self, collection: str, document_id: str, body: dict[str, Any]) -> None:
         """Let whom it concerns know, and remember it, as well as this place can."""
 
     async def find(self, collection: str, selector: Selector | None = None) -> list[dict[str, Any]]:
@@ -37,7 +37,7 @@ class OwnedDocuments(OwnRecords, Protocol):
     Only valid documents of the right owner come out of it, as their body plus ``_id``.
     """
 
-    async def write(self, collection: str, document_id: str, body: dict[str, Any]) -> object:
+    async def write(self, collection: str, document_id: str, body: dict[str, Any]) -> None:
         """Sign as this node under the next sequence, commit durably, then let it sync."""
 
     def observe(self, collection: str, selector: Selector | None = None) -> Stream[Change]:

@@ -12,6 +12,7 @@ import msgspec
 from mesh.collections.owned import OwnedDocuments
 from mesh.core.receipts import NodeRecord
 from mesh.core.scopes import Capabilities, NodeFacts
+from mesh.core.values import identical
 from mesh.errors import InvalidNode, MeshError
 from mesh.node.checks import check_facts
 from mesh.node.probe import Probe
@@ -114,15 +115,15 @@ class Profile:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def _say(self, record: NodeRecord) -> bool:
+    async def _say(self, record: NodeRecord) -> None:
         before = self._record.facts
         record = msgspec.structs.replace(record, listen=self._address())
-        news = self._published and await self._owned.write("nodes", record.node_id, record.body())
+        if self._published:
+            await self._owned.write("nodes", record.node_id, record.body())
         self._record = record
         if record.facts != before:
             for callback in self._callbacks:
                 callback()
-        return news
 
     async def _capabilities(self, source: Capabilities | Probe) -> Capabilities:
         check_facts([], source)
@@ -165,12 +166,8 @@ class Profile:
 
     async def _rewrite(self) -> bool:
         said = await self._owned.get("nodes", self._record.node_id)
-        try:
-            if said is None or not await self._say(self._record):
-                return False
-        except MeshError as error:
-            logger.error("what another process has written in the name of this node stands: %s", error)
-            return True
+        if said is None or identical(said, {"_id": self._record.node_id, **self._record.body()}):
+            return False
         logger.error(
             "another process has written in the name of this node (as %r, at %s), which is put right. If "
             "this node is not a backup that was put back, its data directory was copied: a copy becomes a "
@@ -179,6 +176,10 @@ class Profile:
             said.get("name"),
             said.get("listen") or "no address",
         )
+        try:
+            await self._say(self._record)
+        except MeshError as error:
+            logger.error("what another process has written in the name of this node stands: %s", error)
         return True
 
 
