@@ -63,6 +63,7 @@ def test_what_an_earlier_run_has_said_is_gone_above() -> None:
     assert made.announcement("a", "me") == said("me", 0, sequence=202)
 
 
+@pytest.mark.limit("core.rivals.MAX_RISES")
 def test_two_who_speak_as_one_node_do_not_go_on_for_ever() -> None:
     one, other = table("a", own=(CARS,)), table("b", own=(RED,))
     other.set_own([RED], 1000)
