@@ -362,12 +362,12 @@ class StorageFull(MeshError):
         """
         Args:
             reserve: bytes of ``needed`` that are not for it: they stay free for documents.
-            capacity: bytes that would be free if nothing else were there, where that is known.
+            capacity: bytes that can be free at most, where that is known.
         """
         self.is_lasting = capacity is not None and needed > capacity
         kept = f", {reserve} of them to stay free for documents" if reserve else ""
         hint = (
-            f"It holds {capacity} in all: use a larger one"
+            f"No more than {capacity} can be: use a larger disk"
             if self.is_lasting
             else "Free some space and retry"
         )

@@ -202,11 +202,6 @@ class Exchange:
             transfer.fail(error)
             self._unwant_if_nobody_waits(hash)
 
-    def lost(self, hash: str) -> None:
-        """What was held of a blob turned out to be damaged, and is gone."""
-        log.error("blob %s is not here whole any more: what was here of it was damaged, or changed", hash)
-        self.deleted(hash)
-
     async def discard(self, hash: str) -> None:
         """Drop what has arrived of a blob that is neither whole nor under way."""
         await self._transfers.stopped(hash)

@@ -24,7 +24,15 @@ from mesh.attachments.waiters import OnProgress, Waiter
 from mesh.attachments.work import Work
 from mesh.core.rates import NO_LIMITS, Limits
 from mesh.core.tokens import BlobMetadata, BlobProgress, BlobToken
-from mesh.errors import BlobNotFound, FetchFailed, InvalidToken, MeshError, NotStarted, StorageFull
+from mesh.errors import (
+    BlobCorrupt,
+    BlobNotFound,
+    FetchFailed,
+    InvalidToken,
+    MeshError,
+    NotStarted,
+    StorageFull,
+)
 from mesh.network.peers import Peers
 from mesh.storage.blobs import BlobStore, Source
 
@@ -387,11 +395,12 @@ class Attachments:
         waiter.tell(BlobProgress("completed", token.size_bytes, token.size_bytes))
         return True
 
-    def _lost(self, hash: str, token: BlobToken | None) -> None:
-        self._exchange.lost(hash)
-        self._keeping.touch(hash)
+    def _lost(self, error: BlobCorrupt, token: BlobToken | None) -> None:
+        log.error("%s", error)
+        self._exchange.deleted(error.hash)
+        self._keeping.touch(error.hash)
         if token is not None and self._started:
-            self._work.begin(self._repair(token), f"repair {hash[:16]}")
+            self._work.begin(self._repair(token), f"repair {error.hash[:16]}")
 
     async def _repair(self, token: BlobToken) -> None:
         try:

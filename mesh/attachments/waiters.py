@@ -51,7 +51,7 @@ class Waiter:
             return
         try:
             self._on_progress(progress)
-        except Exception:
+        except (Exception, asyncio.CancelledError):
             log.exception("on_progress raised: it is not called again")
             self._on_progress = None
 

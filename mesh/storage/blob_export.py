@@ -32,6 +32,10 @@ def export_file(source: int | memoryview, destination: Path, hash: str) -> bool:
         OSError: the directory cannot be written.
     """
     folder = destination.parent
+    if destination.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "it is a directory: name a file in it", str(destination))
+    if not folder.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "there is no such directory", str(folder))
     temporary = folder / f".{hash_chunk(os.fsencode(destination.name)).hex()[:16]}.partial"
     size = len(source) if isinstance(source, memoryview) else os.fstat(source).st_size
     temporary.unlink(missing_ok=True)
@@ -45,7 +49,7 @@ def export_file(source: int | memoryview, destination: Path, hash: str) -> bool:
                     write_all(fd, source[start : start + CHUNK_BYTES], start)
             elif not _cloned(source, fd):
                 on_one_disk = os.fstat(source).st_dev == os.fstat(fd).st_dev
-                check_room(folder, size, beside_documents=on_one_disk)
+                check_room(folder, size, beside_documents=on_one_disk, beside=size if on_one_disk else 0)
                 _copy(source, fd, size)
             if _hash(fd, size) != hash:
                 temporary.unlink()

@@ -55,7 +55,7 @@ class FolderBlobs:
         self._worker = worker
         self._exporting = asyncio.Lock()
         self._small = SmallBlobs(self._folder, worker)
-        self._lost: OnLost = lambda hash, token: None
+        self._lost: OnLost = lambda error, token: None
         self._dropping: set[asyncio.Task[None]] = set()
 
     def on_lost(self, callback: OnLost) -> None:
@@ -286,7 +286,7 @@ class FolderBlobs:
         try:
             yield
         except BlobCorrupt as error:
-            self._lost(error.hash, self._folder.rotten.pop(error.hash, None))
+            self._lost(error, self._folder.rotten.pop(error.hash, None))
             raise
 
 

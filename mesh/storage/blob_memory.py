@@ -47,7 +47,7 @@ class MemoryBlobs:
         self._taken = 0
         self._cached: dict[str, None] = {}  # the least recently served first
         self._pinned: set[str] = set()
-        self._lost: OnLost = lambda hash, token: None
+        self._lost: OnLost = lambda error, token: None
         self._blobs: dict[str, _Blob] = {}
         self._partials: dict[str, _MemoryPartial] = {}
         self._folder: str | None = None
@@ -220,8 +220,7 @@ class MemoryBlobs:
         """See the port."""
         content = bytes(self._get(hash).content)
         if blake3(content).hexdigest() != hash:
-            self._drop_rotten(hash)
-            raise BlobCorrupt(hash)
+            raise self._drop_rotten(hash)
         return content
 
     def path(self, hash: str) -> Path:
@@ -244,8 +243,7 @@ class MemoryBlobs:
         async with self._exporting:
             content = memoryview(self._get(hash).content)
             if not await self._worker.run(export_file, content, Path(destination), hash):
-                self._drop_rotten(hash)
-                raise BlobCorrupt(hash)
+                raise self._drop_rotten(hash)
 
     async def verify(self, hash: str) -> list[int]:
         """See the port."""
@@ -269,7 +267,7 @@ class MemoryBlobs:
             free = self._max_bytes - self._taken
             raise StorageFull("memory", needed, free, capacity=self._max_bytes)
 
-    def _drop_rotten(self, hash: str) -> None:
+    def _drop_rotten(self, hash: str) -> BlobCorrupt:
         """What is still good of the blob is left as a partial one."""
         blob, wanted = self._blobs[hash], hash not in self._cached
         self._forget(hash)
@@ -279,7 +277,9 @@ class MemoryBlobs:
             chunk = _chunk(blob.content, index)
             if chunk_matches(blob.token, blob.hashes, index, chunk):
                 partial.keep(index, bytes(chunk))
-        self._lost(hash, blob.token if wanted else None)
+        error = BlobCorrupt(hash)
+        self._lost(error, blob.token if wanted else None)
+        return error
 
     def _forget(self, hash: str) -> None:
         self._taken -= len(self._blobs.pop(hash).content)

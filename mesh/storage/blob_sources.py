@@ -202,11 +202,14 @@ def writing(folder: Path, needed: int) -> Iterator[None]:
         raise DataDirUnusable(str(folder), error.strerror or str(error)) from error
 
 
-def check_room(folder: Path, needed: int, *, beside_documents: bool = True) -> None:
+def check_room(folder: Path, needed: int, *, beside_documents: bool = True, beside: int = 0) -> None:
     """Refuse to write ``needed`` bytes of a blob where they do not fit, or would leave no room for documents
     on their disk.
 
     What stays free there is 5 % of the disk, at most 1 GiB.
+
+    Args:
+        beside: bytes that are on the disk for as long as these are wanted.
 
     Raises:
         StorageFull: ``needed`` in it is with what has to stay free.
@@ -214,7 +217,7 @@ def check_room(folder: Path, needed: int, *, beside_documents: bool = True) -> N
     disk, free = _disk(folder)
     reserve = min(disk // 20, _MAX_RESERVE) if beside_documents else 0
     if free < needed + reserve:
-        raise StorageFull(str(folder), needed + reserve, free, reserve, capacity=disk)
+        raise StorageFull(str(folder), needed + reserve, free, reserve, capacity=disk - beside)
 
 
 def _disk(folder: Path) -> tuple[int, int]:

@@ -14,12 +14,12 @@ from typing import BinaryIO, Protocol
 
 from mesh.core.chunks import Buffer, ChunkMap, chunk_matches, derived_hashes
 from mesh.core.tokens import BlobMetadata, BlobToken
-from mesh.errors import MeshError
+from mesh.errors import BlobCorrupt, MeshError
 
 Source = str | PathLike[str] | bytes | bytearray | memoryview | AsyncIterable[bytes]
 
 
-OnLost = Callable[[str, BlobToken | None], None]
+OnLost = Callable[[BlobCorrupt, BlobToken | None], None]
 """Told of a blob that turned out to be damaged, with its token where that is known and it was wanted here."""
 
 SMALL_BYTES = 64 * 1024

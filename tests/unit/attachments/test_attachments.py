@@ -804,3 +804,23 @@ def test_a_file_name_that_is_not_text(tmp_path: PurePath) -> None:
         await world.close()
 
     run_virtual(main())
+
+
+@pytest.mark.parametrize("size", [9, 2 * MIB])
+@pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError])
+def test_whoever_watches_a_fetch_cannot_break_it(size: int, error: type[BaseException]) -> None:
+    @simulated()
+    async def fetch(world: World) -> None:
+        await world.link("ba")
+        token = await world["a"].add(content(size))
+        told: list[BlobProgress] = []
+
+        def watch(progress: BlobProgress) -> None:
+            told.append(progress)
+            raise error
+
+        handle = await world["b"].fetch(token, on_progress=watch)
+        assert await handle.read() == content(size)
+        assert len(told) == 1
+
+    fetch()

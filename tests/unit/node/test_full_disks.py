@@ -143,16 +143,38 @@ def test_what_is_larger_than_the_disk_fails(
         b = await world.start("b", ["a"], formations=["north"])
         token = await a.attachments.add(random.Random(seed).randbytes(3 * MIB))
         disk.f_blocks = 3 * MIB
-        with pytest.raises(StorageFull, match="use a larger one") as raised:
+        with pytest.raises(StorageFull, match="use a larger disk") as raised:
             await b.attachments.fetch(token, timeout=60)
         assert raised.value.is_lasting
         handle = await a.distributions.distribute(token, Formation("north"))
         status = await a.distributions.wait_for_completion(handle, 60)
         assert status.node_statuses[b.node_id].status is TransferState.FAILED
-        assert "use a larger one" in (status.node_statuses[b.node_id].error or "")
+        assert "use a larger disk" in (status.node_statuses[b.node_id].error or "")
         disk.f_blocks = 1 << 30
         await a.distributions.retry(handle)
         assert (await a.distributions.wait_for_completion(handle, 60)).is_success
+        await world.close()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_what_has_no_place_beside_its_copy_in_the_inbox_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    async def main() -> None:
+        world = World(seed, tmp_path, delay=0.005)
+        disk = disk_of(tmp_path / "b", monkeypatch)
+        a = await world.start("a")
+        b = await world.start("b", ["a"], inbox=True)
+        token = await a.attachments.add(random.Random(seed).randbytes(3 * MIB))
+        disk.f_blocks = disk.taken + 5 * MIB
+        disk.reserve = disk.f_blocks // 20
+        handle = await a.distributions.distribute(token)
+        status = await a.distributions.wait_for_completion(handle, 60)
+        assert status.node_statuses[b.node_id].status is TransferState.FAILED
+        assert "use a larger disk" in (status.node_statuses[b.node_id].error or "")
+        assert await b.attachments.exists(token.hash)
         await world.close()
 
     run_virtual(main())

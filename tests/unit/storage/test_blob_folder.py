@@ -437,7 +437,7 @@ async def test_what_rotted_is_neither_exported_nor_read_and_its_good_chunks_stay
     store = opened()
     await store.open()
     lost: list[str] = []
-    store.on_lost(lambda hash, token: lost.append(hash))
+    store.on_lost(lambda error, token: lost.append(error.hash))
     for use in (lambda hash: store.export(hash, tmp_path / "out"), store.read):
         token = await store.add(content(2 * CHUNK_BYTES), BlobMetadata())
         rot(store.path(token.hash))

@@ -114,7 +114,7 @@ async def test_a_changed_file_is_noticed_by_whoever_reads_and_dropped(
     store: FolderBlobs, file: Path, tmp_path: Path, change: Callable[[Path], None], use: str
 ) -> None:
     lost: list[str] = []
-    store.on_lost(lambda hash, token: lost.append(hash))
+    store.on_lost(lambda error, token: lost.append(error.hash))
     token = await store.link(file, BlobMetadata())
     change(file)
     with pytest.raises(LinkedFileChanged, match="add the file again"):
@@ -164,7 +164,7 @@ async def test_a_file_that_changed_while_nobody_looked_is_dropped_at_the_next_st
 
 async def test_a_changed_file_is_noticed_by_whoever_asks(store: FolderBlobs, file: Path) -> None:
     lost: list[str] = []
-    store.on_lost(lambda hash, token: lost.append(hash))
+    store.on_lost(lambda error, token: lost.append(error.hash))
     token = await store.link(file, BlobMetadata())
     assert await store.holds(token.hash)
     file.write_bytes(DATA + b"more")

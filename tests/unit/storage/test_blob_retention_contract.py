@@ -99,7 +99,7 @@ async def test_partial_blobs_are_listed(store: BlobStore) -> None:
 async def test_every_flipped_bit_is_found_and_costs_its_chunk(store: BlobStore, size: int) -> None:
     rng = random.Random(size)
     lost: list[str] = []
-    store.on_lost(lambda hash, token: lost.append(hash))
+    store.on_lost(lambda error, token: lost.append(error.hash))
     data = content(size)
     for _ in range(5):
         token = await store.add(data, BlobMetadata())
@@ -127,7 +127,7 @@ async def test_every_flipped_bit_is_found_and_costs_its_chunk(store: BlobStore, 
 
 async def test_what_rotted_is_not_read(store: BlobStore, tmp_path: Path) -> None:
     lost: list[str] = []
-    store.on_lost(lambda hash, token: lost.append(hash))
+    store.on_lost(lambda error, token: lost.append(error.hash))
     for use in (store.read, lambda hash: store.export(hash, tmp_path / "out")):
         token = await store.add(b"some bytes", BlobMetadata())
         flip(store, token.hash, 9)

@@ -81,7 +81,7 @@ def test_a_verified_file_reads_as_any_other(reads: list[tuple[int, int | None]])
 
 async def test_a_file_that_is_open_gives_what_is_good_and_says_what_is_not(store: FolderBlobs) -> None:
     lost: list[tuple[str, BlobToken | None]] = []
-    store.on_lost(lambda hash, token: lost.append((hash, token)))
+    store.on_lost(lambda error, token: lost.append((error.hash, token)))
     token = await store.add(DATA, BlobMetadata("name"))
     flip(store.path(token.hash), 2 * CHUNK_BYTES + 9)
     with store.open_file(token.hash) as file:
@@ -235,7 +235,7 @@ async def test_what_is_in_the_place_of_a_whole_blob_is_not_read(
     store: FolderBlobs, tmp_path: Path, stray: Callable[[Path], None], size: int, how: str
 ) -> None:
     lost: list[tuple[str, BlobToken | None]] = []
-    store.on_lost(lambda hash, token: lost.append((hash, token)))
+    store.on_lost(lambda error, token: lost.append((error.hash, token)))
     token = await store.add(DATA[:size], BlobMetadata("name"))
     place = store.path(token.hash)
     place.unlink()

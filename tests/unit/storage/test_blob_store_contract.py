@@ -215,8 +215,10 @@ async def test_export_is_whole_or_not_at_all(store: BlobStore, size: int, tmp_pa
     assert not (inbox / "file").is_symlink()
     assert target.read_bytes() == b"not to be touched"
     assert [path.name for path in inbox.iterdir()] == ["file"]
-    with pytest.raises(OSError):
+    with pytest.raises(FileNotFoundError, match=r"no such directory.*nowhere'"):
         await store.export(token.hash, tmp_path / "nowhere" / "file")
+    with pytest.raises(IsADirectoryError, match=r"name a file in it.*inbox'"):
+        await store.export(token.hash, inbox)
     with pytest.raises(BlobNotFound):
         await store.export("0" * 64, inbox / "other")
     assert [path.name for path in inbox.iterdir()] == ["file"]
