@@ -14,7 +14,7 @@ from mesh.cli.doctor import doctor
 from mesh.cli.output import Output, print_json
 from mesh.cli.settings import Settings, common_options
 from mesh.cli.up import up
-from mesh.errors import BlobNotFound, DistributionTimeout, MeshError
+from mesh.errors import BlobCorrupt, BlobNotFound, DistributionTimeout, LinkedFileChanged, MeshError
 from mesh.version import VERSION
 
 FAILED = 1
@@ -63,6 +63,13 @@ class MeshCommand(click.Group):
 
 def _in_commands(error: MeshError) -> str:
     """What the error says, with commands where it speaks of Python's methods."""
+    if isinstance(error, LinkedFileChanged):
+        return str(error)
+    if isinstance(error, BlobCorrupt):
+        return (
+            f"blob {error.hash} was damaged on this disk: what is damaged of it is fetched again "
+            "if another node has it, so try again in a moment"
+        )
     if isinstance(error, BlobNotFound):
         return (
             f"no blob {error.hash} is held here: `mesh blobs` lists what is, "

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from mesh.cli.main import cli
+from mesh.errors import BlobCorrupt
 from tests.unit.cli.conftest import ServedNode
 from tests.unit.fake_node import HUB_ID, SELF_ID, TOKEN, VAN_ID, FakeDelivery
 
@@ -269,6 +270,23 @@ def test_a_blob_that_is_not_here_is_named_in_terms_of_commands(served: ServedNod
         assert result.exit_code == 4
         assert "no blob abc is held here: `mesh blobs` lists what is" in result.stderr
         assert "fetch()" not in result.stderr
+
+
+def test_a_blob_that_is_damaged_is_not_said_to_be_unknown(
+    served: ServedNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "map").write_bytes(b"tiles")
+    hash = json.loads(served.mesh("add", str(tmp_path / "map")).stdout)["hash"]
+
+    async def damaged(hash: str, destination: Path) -> None:
+        raise BlobCorrupt(hash)
+
+    monkeypatch.setattr(served.node.attachments, "export", damaged)
+    result = served.mesh("export", hash, str(tmp_path / "copy"))
+    assert result.exit_code == 4
+    assert "was damaged on this disk" in result.stderr
+    assert "try again in a moment" in result.stderr
+    assert "fetch()" not in result.stderr
 
 
 def test_a_missing_file_is_an_error_of_input(served: ServedNode, tmp_path: Path) -> None:
