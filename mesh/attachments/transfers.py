@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from typing import Any
 
 from mesh.attachments.asking import Asking
@@ -142,42 +142,43 @@ class Transfer(Wanted):
 
     async def take_chunk(self, peer: str, index: int, data: Buffer) -> None:
         """See :class:`~mesh.attachments.lanes.Receiver`."""
-        if self.partial is None or self._plan is None:
+        partial = self.partial
+        if partial is None or self._plan is None:
             return
-        try:
-            await self.partial.write(index, data)
-        except CorruptChunk as error:
-            if self.ends(index, data):
-                return
-            log.warning("%s sent wrong bytes and is not asked for a while: %s", peer, error)
+        problem = await _problem(partial.write(index, data))
+        if self._plan is None or self.partial is not partial:
+            return  # it was stopped meanwhile
+        if problem is None:
+            self._arrived(peer, index)
+        elif not isinstance(problem, CorruptChunk):
+            self._broke(problem)
+        elif not self.ends(index, data):
+            log.warning("%s sent wrong bytes and is not asked for a while: %s", peer, problem)
             self._tally.forget(index, peer)
             self._act(self._plan.corrupt(peer, index, self._loop.time()))
-        except (MeshError, OSError) as error:
-            self._broke(error)
-        else:
-            self._arrived(peer, index)
 
     async def take_list(self, peer: str, hashes: bytes) -> None:
         """See :class:`~mesh.attachments.lanes.Receiver`."""
-        if self.partial is None or self._plan is None or self._plan.list_known:
+        partial = self.partial
+        if partial is None or self._plan is None or self._plan.list_known:
             return
-        try:
-            await self.partial.set_hashes(hashes)
-        except CorruptChunk as error:
-            count = len(hashes) // HASH_BYTES
-            if chunks_hash(hashes) == self.token.chunks_hash:
-                self._refute(f"it has {count} chunks, and the token says {self.token.chunk_count}")
-            elif count != self.token.chunk_count:
-                self.refused(peer, LIST)
-            else:
-                log.warning("%s sent a wrong chunk list and is not asked for a while: %s", peer, error)
-                self._act(self._plan.corrupt(peer, LIST, self._loop.time()))
-        except (MeshError, OSError) as error:
-            self._broke(error)
-        else:
-            for index in self.partial.held:  # left here by an earlier attempt that lost the list
+        problem = await _problem(partial.set_hashes(hashes))
+        if self._plan is None or self.partial is not partial:
+            return  # it was stopped meanwhile
+        count = len(hashes) // HASH_BYTES
+        if problem is None:
+            for index in partial.held:  # left here by an earlier attempt that lost the list
                 self._plan.held.add(index)
             self._arrived(peer, LIST)
+        elif not isinstance(problem, CorruptChunk):
+            self._broke(problem)
+        elif chunks_hash(hashes) == self.token.chunks_hash:
+            self._refute(f"it has {count} chunks, and the token says {self.token.chunk_count}")
+        elif count != self.token.chunk_count:
+            self.refused(peer, LIST)
+        else:
+            log.warning("%s sent a wrong chunk list and is not asked for a while: %s", peer, problem)
+            self._act(self._plan.corrupt(peer, LIST, self._loop.time()))
 
     def refused(self, peer: str, index: int) -> None:
         """See :class:`~mesh.attachments.lanes.Receiver`."""
@@ -414,3 +415,12 @@ class Transfer(Wanted):
         if self.waiters and not self._ended and not self._finishing:
             for waiter in list(self.waiters):
                 waiter.look(self.progress)
+
+
+async def _problem(work: Awaitable[None]) -> MeshError | OSError | None:
+    """What is wrong with what came, or with the disk."""
+    try:
+        await work
+    except (MeshError, OSError) as error:
+        return error
+    return None

@@ -134,8 +134,9 @@ class PartialFile:
 
     def find(self, hashes: bytes) -> None:
         """Take the verified chunk list, and hold the chunks that are in the file."""
-        assert self._fd is not None
         self.hashes = hashes
+        if self._fd is None:
+            return  # it was closed meanwhile
         size = self.token.size_bytes
         position = 0
         while position < size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import shutil
@@ -617,3 +618,19 @@ async def test_kill_minus_nine_while_receiving_loses_nothing_that_was_written(
             await partial.write(index, chunks[index])
         assert await partial.finish() == []
     assert await store.read(token.hash) == b"".join(chunks)
+
+
+async def test_a_chunk_list_that_comes_while_its_blob_is_closed_does_no_harm(tmp_path: Path) -> None:
+    store = FolderBlobs(tmp_path / "data", ThreadWorker("blobs"))
+    await store.open()
+    token, hashes, chunks = describe(content(2 * CHUNK_BYTES))
+    partial = await store.begin(token, cached=False)
+    await partial.set_hashes(hashes)
+    await partial.write(1, chunks[1])
+    coming = asyncio.create_task(partial.set_hashes(hashes))
+    await asyncio.sleep(0)
+    await partial.close()
+    await coming
+    partial = await store.begin(token, cached=False)
+    assert list(partial.held) == [1]
+    await store.close()
