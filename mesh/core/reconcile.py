@@ -29,8 +29,9 @@ SHORT_BYTES = 6
 """What is told of a version hash, and of a digest: of few documents or ranges, two are told apart all the
 same."""
 
-MAX_SUMMARIES = 256
-"""Summaries in one message: the answer, even if it lists every range, fits a message too."""
+MAX_SUMMARIES = 128
+"""Summaries in one message: the answer, even if it lists every range, fits a message too, and to make
+or read it holds up no loop."""
 
 MAX_BITS = 32
 """Ranges are never divided beyond so many bits: what still collides there is listed."""

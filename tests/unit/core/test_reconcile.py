@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.core import reconcile
+from mesh.core.frames import MAX_MESSAGE_BYTES, encode_message
 from mesh.core.reconcile import KEY_BITS, WHOLE, KeySet, Range, answer, differing, first_ranges, summary
 from mesh.core.versions import encode_vector, key_hash, version_hash
+from mesh.core.wire import Differences
 
 hashes = st.integers(0, (1 << KEY_BITS) - 1)
 
@@ -175,8 +178,6 @@ def test_equal_vectors_have_equal_hashes_however_they_were_made() -> None:
 
 
 def test_comparing_large_sets_does_not_hold_up_the_loop() -> None:
-    import time
-
     rng = random.Random(1)
     keys = KeySet(sorted((rng.getrandbits(KEY_BITS), 1, i) for i in range(100_000)))
     other = [summary(KeySet([]), parent) for parent in WHOLE.children()]
@@ -185,3 +186,21 @@ def test_comparing_large_sets_does_not_hold_up_the_loop() -> None:
     for parent in WHOLE.children():
         summary(keys, parent)
     assert time.perf_counter() - started < 0.05
+
+
+def test_the_longest_answer_is_given_and_read_in_time() -> None:
+    first = reconcile.MAX_SUMMARIES.bit_length() - 1
+    bits = first + reconcile.STEP_BITS + reconcile.LIST_UP_TO.bit_length() - 1
+    keys = KeySet((n << (KEY_BITS - bits), n * n, n) for n in range(1 << bits))
+    parents = [Range(first, prefix) for prefix in range(reconcile.MAX_SUMMARIES)]
+    asked = [summary(KeySet([]), parent) for parent in parents]
+    started = time.process_time()
+    divide, listings = answer(keys, asked)
+    answered = time.process_time()
+    found = differing(keys, listings)
+    read = time.process_time()
+    assert not divide
+    assert len(listings) == len(parents) << reconcile.STEP_BITS
+    assert not found.theirs
+    assert len(encode_message(Differences(1, [], [*listings]))) < MAX_MESSAGE_BYTES
+    assert max(answered - started, read - answered) < 0.25
