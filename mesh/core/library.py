@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar
 
 import msgspec
@@ -15,8 +15,10 @@ from mesh.core.items import client_for, unspent
 from mesh.core.plans import Writes
 from mesh.core.registers import Registers
 from mesh.core.roots import check_roots
-from mesh.core.typing_texts import remember
-from mesh.core.updates import Brought, check_fields, clocks_of
+from mesh.core.searching import MAX_CONFLICTS, known_after, known_of, parts_of, remember
+from mesh.core.typing_texts import Typed
+from mesh.core.typing_texts import remember as remember_typed
+from mesh.core.updates import Brought, clocks_of
 from mesh.core.values import MAX_SAFE_INTEGER
 from mesh.errors import InvalidDocument
 
@@ -69,8 +71,14 @@ def load(update: bytes, client_id: int | None = None) -> tuple[pycrdt.Doc[Any], 
     doc: pycrdt.Doc[Any] = pycrdt.Doc(client_id=client_id)
     root = doc.get(ROOT, type=pycrdt.Map)
     if update != EMPTY_UPDATE:
-        apply_update(doc, update)
+        _take(doc, parts_of(update, ROOT_NAME))
     return doc, root
+
+
+def _take(doc: pycrdt.Doc[Any], parts: Iterable[bytes]) -> None:
+    with doc.transaction():
+        for part in parts:
+            apply_update(doc, part)
 
 
 def registers_in(root: pycrdt.Map[Any]) -> Registers:
@@ -145,7 +153,7 @@ def joined(held: bytes, update: bytes, brought: Brought) -> tuple[bytes, Registe
     Raises:
         Incomplete, InvalidDocument: it cannot be applied.
     """
-    return _apply_checked(*load(held), held, update, brought)
+    return _merged(held, update, brought)
 
 
 def contributed(held: bytes, update: bytes, brought: Brought) -> tuple[bytes, bytes, Registers] | None:
@@ -155,21 +163,51 @@ def contributed(held: bytes, update: bytes, brought: Brought) -> tuple[bytes, by
     Raises:
         Incomplete, InvalidDocument: it cannot be applied.
     """
-    doc, root = load(held)
     news: list[bytes] = []
-    subscription = doc.observe(lambda event: news.append(event.update))
-    state, registers = _apply_checked(doc, root, held, update, brought)
-    doc.unobserve(subscription)
+    state, registers = _merged(held, update, brought, news)
     return (state, news[0], registers) if news else None
 
 
-def _apply_checked(
-    doc: pycrdt.Doc[Any], root: pycrdt.Map[Any], held: bytes, update: bytes, brought: Brought
+def _merged(
+    held: bytes, update: bytes, brought: Brought, news: list[bytes] | None = None
 ) -> tuple[bytes, Registers]:
+    doc, root = load(held)
+    typed, continues = _check(doc, held, update, brought)
+    known = known_after(held, update, brought, ROOT_NAME)
+    if known is not None:
+        subscription = doc.observe(lambda event: news.append(event.update)) if news is not None else None
+        apply_update(doc, update)
+        if subscription is not None:
+            doc.unobserve(subscription)
+        state = doc.get_update()
+    else:
+        whole = pycrdt.merge_updates(held, update) if held != EMPTY_UPDATE else update
+        parts = parts_of(whole, ROOT_NAME, limit=MAX_CONFLICTS)
+        known = known_of(whole, ROOT_NAME)
+        former, before = doc.get_update(), doc.get_state()
+        doc, root = load(EMPTY_UPDATE)
+        _take(doc, parts)
+        state = doc.get_update()
+        if news is not None and state != former:
+            news.append(difference(state, before))
+    reached = clocks_of(doc.get_state())
+    if any(reached.get(client, 0) < end for client, (_, end) in brought.ranges.items()):
+        # The library would keep it apart until the rest comes, and all that the client writes later.
+        raise Incomplete("an update that builds on what is not in it")
+    remember(state, known)
+    registers = registers_in(root)
+    if continues and registers_of(state) != registers:
+        raise InvalidDocument("an update that would read differently elsewhere")
+    remember_typed(state, typed)
+    return state, registers
+
+
+def _check(doc: pycrdt.Doc[Any], held: bytes, update: bytes, brought: Brought) -> tuple[Typed | None, bool]:
+    """Refuse what cannot be applied; what is known then of a text, and whether an item may be held in part,
+    and go on elsewhere than it began."""
     before = clocks_of(doc.get_state())
     clocks = dict(before)
-    typed = None
-    continues = False  # whether an item may be held in part, and go on elsewhere than it began
+    continues = False
     for client, (start, end) in brought.ranges.items():
         clock = clocks.get(client, 0)
         if start > clock:
@@ -180,19 +218,10 @@ def _apply_checked(
     if any(end > clocks.get(client, 0) for client, _, end in brought.deletions):
         raise Incomplete("an update that deletes what is not in it")
     if brought.rich or len(list(doc.keys())) > 1:
-        typed = check_roots(held, update, ROOT_NAME, before)
-    else:
-        check_fields(held, brought, ROOT_NAME)
-    apply_update(doc, update)
-    reached = clocks_of(doc.get_state())
-    if any(reached.get(client, 0) < end for client, (_, end) in brought.ranges.items()):
-        # The library would keep it apart until the rest comes, and all that the client writes later.
-        raise Incomplete("an update that builds on what is not in it")
-    state, registers = doc.get_update(), registers_in(root)
-    if continues and registers_of(state) != registers:
-        raise InvalidDocument("an update that would read differently elsewhere")
-    remember(state, typed)
-    return state, registers
+        return check_roots(held, update, ROOT_NAME, before), continues
+    if brought.listed:
+        raise InvalidDocument("a field that is written as if it were a list")
+    return None, continues
 
 
 def state_vector(update: bytes) -> bytes:

@@ -45,7 +45,8 @@ Everything that a peer, or somebody who is none yet, can make a node hold or do 
     core.wire.MAX_SEEN_LINKS                    1024        links that one peer tells of
     core.document.MAX_STATE_BYTES               4194304     one document with its history
     core.document.MAX_FIELDS                    20000       fields that a write may give it
-    core.updates.MAX_CONTENTION                 16777216    first writes of one field, squared
+    core.searching.MAX_CONFLICTS                1048576     steps to the order of what was written at once in
+                                                            one place of a document
     membership.service.FACTS_PER_MESSAGE        100         revocations in one message
     core.update_reader.MAX_STRUCTS              500000      items in one update
     core.update_reader.MAX_NESTING              32          lists and objects within each other

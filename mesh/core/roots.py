@@ -8,13 +8,12 @@ say, reading an array that holds a piece of text.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from mesh.core.typing_texts import BASIC, MAX_APART, Typed, only_types, recall
 from mesh.core.update_reader import ANY, DELETED, EMBED, FORMAT, GC, STRING, TYPE, Id, Item
-from mesh.core.updates import check_contention, items_of
+from mesh.core.updates import items_of
 from mesh.errors import InvalidDocument
 
 MAX_DEPTH = 32
@@ -22,9 +21,6 @@ MAX_DEPTH = 32
 
 MAX_SPLITTING = 1 << 26
 """Elements behind all the places at which an update cuts items in two: the library moves them one by one."""
-
-MAX_FIRST = 10
-"""Clients that may have written a field first, for contention to be no matter whatever is typed."""
 
 _ARRAY, _MAP, _TEXT = 0, 1, 2
 _NEUTRAL = frozenset({GC, DELETED, TYPE})
@@ -102,12 +98,9 @@ class _Structure:
 
     def check(self) -> None:
         kinds: dict[str | Id, set[bool]] = {}
-        first: Counter[_Home] = Counter()
         for items in self._items.values():
             for item in items:
                 home = self._home(item)
-                if home.key is not None and item.left is None:
-                    first[home] += 1
                 if home is not _GONE and item.kind not in _NEUTRAL:
                     kinds.setdefault(home.parent, set()).add(item.kind in _IN_TEXT)
                 self._check_home(item, home)
@@ -117,19 +110,16 @@ class _Structure:
             homes = {self._home(rest), self._known_home(item)}
             if len(homes - {_GONE}) > 1:
                 raise InvalidDocument("an item that goes on elsewhere than it began")
-        check_contention(first.values(), sum(map(len, self._items.values())))
         self._check_splits()
 
     def typed(self) -> Typed | None:
         """What there is to know for :mod:`mesh.core.typing_texts`, if it is a document of that sort."""
         roots: set[str | Id] = set()
         apart: set[tuple[int, int, int]] = set()
-        first: Counter[_Home] = Counter()
         for item in (item for items in self._items.values() for item in items):
             home = self._home(item)
             if home is _GONE or home.parent == self._root:
                 apart.add((item.client, item.clock, item.end))
-                first[home] += item.left is None
                 continue
             roots.add(home.parent)
             if item.kind not in _IN_TEXT and item.kind != DELETED:
@@ -137,7 +127,7 @@ class _Structure:
             if item.kind == STRING and max(item.detail, default="") > BASIC:
                 return None
         name = roots.pop() if len(roots) == 1 else None
-        if not isinstance(name, str) or len(apart) > MAX_APART or max(first.values(), default=0) > MAX_FIRST:
+        if not isinstance(name, str) or len(apart) > MAX_APART:
             return None
         return Typed(name, frozenset(apart))
 

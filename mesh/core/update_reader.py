@@ -59,7 +59,12 @@ Id = tuple[int, int]
 
 
 class Item(NamedTuple):
-    """One item of an update; ``detail`` is the text of a string, or which type a nested one is."""
+    """One item of an update.
+
+    Attributes:
+        detail: the text of a string, or which type a nested one is.
+        at, until: where it is in the bytes of the update.
+    """
 
     client: int
     clock: int
@@ -70,6 +75,8 @@ class Item(NamedTuple):
     parent: str | Id | None = None
     key: str | None = None
     detail: Any = None
+    at: int = 0
+    until: int = 0
 
     @property
     def end(self) -> int:
@@ -138,7 +145,7 @@ class Reader:
                 skipped, clocks = self._skip(count, client, clock)
                 if not skipped:
                     skipped, clocks = 1, self._item(client, clock)
-                    unlike += 1
+                    unlike += self._items is None  # who asks for all has them skipped before
                 count -= skipped
                 clock += clocks
                 if clock > MAX_CLOCK or unlike > MAX_UNLIKE_STRUCTS:
@@ -205,13 +212,14 @@ class Reader:
 
     def _item(self, client: int, clock: int) -> int:
         """Read one item; how many clocks it takes."""
+        at = self._at
         info = self._byte()
         kind = info & 0x1F
         if info == GC:
             self.plain = self.known = False
             length = self._length()
             if self._items is not None:
-                self._items.append(Item(client, clock, length, GC))
+                self._items.append(Item(client, clock, length, GC, at=at, until=self._at))
             return length
         left = right = parent = key = None
         if info & _LEFT:
@@ -248,7 +256,9 @@ class Reader:
         elif left is not None:
             self.above[last] = left
         if self._items is not None:
-            self._items.append(Item(client, clock, length, kind, left, right, parent, key, detail))
+            self._items.append(
+                Item(client, clock, length, kind, left, right, parent, key, detail, at, self._at)
+            )
         return length
 
     def _parent_of_item(self) -> str | Id:

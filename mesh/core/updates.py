@@ -8,8 +8,7 @@ collected ones and the set of deletions. A document may also hold collaborative 
 from __future__ import annotations
 
 import struct
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from mesh.core.registers import Registers
@@ -17,13 +16,6 @@ from mesh.core.update_reader import EASILY_READ, Id, Item, Reader
 from mesh.errors import InvalidDocument
 
 R = TypeVar("R")
-
-MAX_CONTENTION = 1 << 24
-"""Items that the library may pass by while it finds the places of those that several clients have written for
-the first time into one key: it passes by all that are in the key, for each of them."""
-
-_EASY_BYTES = 32 * 1024
-"""A state of so many bytes is too small for that."""
 
 
 class Brought(NamedTuple):
@@ -112,34 +104,6 @@ def _guarded(read: Callable[[], R]) -> R:
         raise InvalidDocument("a malformed update: it is cut short") from None
     except UnicodeDecodeError:
         raise InvalidDocument("a malformed update: a text is not UTF-8") from None
-
-
-def check_fields(held: bytes, brought: Brought, root: bytes) -> None:
-    """Refuse an update, to a document that has fields only, that would keep the CRDT library busy.
-
-    Raises:
-        InvalidDocument: a field is written as if it were a list, or too many clients compete.
-    """
-    if brought.listed:
-        raise InvalidDocument("a field that is written as if it were a list")
-    if len(held) + 10 * brought.structs < _EASY_BYTES:
-        return
-    there = read_update(held, root)
-    first = Counter(key for key in (there.above | brought.above).values() if isinstance(key, str))
-    check_contention(first.values(), there.structs + brought.structs)
-
-
-def check_contention(first: Iterable[int], structs: int) -> None:
-    """Refuse too many items that were written for the first time into one key: ``first`` says for each key
-    how many there are, of ``structs`` items in all.
-
-    Raises:
-        InvalidDocument: there are too many.
-    """
-    competing = [count for count in first if count > 1]
-    others = structs - sum(competing)
-    if sum(count * count for count in competing) // 2 + max(competing, default=0) * others > MAX_CONTENTION:
-        raise InvalidDocument("too many clients that write the same field")
 
 
 def clocks_of(state_vector: bytes) -> dict[int, int]:

@@ -170,7 +170,7 @@ TOO_MUCH: dict[str, tuple[Change, str]] = {
     "items": (change("x", number(1) + number(MAX_STRUCTS + 1) + b"\5\0"), f"more than {MAX_STRUCTS} items"),
     "nesting": (change("x", NESTED), f"nested more than {MAX_NESTING} levels"),
     "types": (change("x", MISUSED["arrays within arrays"]), "where none can be"),
-    "competitors": (change("x", BUSY["every client writes the same field"]), "too many clients"),
+    "competitors": (change("x", BUSY["every client writes the same field"]), "at once in one place"),
     "record": (
         change("x", written_once(ROOT_NAME, {"record": "x" * (MAX_RECORD_BYTES + 1)}, 1), "nodes"),
         f"at most {MAX_RECORD_BYTES} bytes",
@@ -179,7 +179,7 @@ TOO_MUCH: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.limit("core.document.MAX_STATE_BYTES", "core.update_reader.MAX_STRUCTS")
-@pytest.mark.limit("core.update_reader.MAX_NESTING", "core.roots.MAX_DEPTH", "core.updates.MAX_CONTENTION")
+@pytest.mark.limit("core.update_reader.MAX_NESTING", "core.roots.MAX_DEPTH", "core.searching.MAX_CONFLICTS")
 @pytest.mark.limit("core.records.MAX_RECORD_BYTES")
 @pytest.mark.parametrize("name", TOO_MUCH)
 def test_a_document_that_is_too_much_is_put_aside_with_the_reason(name: str) -> None:

@@ -12,7 +12,8 @@ from mesh.errors import InvalidDocument
 from tests.fuzz.bytes_of import number, text
 
 MANY = 16_000
-SECONDS = 0.25
+SECONDS = 1.0
+"""In Python, where other threads run as well."""
 
 
 def offered(update: bytes) -> Change:
@@ -66,7 +67,7 @@ def test_it_is_refused_as_well_where_it_comes_bit_by_bit() -> None:
         outcome = arrive(held, offered(competing(start)))
         assert isinstance(outcome, Merged)
         held = DocumentState(outcome.state.rank, outcome.state.update, {})
-    with pytest.raises(InvalidDocument, match="too many clients"):
+    with pytest.raises(InvalidDocument, match="at once in one place"):
         arrive(held, offered(competing(5500, 2000)))
 
 
