@@ -18,7 +18,7 @@ from mesh.core.roots import check_roots
 from mesh.core.searching import MAX_CONFLICTS, known_after, known_of, parts_of, remember
 from mesh.core.typing_texts import Typed
 from mesh.core.typing_texts import remember as remember_typed
-from mesh.core.updates import Brought, clocks_of
+from mesh.core.updates import Brought, clocks_of, read_update
 from mesh.core.values import MAX_SAFE_INTEGER
 from mesh.errors import InvalidDocument
 
@@ -133,12 +133,17 @@ def written_by_library(held: bytes, writes: Writes, client_id: int) -> tuple[byt
         if part:
             doc, root = load(update, unspent(client, clocks))
             before = doc.get_state() if before is None else before
+            news: list[bytes] = []
+            subscription = doc.observe(lambda event, news=news: news.append(event.update))
             with doc.transaction():
                 for key in part.removes:
                     root.pop(key, None)
                 for key, value in part.sets.items():
                     root[key] = value
-            update = doc.get_update()
+            doc.unobserve(subscription)
+            former, update = update, doc.get_update()
+            for delta in news:
+                remember(update, known_after(former, delta, read_update(delta, ROOT_NAME), ROOT_NAME))
     assert doc is not None
     return update, doc.get_update(before)
 

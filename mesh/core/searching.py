@@ -11,7 +11,7 @@ from blake3 import blake3
 from mesh.core.conflicts import PIECES, Conflicts, Cost
 from mesh.core.items import encode_number
 from mesh.core.places import Order
-from mesh.core.update_reader import Item
+from mesh.core.update_reader import GC, Id, Item
 from mesh.core.updates import Brought, items_of, read_update
 
 MAX_CONFLICTS = 1 << 20
@@ -38,6 +38,7 @@ class Known(NamedTuple):
     Attributes:
         cost: what it costs at most.
         order: where everything was when that was found out, but for what is new.
+        tips: the last elements of fields that were always written one over the other.
         new: (client, from, up to, after which place) of the elements that have come since.
         pieces: how many those are at most.
         apart: pieces between the neighbours of those, of which it is not known where they are.
@@ -45,6 +46,7 @@ class Known(NamedTuple):
 
     cost: Cost
     order: Order | None = None
+    tips: frozenset[Id] = frozenset()
     new: tuple[tuple[int, int, int, int], ...] = ()
     pieces: int = 0
     apart: int = 0
@@ -58,6 +60,9 @@ class Known(NamedTuple):
         return known
 
     def _after(self, item: Item) -> Known:
+        if item.left in self.tips and item.right is None:
+            tips = self.tips - {item.left} | {(item.client, item.end - 1)}
+            return self._replace(tips=tips, pieces=self.pieces + PIECES)._dearer(PIECES, 0)
         before, until = self._between(item)
         between = max(0, until - before - 1) if before >= 0 else self.cost.pieces
         new = (*self.new, (item.client, item.clock, item.end, before))
@@ -129,9 +134,20 @@ def known_of(state: bytes, root: bytes) -> Known:
     elif brought.structs <= _FEW:
         known = Known(_at_most(brought.structs))
     else:
-        known = _found(Conflicts(items_of(state, root)[0]))
+        items = items_of(state, root)[0]
+        known = (None if brought.rich else _chains(items)) or _found(Conflicts(items))
     remember(state, known)
     return known
+
+
+def _chains(items: list[Item]) -> Known | None:
+    """What is known of fields; ``None``: one was written by several at once."""
+    ends = {(item.client, item.end - 1) for item in items}
+    below: set[object] = {(item.parent, item.key) if item.left is None else item.left for item in items}
+    if len(below) < len(items) or any(item.kind == GC or item.right is not None for item in items):
+        return None
+    over = {item.left for item in items if item.left is not None}
+    return Known(Cost(len(items), 0, 0), tips=frozenset(ends - over)) if over <= ends else None
 
 
 def _found(conflicts: Conflicts) -> Known:
