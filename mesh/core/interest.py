@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from threading import Lock
 from typing import Any
 
 import msgspec
@@ -31,26 +33,62 @@ MAX_INTEREST_BYTES = 32 << 20
 
 _ENTRY_BYTES = 200
 
+MAX_COMPILED_BYTES = 512 << 10
+"""Selectors that are kept compiled, which takes up to fifty times as much: interest changes little by little,
+and is put together anew each time."""
+
 _CACHED = 8192
-"""Digests, and compiled selectors, that are kept: interest changes little by little, and is put together anew
-each time."""
+"""Digests that are kept, those of short selectors."""
+
+_SHORT_BYTES = 256
 
 _encode = msgspec.json.Encoder(order="sorted").encode
 
 
 def entry_digest(entry: InterestEntry) -> bytes:
     """16 bytes that name an entry."""
-    return _digest(entry.collection, _encode(entry.selector) if entry.selector else b"{}")
+    selector = _encode(entry.selector) if entry.selector else b"{}"
+    digest = _short_digest if len(selector) <= _SHORT_BYTES else _digest
+    return digest(entry.collection, selector)
 
 
-@lru_cache(_CACHED)
 def _digest(collection: str, selector: bytes) -> bytes:
     return blake3(_encode([collection, msgspec.Raw(selector)])).digest(length=16)
 
 
-@lru_cache(_CACHED)
-def _matcher(selector: bytes) -> Matcher:
-    return compile_selector(msgspec.json.decode(selector))
+_short_digest = lru_cache(_CACHED)(_digest)
+
+
+class _Compiled:
+    """Selectors that were needed last, compiled. Safe on any thread."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[bytes, Matcher] = OrderedDict()
+        self._bytes = 0
+        self._lock = Lock()
+
+    def __call__(self, selector: bytes) -> Matcher:
+        """
+        Raises:
+            InvalidSelector: it cannot be.
+        """
+        with self._lock:
+            found = self._kept.get(selector)
+            if found is not None:
+                self._kept.move_to_end(selector)
+                return found
+        made = compile_selector(msgspec.json.decode(selector))
+        with self._lock:
+            if selector not in self._kept:
+                self._kept[selector] = made
+                self._bytes += len(selector)
+            while self._bytes > MAX_COMPILED_BYTES:
+                oldest, _ = self._kept.popitem(last=False)
+                self._bytes -= len(oldest)
+        return made
+
+
+_compiled = _Compiled()
 
 
 def entry_bytes(entry: InterestEntry) -> int:
@@ -106,11 +144,13 @@ class InterestSet:
         self._by_digest = by_digest
         self._whole = whole
         self.size_bytes = sum(map(entry_bytes, by_digest.values()))
-        self._matchers: dict[str, list[Matcher]] = {}
+        self._selectors: dict[str, list[bytes]] = {}
         for entry in by_digest.values():
             if entry.selector:
-                matcher = _matcher(_encode(entry.selector))
-                self._matchers.setdefault(entry.collection, []).append(matcher)
+                selector = _encode(entry.selector)
+                _compiled(selector)  # or it cannot be
+                self._selectors.setdefault(entry.collection, []).append(selector)
+        self._matchers: dict[str, list[Matcher]] = {}  # of collections that something was matched in
 
     @property
     def entries(self) -> dict[bytes, InterestEntry]:
@@ -120,21 +160,21 @@ class InterestSet:
     @property
     def collections(self) -> set[str]:
         """The collections that any entry is about; none are named where it is about everything."""
-        return self._whole | self._matchers.keys()
+        return self._whole | self._selectors.keys()
 
     def __contains__(self, collection: str) -> bool:
         if self.everything:
             return not self.only or permits(self.only, collection)
-        return collection in self._whole or collection in self._matchers
+        return collection in self._whole or collection in self._selectors
 
     @property
     def selective(self) -> bool:
         """Whether only part of any collection is wanted."""
-        return bool(self._matchers)
+        return bool(self._selectors)
 
     def partial(self, collection: str) -> bool:
         """Whether only part of a collection is wanted."""
-        return collection in self._matchers
+        return collection in self._selectors
 
     def matches(self, collection: str, fields: Mapping[str, Any] | None) -> bool:
         """Whether a document is wanted; a removed one (``None``) matches every selector."""
@@ -142,8 +182,13 @@ class InterestSet:
             return not self.only or permits(self.only, collection)
         if collection in self._whole:
             return True
+        selectors = self._selectors.get(collection)
+        if selectors is None or fields is None:
+            return selectors is not None
         matchers = self._matchers.get(collection)
-        return matchers is not None and (fields is None or any(match(fields) for match in matchers))
+        if matchers is None:
+            matchers = self._matchers[collection] = [_compiled(selector) for selector in selectors]
+        return any(match(fields) for match in matchers)
 
     def narrowed(self, only: Only) -> InterestSet:
         """The same of fewer collections."""

@@ -41,6 +41,7 @@ Everything that a peer, or somebody who is none yet, can make a node hold or do 
                                                             collections with most are wanted whole
     core.interest.MAX_INTEREST_ENTRIES          16384       collections and selectors that one node wants
     core.interest.MAX_INTEREST_BYTES            33554432    those of all nodes that one peer speaks for
+    core.interest.MAX_COMPILED_BYTES            524288      selectors that are kept compiled, of all peers
     core.selector.MAX_SELECTOR_BYTES            8192        one selector
     core.wire.MAX_SEEN_LINKS                    1024        links that one peer tells of
     core.document.MAX_STATE_BYTES               4194304     one document with its history

@@ -86,8 +86,8 @@ def test_the_largest_interest_that_anybody_announces_is_understood() -> None:
 
 def test_a_selector_that_is_too_large_is_not_kept() -> None:
     large = InterestEntry("c", {"n": "x" * MAX_SELECTOR_BYTES})
-    before = interest._digest.cache_info().currsize
+    before = interest._compiled._bytes
     with pytest.raises(InvalidSelector):
         InterestSet([large] * (MAX_ENTRIES + 1))
-    assert interest._digest.cache_info().currsize == before
+    assert interest._compiled._bytes == before
     assert MAX_SELECTORS_BYTES > 2 * interest.MAX_BYTES

@@ -6,7 +6,15 @@ from time import process_time
 
 import pytest
 
-from mesh.core.interest import EVERYTHING, MAX_ENTRIES, MAX_INTEREST_ENTRIES, InterestSet, entry_digest
+from mesh.core import interest
+from mesh.core.interest import (
+    EVERYTHING,
+    MAX_COMPILED_BYTES,
+    MAX_ENTRIES,
+    MAX_INTEREST_ENTRIES,
+    InterestSet,
+    entry_digest,
+)
 from mesh.core.wire import InterestEntry
 
 CARS = InterestEntry("cars")
@@ -83,3 +91,18 @@ def test_a_digest_names_what_an_entry_says() -> None:
         InterestEntry("c", {"b": 2, "a": 1})
     )
     assert len({entry_digest(entry) for entry in (CARS, RED, BLUE, EVERYTHING)}) == 4
+
+
+@pytest.mark.limit("core.interest.MAX_COMPILED_BYTES")
+def test_selectors_that_nobody_wants_any_more_are_not_kept() -> None:
+    """Each takes 170 kB compiled."""
+
+    def wants(number: int) -> InterestSet:
+        terms = [{f"f{n}": number} for n in range(250)]
+        return InterestSet([InterestEntry("cars", {"$or": terms})])
+
+    kept = interest._compiled
+    for number in range(200):
+        assert wants(number).matches("cars", {"f3": number})
+        assert sum(map(len, kept._kept)) == kept._bytes <= MAX_COMPILED_BYTES
+    assert 100 < len(kept._kept) < 200
