@@ -60,8 +60,12 @@ Everything that a peer, or somebody who is none yet, can make a node hold or do 
     attachments.service.MAX_BLOB_BYTES          1099511627776  one blob
     attachments.requests.MAX_QUEUED             4096        chunks that one peer has asked for and not got
     core.demand.MAX_DEMANDS_PER_LINK            16384       blobs that one peer asks for
+    gateway.http.HEAD_SECONDS                   10.0        for which one of a gateway's connections may be
+                                                            without a request
+    gateway.http.MAX_CONNECTIONS                1024        its connections; one more drives out such a one
     gateway.events.MAX_STREAMS                  512         event streams of a gateway
-    gateway.outgoing.STALL_SECONDS              30.0        for which one of its clients takes nothing
+    gateway.outgoing.STALL_SECONDS              30.0        for which a client of it takes nothing, or does
+                                                            not go on with what it sends
     gateway.outgoing.MAX_WAITING_BYTES          67108864    answers and events that wait for all of them
     gateway.shared.MAX_FOLLOWED_BYTES           134217728   results of queries that they follow
     gateway.yjs.MAX_UNSENT_BYTES                4194304     what waits for a Yjs client, beside one answer

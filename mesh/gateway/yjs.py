@@ -23,7 +23,6 @@ for good, which y-websocket clients respect.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable
 
@@ -35,6 +34,7 @@ from mesh.core.awareness import AwarenessTable
 from mesh.core.commits import Commit
 from mesh.core.document import Name
 from mesh.core.library import EMPTY_UPDATE, Incomplete
+from mesh.core.limits import peer_log
 from mesh.core.rates import TokenBucket
 from mesh.core.records import OWNED_COLLECTIONS
 from mesh.core.yjs_messages import (
@@ -60,7 +60,7 @@ from mesh.errors import (
     ProtocolViolation,
 )
 
-log = logging.getLogger(__name__)
+log = peer_log(__name__)
 
 MAX_UNSENT_BYTES = 4 << 20
 """What may wait for a slow client, beside one answer to it; then it has to come back and ask."""

@@ -13,9 +13,10 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 import pytest
+import websockets
 
 from mesh import Node
-from mesh.gateway import Gateway, events, outgoing, shared
+from mesh.gateway import Gateway, events, http, outgoing, shared
 from tests.unit.gateway.sse import live
 from tests.unit.gateway.test_gateway_api import error_of
 
@@ -160,3 +161,58 @@ async def test_so_much_is_followed_at_once(
             name, data = await anext(found)
             assert name == told
             assert told == "snapshot" or data["error"]["type"] == "TooMany"
+
+
+QUERY = b"POST /api/collections/cars/query HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"
+
+
+@pytest.mark.limit("gateway.http.HEAD_SECONDS")
+@pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nX: ", QUERY])
+async def test_who_does_not_go_on_with_a_request_is_cut_off(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, begun: bytes
+) -> None:
+    monkeypatch.setattr(http, "HEAD_SECONDS", 0.1)
+    monkeypatch.setattr(outgoing, "STALL_SECONDS", 0.1)
+    reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(gateway.url).port)
+    writer.write(begun)
+    assert await asyncio.wait_for(rest(reader), 20) == 0
+    writer.close()
+
+
+async def test_a_request_may_take_as_long_as_it_goes_on(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So may what is done about it, and a client may go on with the next one, or by WebSocket."""
+    monkeypatch.setattr(http, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(outgoing, "STALL_SECONDS", 0.5)
+    passed = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    url = f"ws://{urlsplit(gateway.url).netloc}/yjs/cars/1"
+    async with websockets.connect(url) as yjs, httpx.AsyncClient(base_url=gateway.url) as client:
+
+        async def slowly() -> AsyncIterator[bytes]:
+            for _ in range(5):
+                passed.clear()
+                loop.call_later(0.2, passed.set)
+                await passed.wait()
+                yield b"x"
+
+        for _ in range(2):
+            assert (await client.put("/blobs", content=slowly())).status_code in (200, 201)
+        await (await yjs.ping())
+
+
+@pytest.mark.limit("gateway.http.MAX_CONNECTIONS")
+async def test_who_only_connects_keeps_nobody_out(
+    gateway: Gateway, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "MAX_CONNECTIONS", 3)
+    async with live(client, {"kind": "presence"}) as found:
+        await anext(found)
+        idle = [await asyncio.open_connection("127.0.0.1", urlsplit(gateway.url).port) for _ in range(6)]
+        async with httpx.AsyncClient(base_url=gateway.url) as honest:
+            assert (await honest.get("/api/node")).status_code == 200
+        assert [await rest(reader) for reader, _ in idle[:4]] == [0] * 4
+        for _, writer in idle:
+            writer.close()
+        await client.get("/api/node")
