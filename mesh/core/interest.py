@@ -28,10 +28,14 @@ MAX_BYTES = 96 * 1024
 MAX_INTEREST_ENTRIES = 16_384
 """Entries that one node wants; beyond them it wants everything. More in one message are a violation."""
 
-MAX_INTEREST_BYTES = 32 << 20
-"""Entries of all origins that one peer speaks for, and apart from that of the catch-ups that it has open."""
+MAX_INTEREST_BYTES = 64 << 20
+"""Memory for the entries of all origins that one peer speaks for, and apart from that for those of the
+catch-ups that it has open."""
 
 _ENTRY_BYTES = 200
+
+_DECODED = 12
+"""How much more memory a selector takes than JSON: at worst, of many short fields."""
 
 MAX_COMPILED_BYTES = 512 << 10
 """Selectors that are kept compiled, which takes up to fifty times as much: interest changes little by little,
@@ -92,15 +96,16 @@ _compiled = _Compiled()
 
 
 def entry_bytes(entry: InterestEntry) -> int:
-    """What an entry takes, about."""
-    return _ENTRY_BYTES + len(entry.collection) + (len(_encode(entry.selector)) if entry.selector else 0)
+    """What an entry takes in memory, about."""
+    size = len(_encode(entry.selector)) if entry.selector else 0
+    return _ENTRY_BYTES + len(entry.collection) + _DECODED * size
 
 
 class InterestSet:
     """Entries, ready for matching. Immutable.
 
     Attributes:
-        size_bytes: what they take, about.
+        size_bytes: what they take in memory, about.
         only: no other collections are wanted, whatever the entries say.
     """
 

@@ -40,7 +40,8 @@ Everything that a peer, or somebody who is none yet, can make a node hold or do 
     core.interest.MAX_BYTES                     98304       all selectors of a peer's interest; of more, the
                                                             collections with most are wanted whole
     core.interest.MAX_INTEREST_ENTRIES          16384       collections and selectors that one node wants
-    core.interest.MAX_INTEREST_BYTES            33554432    those of all nodes that one peer speaks for
+    core.interest.MAX_INTEREST_BYTES            67108864    memory for those of all nodes that one peer
+                                                            speaks for, and for those of its catch-ups
     core.interest.MAX_COMPILED_BYTES            524288      selectors that are kept compiled, of all peers
     core.selector.MAX_SELECTOR_BYTES            8192        one selector
     core.wire.MAX_SEEN_LINKS                    1024        links that one peer tells of

@@ -144,7 +144,7 @@ class InterestTable:
             raise ProtocolViolation(f"an interest that cannot be: {error}") from error
         fresh = Heard(interest.sequence, interest.hops, list(wanted.entries.values()))
         if link.heard_bytes - link.heard.get(origin, 0) + wanted.size_bytes > MAX_INTEREST_BYTES:
-            raise ProtocolViolation(f"wants what takes more than {MAX_INTEREST_BYTES} bytes to say")
+            raise ProtocolViolation(f"wants what takes more than {MAX_INTEREST_BYTES} bytes")
         known = self._origins.setdefault(origin, Origin())
         if known.heard.get(peer) == fresh:
             return False

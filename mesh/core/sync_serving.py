@@ -201,7 +201,7 @@ class Serving:
             raise ProtocolViolation(f"asked to resume what cannot be: {error}") from error
         open_bytes = self._comparisons.size_bytes + sum(scan.interest.size_bytes for scan in self._scans)
         if open_bytes + interest.size_bytes > MAX_INTEREST_BYTES:
-            raise ProtocolViolation(f"asked to resume what takes more than {MAX_INTEREST_BYTES} bytes to say")
+            raise ProtocolViolation(f"asked to resume what takes more than {MAX_INTEREST_BYTES} bytes")
         self._resumed |= interest.entries.keys() & self._wanted.entries.keys()
         self._followed -= interest.entries.keys()  # it may have evicted that
         known = ours and 0 < message.after <= upto
