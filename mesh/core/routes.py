@@ -134,6 +134,11 @@ class InterestTable:
             return self._taken_back(peer, interest, now)
         if (interest.hops == 0) != (origin == peer):
             raise ProtocolViolation(f"{peer} passes on the interest of {origin} as if it were its own")
+        known = self._origins.get(origin)
+        if known is not None and known.heard.get(peer) == Heard(
+            interest.sequence, interest.hops, interest.entries
+        ):
+            return False
         if origin not in link.heard and len(link.heard) >= MAX_ORIGINS:
             raise ProtocolViolation(f"speaks for more than {MAX_ORIGINS} origins")
         if len(interest.entries) > MAX_INTEREST_ENTRIES:
