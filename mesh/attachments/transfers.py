@@ -365,6 +365,8 @@ class Transfer(Wanted):
             if not waiter.patient and not waiter.done.done():
                 waiter.tell(progress)
                 waiter.done.set_exception(error)
+        if self._full is None:
+            log.warning("%s has no room for blob %s: its fetch waits", error.path, self.token.hash)
         self._full, self._plan, self._finishing = error, None, False
         self._forget_requests()
         if self._timer is not None:

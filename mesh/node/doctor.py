@@ -112,7 +112,7 @@ def _disk(home: Path) -> Iterable[Finding]:
         yield Finding(
             "disk",
             f"{usage.free >> 20} MiB are free on the disk of {home}",
-            "make room: below that, writes and fetches fail with StorageFull",
+            "make room: what is fetched waits for it, and soon nothing can be written (StorageFull)",
         )
 
 
