@@ -67,11 +67,10 @@ class _Chunks(io.RawIOBase):
         return len(part)
 
     def readall(self) -> bytes:
-        data = bytearray(max(0, self._token.size_bytes - self._position))
-        done = 0
-        while count := self.readinto(memoryview(data)[done:]):
-            done += count
-        return bytes(data)
+        data = io.BytesIO()  # gives what is in it without another copy
+        while piece := self.read(CHUNK_BYTES):
+            data.write(piece)
+        return data.getvalue()
 
     def close(self) -> None:
         if not self.closed:
