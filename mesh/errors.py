@@ -375,6 +375,7 @@ class StorageFull(MeshError):
         self.path = path
         self.needed = needed
         self.free = free
+        self.reserve = reserve
 
     @property
     def missing(self) -> int:

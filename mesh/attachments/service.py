@@ -330,7 +330,13 @@ class Attachments:
     async def export(self, hash: str, destination: str | PathLike[str]) -> None:
         """Copy a blob to ``destination``, all at once (see :meth:`mesh.storage.blobs.BlobStore.export`)."""
         self._use(hash)
-        await self._store.export(hash, destination)
+        try:
+            await self._store.export(hash, destination)
+        except StorageFull as full:
+            beside_blobs = full.reserve > 0
+            if not beside_blobs or not await self._keeping.make_room(full.missing):
+                raise
+            await self._store.export(hash, destination)
 
     async def read(self, hash: str) -> bytes:
         """See :class:`~mesh.attachments.handles.BlobHandle`."""

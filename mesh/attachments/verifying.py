@@ -10,7 +10,7 @@ from mesh.core.tokens import BlobToken
 from mesh.errors import BlobCorrupt, BlobNotFound, MeshError
 from mesh.storage.blobs import BlobStore
 
-MAX_REPAIRS = 8
+MAX_REPAIRS = 256
 """Damaged blobs that are fetched again at once."""
 
 

@@ -145,7 +145,7 @@ async def test_a_full_disk_and_a_fault(
 
     monkeypatch.setattr(node, "collections", full)
     response = await client.get("/api/collections")
-    attributes = {"path": "/data", "needed": 5, "free": 1, "is_lasting": False}
+    attributes = {"path": "/data", "needed": 5, "free": 1, "is_lasting": False, "reserve": 0}
     assert error_of(response) == (507, "StorageFull", attributes)
 
     async def faulty() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh import Formation, Node
+from mesh import Formation, Node, Nodes
 from mesh.attachments import transfers
 from mesh.core.status import TransferState
 from mesh.core.tokens import CHUNK_BYTES, BlobProgress
@@ -153,6 +153,30 @@ def test_what_is_larger_than_the_disk_fails(
         disk.f_blocks = 1 << 30
         await a.distributions.retry(handle)
         assert (await a.distributions.wait_for_completion(handle, 60)).is_success
+        await world.close()
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_what_is_kept_for_others_makes_room_for_a_file_in_the_inbox(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    async def main() -> None:
+        world = World(seed, tmp_path, delay=0.005)
+        disk = disk_of(tmp_path / "b", monkeypatch)
+        a = await world.start("a")
+        b = await world.start("b", ["a"], inbox=True)
+        c = await world.start("c", ["b"])
+        rng = random.Random(seed)
+        other, token = [await a.attachments.add(rng.randbytes(3 * MIB)) for _ in range(2)]
+        await c.attachments.fetch(other)
+        await b.attachments.fetch(token)
+        assert await b.attachments.exists(other.hash)
+        disk.fill_but(MIB)
+        handle = await a.distributions.distribute(token, Nodes([b.node_id]))
+        assert (await a.distributions.wait_for_completion(handle, 60)).is_success
+        assert not await b.attachments.exists(other.hash)
         await world.close()
 
     run_virtual(main())
