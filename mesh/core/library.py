@@ -189,11 +189,11 @@ def _merged(
         whole = pycrdt.merge_updates(held, update) if held != EMPTY_UPDATE else update
         parts = parts_of(whole, ROOT_NAME, limit=MAX_CONFLICTS)
         known = known_of(whole, ROOT_NAME)
-        former, before = doc.get_update(), doc.get_state()
+        before = doc.get_state()
         doc, root = load(EMPTY_UPDATE)
         _take(doc, parts)
         state = doc.get_update()
-        if news is not None and state != former:
+        if news is not None and not _same(held, state):
             news.append(difference(state, before))
     reached = clocks_of(doc.get_state())
     if any(reached.get(client, 0) < end for client, (_, end) in brought.ranges.items()):
@@ -205,6 +205,14 @@ def _merged(
         raise InvalidDocument("an update that would read differently elsewhere")
     remember_typed(state, typed)
     return state, registers
+
+
+def _same(a: bytes, b: bytes) -> bool:
+    """Whether two states, which the library has encoded, hold the same."""
+    if clocks_of(state_vector(a)) != clocks_of(state_vector(b)):
+        return False
+    gone = [sorted(read_update(state, ROOT_NAME).deletions) for state in (a, b)]
+    return gone[0] == gone[1]
 
 
 def _check(doc: pycrdt.Doc[Any], held: bytes, update: bytes, brought: Brought) -> tuple[Typed | None, bool]:
