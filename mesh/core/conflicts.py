@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from mesh.core.places import Places
 from mesh.core.update_reader import GC, Id, Item
+from mesh.core.updates import Incomplete
 from mesh.errors import InvalidDocument
 
 PIECES = 3
@@ -44,7 +45,7 @@ class Conflicts:
     """The items of a whole document.
 
     Raises:
-        InvalidDocument: one builds on what is not in it.
+        Incomplete: one builds on what is not in it.
     """
 
     def __init__(self, items: list[Item]) -> None:
@@ -74,7 +75,7 @@ class Conflicts:
         client, clock = element
         within = bisect_right(self._clocks.get(client, ()), clock) - 1
         if within < 0 or clock >= self._items[self._first[client] + within].end:
-            raise InvalidDocument("an update that builds on what is not in it")
+            raise Incomplete("an update that builds on what is not in it")
         return self._first[client] + within
 
     def _sorted(self) -> Iterator[int]:
@@ -96,7 +97,7 @@ class Conflicts:
                 needed = [other for other in near if reached[other] != 2]
                 if needed:
                     if reached[index]:
-                        raise InvalidDocument("an item that stands next to itself")
+                        raise Incomplete("an item that waits for itself")
                     reached[index] = 1
                     waiting += needed
                     continue

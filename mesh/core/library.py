@@ -18,7 +18,7 @@ from mesh.core.roots import check_roots
 from mesh.core.searching import MAX_CONFLICTS, known_after, known_of, parts_of, remember
 from mesh.core.typing_texts import Typed
 from mesh.core.typing_texts import remember as remember_typed
-from mesh.core.updates import Brought, clocks_of, read_update
+from mesh.core.updates import Brought, Incomplete, clocks_of, read_update
 from mesh.core.values import MAX_SAFE_INTEGER
 from mesh.errors import InvalidDocument
 
@@ -148,10 +148,6 @@ def written_by_library(held: bytes, writes: Writes, client_id: int) -> tuple[byt
     return update, doc.get_update(before)
 
 
-class Incomplete(InvalidDocument):
-    """An update builds on what is not held: whoever sent it has to send more."""
-
-
 def joined(held: bytes, update: bytes, brought: Brought) -> tuple[bytes, Registers]:
     """The state after ``update`` has arrived, which has been read, and its registers.
 
@@ -186,14 +182,14 @@ def _merged(
             doc.unobserve(subscription)
         state = doc.get_update()
     else:
-        whole = pycrdt.merge_updates(held, update) if held != EMPTY_UPDATE else update
+        former, before = doc.get_update(), doc.get_state()
+        whole = pycrdt.merge_updates(former, difference(update, before))  # what is held stays as it is
         parts = parts_of(whole, ROOT_NAME, limit=MAX_CONFLICTS)
         known = known_of(whole, ROOT_NAME)
-        before = doc.get_state()
         doc, root = load(EMPTY_UPDATE)
         _take(doc, parts)
         state = doc.get_update()
-        if news is not None and not _same(held, state):
+        if news is not None and not _same(former, state):
             news.append(difference(state, before))
     reached = clocks_of(doc.get_state())
     if any(reached.get(client, 0) < end for client, (_, end) in brought.ranges.items()):

@@ -183,7 +183,7 @@ def parts_of(state: bytes, root: bytes, *, limit: int | None = None) -> list[byt
         return [state]
     items = items_of(state, root)[0]
     parts = [_update(state, part) for part in Conflicts(items).parts(_PART, limit)]
-    return [*parts, b"\0" + state[max(item.until for item in items) :]]
+    return [*parts, b"\0" + state[max((item.until for item in items), default=1) :]]
 
 
 def _update(state: bytes, items: list[Item]) -> bytes:

@@ -18,6 +18,10 @@ from mesh.errors import InvalidDocument
 R = TypeVar("R")
 
 
+class Incomplete(InvalidDocument):
+    """An update builds on what is not held: whoever sent it has to send more."""
+
+
 class Brought(NamedTuple):
     """What an update brings.
 

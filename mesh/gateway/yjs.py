@@ -33,10 +33,11 @@ from mesh.core import browsers
 from mesh.core.awareness import AwarenessTable
 from mesh.core.commits import Commit
 from mesh.core.document import Name
-from mesh.core.library import EMPTY_UPDATE, Incomplete
+from mesh.core.library import EMPTY_UPDATE
 from mesh.core.limits import peer_log
 from mesh.core.rates import TokenBucket
 from mesh.core.records import OWNED_COLLECTIONS
+from mesh.core.updates import Incomplete
 from mesh.core.yjs_messages import (
     AWARENESS,
     QUERY_AWARENESS,

@@ -8,7 +8,8 @@ import pytest
 
 from mesh.core.browsers import contribute, mark_of, marked, marking, owned_view, standing
 from mesh.core.document import ABSENT, DocumentState, Merged, arrive, edit, remove
-from mesh.core.library import EMPTY_UPDATE, Incomplete, registers_of
+from mesh.core.library import EMPTY_UPDATE, registers_of
+from mesh.core.updates import Incomplete
 from mesh.core.wire import Change
 from mesh.errors import DocumentTooLarge, InvalidDocument
 from tests.unit.edits import plan_merge
