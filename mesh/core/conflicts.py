@@ -27,6 +27,15 @@ PIECES = 3
 """An item is a piece, and cuts one on either side of it."""
 
 
+_COMPARED = 128
+"""Clients that wait for one another, of which the library looks through the list in the time of a step."""
+
+
+def waits(items: int, clients: int) -> int:
+    """The steps that it takes to look through those, where each of so many items may wait for all clients."""
+    return items * clients // _COMPARED
+
+
 class Cost(NamedTuple):
     """What a document costs the library at most.
 
@@ -149,6 +158,7 @@ class Conflicts:
             if (left := self._left[index]) >= 0:
                 passing[index] += passing[left]
             most = max(most, passing[index])
+        steps += waits(len(self._items), min(len(self._first), max(self._rounds, default=0)))
         return Cost(pieces, steps, most)
 
     def _steps(self, those: list[int], weights: list[int], passing: list[int], rest: int) -> int:
@@ -190,7 +200,8 @@ class Conflicts:
         """The items, so that the library searches little if it takes one part after the other.
 
         Args:
-            steps: that a part may take before it ends.
+            steps: that a part may take before it ends; a round ends it, but for the few items that may come
+                in any order.
             limit: those that all may take.
 
         Raises:
@@ -199,7 +210,8 @@ class Conflicts:
         places = Places(self._items, self._cuts)
         before, part, last = 0, list[Item](), 0
         for index in self._in_rounds():
-            if part and (self._rounds[index] != last or places.steps - before > steps):
+            apart = self._rounds[index] != last and len(part) * len(self._items) > steps
+            if part and (apart or places.steps - before > steps):
                 yield part
                 part, before = [], places.steps
             part.append(self._items[index])

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from blake3 import blake3
 
-from mesh.core.conflicts import PIECES, Conflicts, Cost
+from mesh.core.conflicts import PIECES, Conflicts, Cost, waits
 from mesh.core.items import encode_number
 from mesh.core.places import Order
 from mesh.core.update_reader import GC, Id, Item
@@ -77,7 +77,7 @@ class Known(NamedTuple):
     def _dearer(self, pieces: int, passed: int) -> Known:
         """With so many pieces more, which pass so many others."""
         cost, found = self.cost, min(passed, self.cost.pieces)
-        steps = found + pieces * (cost.passing + self.pieces + found)
+        steps = found + pieces * (cost.passing + self.pieces + found) + waits(2, cost.pieces)
         return self._replace(cost=Cost(cost.pieces + pieces, cost.steps + steps, cost.passing))
 
     def _between(self, item: Item) -> tuple[int, int]:
@@ -147,7 +147,10 @@ def _chains(items: list[Item]) -> Known | None:
     if len(below) < len(items) or any(item.kind == GC or item.right is not None for item in items):
         return None
     over = {item.left for item in items if item.left is not None}
-    return Known(Cost(len(items), 0, 0), tips=frozenset(ends - over)) if over <= ends else None
+    if not over <= ends:
+        return None
+    steps = waits(len(items), len({item.client for item in items}))
+    return Known(Cost(len(items), steps, 0), tips=frozenset(ends - over))
 
 
 def _found(conflicts: Conflicts) -> Known:

@@ -103,6 +103,9 @@ KILLERS = {
     "over one value, each after having waited for the one before": overwriting(3000),
 }
 MISORDERED = {
+    "each client waits for the one before": written(
+        {LOW: [piece()]} | {client: [piece(left=(client - 1, 0))] for client in range(LOW + 1, 12_000)}
+    ),
     "each before the last, and others after each other": written(prepending(MANY)),
 }
 
@@ -251,7 +254,7 @@ def test_who_writes_alone_makes_it_search_for_nothing(seed: int, jumping: float)
         writer = Writer(rng, state)
         writer.write(100, jumping=jumping)
         state = writer.doc.get_update()
-        assert steps_of(state) == 0
+        assert steps_of(state) <= len(state) // 10, "but for a look at who waits for whom"
 
 
 @given(st.integers(0, 2**32), st.integers(2, 6), st.floats(0, 1))
