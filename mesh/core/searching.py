@@ -13,6 +13,7 @@ from mesh.core.items import encode_number
 from mesh.core.places import Order
 from mesh.core.update_reader import GC, Id, Item
 from mesh.core.updates import Brought, items_of, read_update
+from mesh.errors import InvalidDocument
 
 MAX_CONFLICTS = 1 << 20
 """Steps that the library may take, part by part, to find the places of all that is in a document."""
@@ -128,14 +129,18 @@ def known_of(state: bytes, root: bytes) -> Known:
     there = _states[digest[0] % _SLOTS]
     if there is not None and there[0] == digest:
         return there[1]
-    brought = read_update(state, root)
-    if brought.registers is not None:
+    try:
+        brought = read_update(state, root)
+    except InvalidDocument:  # updates together may be more than one may be
+        brought = None
+    if brought is not None and brought.registers is not None:
         known = Known(Cost(brought.structs, 0, 0))
-    elif brought.structs <= _FEW:
+    elif brought is not None and brought.structs <= _FEW:
         known = Known(_at_most(brought.structs))
     else:
         items = items_of(state, root)[0]
-        known = (None if brought.rich else _chains(items)) or _found(Conflicts(items))
+        fields_only = brought is not None and not brought.rich
+        known = (_chains(items) if fields_only else None) or _found(Conflicts(items))
     remember(state, known)
     return known
 

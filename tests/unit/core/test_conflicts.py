@@ -125,7 +125,7 @@ def test_what_takes_long_in_the_order_of_the_library_is_taken_in_another(name: s
 
 def test_it_is_refused_as_well_where_it_comes_bit_by_bit() -> None:
     crowded = list(crowd(LOW, far=False).items())
-    parts = [written(dict(crowded[start : start + 100])) for start in range(0, MANY, 100)]
+    parts = [written(dict(crowded[start : start + 250])) for start in range(0, MANY, 250)]
     state = taken(EMPTY_UPDATE, written({LOW: [piece("a" * MANY)]}))
     assert state is not None
     for count, part in enumerate(parts):
@@ -182,7 +182,7 @@ class Search:
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_the_search_never_takes_more_steps_than_are_counted(seed: int) -> None:
     rng = random.Random(seed)
     first, clocks, honest = Search(), Counter[int](), rng.random()
@@ -247,7 +247,7 @@ class Writer:
 
 
 @given(st.integers(0, 2**32), st.floats(0, 1))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_who_writes_alone_makes_it_search_for_nothing(seed: int, jumping: float) -> None:
     rng, state = random.Random(seed), EMPTY_UPDATE
     for _ in range(3):  # one after the other
@@ -258,7 +258,7 @@ def test_who_writes_alone_makes_it_search_for_nothing(seed: int, jumping: float)
 
 
 @given(st.integers(0, 2**32), st.integers(2, 6), st.floats(0, 1))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_what_some_write_apart_and_together_is_taken(seed: int, people: int, jumping: float) -> None:
     rng, state = random.Random(seed), EMPTY_UPDATE
     writers = [Writer(rng) for _ in range(people)]
@@ -356,7 +356,7 @@ def test_what_people_have_written_without_each_other_is_taken_and_they_go_on(nam
 
 
 @given(st.integers(0, 2**32), st.integers(1, 4))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_what_is_known_of_a_document_stays_true_as_it_grows(seed: int, people: int) -> None:
     """Without another look, it is never less than what a look would find."""
     rng = random.Random(seed)
