@@ -176,9 +176,7 @@ class SmallTransfer(Wanted):
             self._falter()
             return
         self._end()
-        progress = BlobProgress("completed", self.token.size_bytes, self.token.size_bytes)
-        for waiter in self.waiters:
-            waiter.tell(progress)
+        self.tell_completed()
         self._around.ended(self, None)
 
     def look(self, now: float) -> None:

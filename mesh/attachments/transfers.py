@@ -305,9 +305,7 @@ class Transfer(Wanted):
                 self._act(self._plan.missing_again(index, self._loop.time()))
             return
         self._end()
-        progress = BlobProgress("completed", self.token.size_bytes, self.token.size_bytes)
-        for waiter in self.waiters:
-            waiter.tell(progress)
+        self.tell_completed()
         self._around.ended(self, None)
 
     def _watch(self) -> None:

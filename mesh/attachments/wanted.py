@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mesh.attachments.waiters import Waiter
 from mesh.core.chunks import ChunkMap
-from mesh.core.tokens import BlobToken
+from mesh.core.tokens import BlobProgress, BlobToken
 
 
 class Wanted:
@@ -31,6 +31,12 @@ class Wanted:
     def whole_sources(self) -> list[str]:
         """The peers that said they hold all of it."""
         return [peer for peer, have in self.known.items() if have is None]
+
+    def tell_completed(self) -> None:
+        """Tell who waits that it is here."""
+        size = self.token.size_bytes
+        for waiter in self.waiters:
+            waiter.tell(BlobProgress("completed", size, size))
 
     @property
     def priority(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from mesh.core.receipts import DistributionRecord, Receipt, RemovedDistribution, distribution_id_of
 from mesh.core.scopes import check_scope
 from mesh.core.status import DistributionHandle, TransferPriority
@@ -71,6 +73,19 @@ def new_distribution(
         expires_at=None if expires_in is None else now + expires_in,
         supersedes=supersedes,
     )
+
+
+def tried_again(record: DistributionRecord, *, live: bool) -> DistributionRecord:
+    """``record``, for failed targets to try again.
+
+    Raises:
+        InvalidDistribution: it is not ``live``.
+    """
+    if not live:
+        raise InvalidDistribution(
+            f"distribution {record.distribution_id} is cancelled, superseded or expired: distribute it again"
+        )
+    return msgspec.structs.replace(record, attempt=record.attempt + 1)
 
 
 def check_token(token: object) -> BlobToken:

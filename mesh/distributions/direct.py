@@ -17,7 +17,7 @@ from mesh.core.scopes import AllNodes, DistributionScope, check_scope, matches
 from mesh.core.status import DistributionHandle, DistributionStatus, TransferPriority, TransferState
 from mesh.core.tokens import BlobToken
 from mesh.core.wire import DirectReceipt
-from mesh.distributions.checks import id_of, new_distribution
+from mesh.distributions.checks import id_of, new_distribution, tried_again
 from mesh.distributions.expiry import ExpiryTimer
 from mesh.distributions.following import SETTLE, Followed, completion_of, progress_of
 from mesh.distributions.offers import Offers
@@ -199,12 +199,7 @@ class DirectFileDistribution:
     async def retry(self, handle: DistributionHandle | str) -> None:
         """See :meth:`FileDistribution.retry`."""
         record = self._known(handle)
-        if not self._is_live(record):
-            raise InvalidDistribution(
-                f"distribution {record.distribution_id} is cancelled, superseded or expired: "
-                "distribute it again"
-            )
-        self._publish(msgspec.structs.replace(record, attempt=record.attempt + 1))
+        self._publish(tried_again(record, live=self._is_live(record)))
 
     async def wait_for_completion(
         self,

@@ -22,7 +22,7 @@ from mesh.core.receipts import (
 from mesh.core.scopes import AllNodes, DistributionScope, check_scope, matches, nodes_selector
 from mesh.core.status import DistributionHandle, DistributionStatus, TransferPriority
 from mesh.core.tokens import BlobToken
-from mesh.distributions.checks import id_of, new_distribution, write_record
+from mesh.distributions.checks import id_of, new_distribution, tried_again, write_record
 from mesh.distributions.deliveries import Delivery
 from mesh.distributions.expiry import ExpiryTimer
 from mesh.distributions.following import SETTLE, completion_of, progress_of
@@ -34,7 +34,6 @@ from mesh.distributions.tasks import Tasks
 from mesh.distributions.wants import Wants, wanted_documents
 from mesh.distributions.watches import Watches, board_of, put_node, put_receipt
 from mesh.errors import (
-    InvalidDistribution,
     InvalidDocument,
     InvalidScope,
     NotStarted,
@@ -210,12 +209,9 @@ class MeshFileDistribution:
         """See :meth:`FileDistribution.retry`."""
         async with self._writing:
             record = await self._newest(handle, "retried")
-            if not is_live(record, self._catalogue.superseded_by(record.distribution_id), self._clock()):
-                raise InvalidDistribution(
-                    f"distribution {record.distribution_id} is cancelled, superseded or expired: "
-                    "distribute it again"
-                )
-            await self._publish(msgspec.structs.replace(record, attempt=record.attempt + 1))
+            superseded_by = self._catalogue.superseded_by(record.distribution_id)
+            live = is_live(record, superseded_by, self._clock())
+            await self._publish(tried_again(record, live=live))
 
     async def wait_for_completion(
         self,

@@ -83,10 +83,11 @@ def _cloned(source: int, target: int) -> bool:
     return True
 
 
-def _copy(source: int, target: int, size: int) -> None:
+def _copy_ranges(source: int, target: int, size: int) -> int:
+    """Have the system copy, as far as it can; how far that is."""
     done = 0
     try:
-        while done < size and hasattr(os, "copy_file_range"):  # Linux
+        while done < size:
             copied = os.copy_file_range(source, target, min(64 * CHUNK_BYTES, size - done), done, done)
             if not copied:
                 break
@@ -94,6 +95,11 @@ def _copy(source: int, target: int, size: int) -> None:
     except OSError as error:
         if error.errno not in _NO_RANGE_COPY:
             raise
+    return done
+
+
+def _copy(source: int, target: int, size: int) -> None:
+    done = _copy_ranges(source, target, size) if hasattr(os, "copy_file_range") else 0  # Linux
     buffer = memoryview(bytearray(min(CHUNK_BYTES, max(1, size - done))))
     while done < size:
         count = os.preadv(source, [buffer], done)
