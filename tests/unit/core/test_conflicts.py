@@ -325,10 +325,11 @@ def test_what_people_have_written_without_each_other_is_taken_and_they_go_on(nam
     if len(state) > LARGE_BYTES:
         return
     half = len(states) // 2  # and where both halves of them have met before
-    halves = [taken(EMPTY_UPDATE, pycrdt.merge_updates(*those)) for those in (states[:half], states[half:])]
-    assert halves[0] is not None
-    assert halves[1] is not None
-    merged = taken(*halves)
+    first = taken(EMPTY_UPDATE, pycrdt.merge_updates(*states[:half]))
+    second = taken(EMPTY_UPDATE, pycrdt.merge_updates(*states[half:]))
+    assert first is not None
+    assert second is not None
+    merged = taken(first, second)
     assert merged is not None
     doc: pycrdt.Doc[Any] = pycrdt.Doc()
     doc.apply_update(state)
