@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from threading import Lock
 from typing import Any
 
 import msgspec
@@ -64,32 +62,30 @@ _short_digest = lru_cache(_CACHED)(_digest)
 
 
 class _Compiled:
-    """Selectors that were needed last, compiled. Safe on any thread."""
+    """Selectors that were needed of late, compiled, in two generations.
+
+    Safe on any thread: should two count at once, a generation lasts a little longer.
+    """
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[bytes, Matcher] = OrderedDict()
+        self._young: dict[bytes, Matcher] = {}
+        self._old: dict[bytes, Matcher] = {}
         self._bytes = 0
-        self._lock = Lock()
 
     def __call__(self, selector: bytes) -> Matcher:
         """
         Raises:
             InvalidSelector: it cannot be.
         """
-        with self._lock:
-            found = self._kept.get(selector)
-            if found is not None:
-                self._kept.move_to_end(selector)
-                return found
-        made = compile_selector(msgspec.json.decode(selector))
-        with self._lock:
-            if selector not in self._kept:
-                self._kept[selector] = made
-                self._bytes += len(selector)
-            while self._bytes > MAX_COMPILED_BYTES:
-                oldest, _ = self._kept.popitem(last=False)
-                self._bytes -= len(oldest)
-        return made
+        found = self._young.get(selector)
+        if found is not None:
+            return found
+        found = self._old.get(selector) or compile_selector(msgspec.json.decode(selector))
+        self._young[selector] = found
+        self._bytes += len(selector)
+        if self._bytes > MAX_COMPILED_BYTES // 2:
+            self._old, self._young, self._bytes = self._young, {}, 0
+        return found
 
 
 _compiled = _Compiled()
