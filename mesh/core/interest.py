@@ -81,10 +81,10 @@ class _Compiled:
         if found is not None:
             return found
         found = self._old.get(selector) or compile_selector(msgspec.json.decode(selector))
+        if self._bytes + len(selector) > MAX_COMPILED_BYTES // 2:
+            self._old, self._young, self._bytes = self._young, {}, 0
         self._young[selector] = found
         self._bytes += len(selector)
-        if self._bytes > MAX_COMPILED_BYTES // 2:
-            self._old, self._young, self._bytes = self._young, {}, 0
         return found
 
 
