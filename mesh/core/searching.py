@@ -165,6 +165,8 @@ def _found(conflicts: Conflicts) -> Known:
 
 def known_after(held: bytes, update: bytes, brought: Brought, root: bytes) -> Known | None:
     """What is known of the state ``held`` with ``update``, if that can be taken as it is."""
+    if (items := (len(held) + len(update)) // _ITEM_BYTES) <= _FEW:
+        return Known(_at_most(items))
     known = known_of(held, root)
     if brought.structs + len(brought.deletions) > _FEW:
         return None
