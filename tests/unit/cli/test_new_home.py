@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,6 @@ from mesh.core.enrolment import SECRET_BYTES, Invitation
 from mesh.membership import credentials as module
 
 TOKEN = Invitation("mesh", ["wss://127.0.0.1:1"], bytes(32), bytes(SECRET_BYTES)).token()
-ROOT = Path(__file__).parents[3]
 
 
 def mesh(*arguments: str, stdin: str = "") -> Result:
@@ -68,10 +65,3 @@ def test_other_homes_beside_it_stay(tmp_path: Path) -> None:
     Credentials.create(tmp_path / "all" / "hq")
     assert mesh("rotate", "--home", str(tmp_path / "all" / "van")).exit_code == 4
     assert [path.name for path in (tmp_path / "all").iterdir()] == ["hq"]
-
-
-def test_to_be_interrupted_while_modules_are_read_is_no_failure(tmp_path: Path) -> None:
-    (tmp_path / "mesh.py").write_text("raise KeyboardInterrupt")
-    program = f"import sys; sys.path[:0] = {[str(tmp_path), str(ROOT)]}; import mesh_command as m; m.main()"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
