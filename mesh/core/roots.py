@@ -8,9 +8,10 @@ say, reading an array that holds a piece of text.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from mesh.core.pieces import MAX_JOINING, check_pieces, parts
 from mesh.core.typing_texts import BASIC, MAX_APART, Typed, only_types, recall
 from mesh.core.update_reader import ANY, DELETED, EMBED, FORMAT, GC, STRING, TYPE, Id, Item
 from mesh.core.updates import items_of
@@ -18,9 +19,6 @@ from mesh.errors import InvalidDocument
 
 MAX_DEPTH = 32
 """How deeply types may nest in a root."""
-
-MAX_SPLITTING = 1 << 26
-"""Elements behind all the places at which an update cuts items in two: the library moves them one by one."""
 
 _ARRAY, _MAP, _TEXT = 0, 1, 2
 _NEUTRAL = frozenset({GC, DELETED, TYPE})
@@ -56,7 +54,10 @@ def check_roots(held: bytes, update: bytes, root: bytes, clocks: Mapping[int, in
     """
     items, deletions = items_of(update, root)
     typed = recall(held)
-    if typed is not None and only_types(typed, clocks, items):
+    # What stands between two others that follow each other keeps them apart; what does not may only cut.
+    pieces = sum(not parts(item) for item in items)
+    short = pieces * (len(held) + len(update)) <= MAX_JOINING
+    if typed is not None and short and only_types(typed, clocks, items):
         return typed
     structure = _Structure(root.decode())
     structure.add(*items_of(held, root))
@@ -70,11 +71,12 @@ class _Structure:
         self._root = root
         self._items: dict[int, list[Item]] = {}
         self._starts: dict[int, list[int]] = {}
+        self._deletions: list[tuple[int, int, int]] = []
         self._splits: set[Id] = set()  # before these elements, something may cut an item in two
         self._continued: list[tuple[Item, Item]] = []  # items that are held in part, and the rest of each
         self._homes: dict[Id, _Home] = {}
 
-    def add(self, items: Iterable[Item], deletions: Iterable[tuple[int, int, int]]) -> None:
+    def add(self, items: Iterable[Item], deletions: Sequence[tuple[int, int, int]]) -> None:
         for item in items:
             known = self._items.setdefault(item.client, [])
             starts = self._starts.setdefault(item.client, [])
@@ -93,6 +95,7 @@ class _Structure:
                 item = rest
             known.append(item)
             starts.append(item.clock)
+        self._deletions += deletions
         for client, start, end in deletions:
             self._splits |= {(client, start), (client, end)}
 
@@ -149,17 +152,13 @@ class _Structure:
 
     def _check_splits(self) -> None:
         """A character outside of the basic plane counts as two elements, and cannot be cut in two."""
-        behind = 0
         for client, clock in self._splits:
             item = self._at(client, clock)
-            if item is not None and item.kind == ANY and clock > item.clock:
-                behind += item.end - clock
             if item is not None and item.kind == STRING and clock > item.clock and not item.detail.isascii():
                 before = item.detail.encode("utf-16-le")[: 2 * (clock - item.clock)]
                 if 0xD8 <= before[-1] <= 0xDB:
                     raise InvalidDocument("an item inside of a character")
-        if behind > MAX_SPLITTING:
-            raise InvalidDocument("a long list that is cut into too many pieces")
+        check_pieces(self._items, self._splits, self._deletions)
 
     # --- where things are -------------------------------------------------------------------------
 

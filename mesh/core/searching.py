@@ -10,6 +10,7 @@ from blake3 import blake3
 
 from mesh.core.conflicts import PIECES, Conflicts, Cost, waits
 from mesh.core.items import encode_number
+from mesh.core.pieces import check_moves
 from mesh.core.places import Order
 from mesh.core.update_reader import GC, Id, Item
 from mesh.core.updates import Brought, items_of, read_update
@@ -26,6 +27,9 @@ _PART = 1 << 17
 
 _FEW = 400
 """Items among which no search is long."""
+
+_MANY = 20_000
+"""Items of which the library does not have to move many, whatever they are."""
 
 _ITEM_BYTES = 4
 """An item takes no less."""
@@ -187,8 +191,10 @@ def parts_of(state: bytes, root: bytes, *, limit: int | None = None) -> list[byt
         limit: steps that the library may take.
 
     Raises:
-        InvalidDocument: it is malformed, or takes more.
+        InvalidDocument: it is malformed, takes more, or is in too many pieces.
     """
+    if limit is not None and len(state) > _ITEM_BYTES * _MANY:
+        check_moves(*items_of(state, root))
     if known_of(state, root).cost.steps <= MAX_AT_ONCE:
         return [state]
     items = items_of(state, root)[0]
