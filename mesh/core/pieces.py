@@ -1,9 +1,9 @@
-"""What it costs the CRDT library to cut the items of a collaborative root into pieces, and to join them again.
+"""What it costs the CRDT library to cut items into pieces, and to join those again.
 
 An item that something stands in the middle of is cut in two, and all that is behind the cut is moved. At the
 end of a transaction the pieces that still stand side by side are joined, the last ones first: what is behind
-the beginning of each is copied once more, and the copies are kept up to the end. Ten thousand values of a list,
-one by one, would take two gigabytes.
+the beginning of each is copied once more, and the copies are kept up to the end. Ten thousand values of a
+list, one by one, would take two gigabytes.
 """
 
 from __future__ import annotations
@@ -132,4 +132,6 @@ def check_moves(items: Sequence[Item], deletions: Iterable[tuple[int, int, int]]
         joined = joining
         following = item
     if moves > MAX_MOVES:
-        raise InvalidDocument("too many pieces that have to be cut or joined: send them as they are at the end")
+        raise InvalidDocument(
+            "too many pieces that have to be cut or joined: send them as they are at the end"
+        )
