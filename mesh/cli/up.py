@@ -166,7 +166,7 @@ def _gateway(node: Node, listen: str, token_file: Path | None, origins: tuple[st
     try:
         from mesh.gateway import Gateway
     except ModuleNotFoundError as error:
-        raise click.UsageError(f"--gateway: {error}; pip install 'docmesh[gateway]' has it") from None
+        raise click.UsageError(f"--gateway: {error}: install the extra `gateway`, which has it") from None
     token = None if token_file is None else token_file.read_text().strip()
     return Gateway(node, listen, token, origins=origins)
 

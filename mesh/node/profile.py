@@ -169,10 +169,10 @@ class Profile:
         if said is None or identical(said, {"_id": self._record.node_id, **self._record.body()}):
             return False
         logger.error(
-            "another process has written in the name of this node (as %r, at %s), which is put right. If "
-            "this node is not a backup that was put back, its data directory was copied: a copy becomes a "
-            "node of its own when the file identity.key is moved out of it before it runs for the first "
-            "time",
+            "another process has written in the name of this node (as %r, at %s), which is put right. Unless "
+            "this node is a backup that was put back, or has lost its store, its directory was copied: a "
+            "copy becomes a node of its own when the file identity.key is moved out of it before it runs for "
+            "the first time",
             said.get("name"),
             said.get("listen") or "no address",
         )

@@ -364,8 +364,8 @@ _ADVICE = {
         "process, or its transaction, and try again. Only the node may write to its store"
     ),
     sqlite3.SQLITE_IOERR: (
-        ": the disk has failed, or the file may not grow (a quota, or a limit such as `ulimit -f`). Nothing "
-        "was written: see the system's log, and try again"
+        ": the disk is full or has failed, or the file may not grow (a quota, or a limit such as `ulimit "
+        "-f`). Nothing was written: see to room and to the system's log, and try again"
     ),
 }
 """What to do about errors of these kinds."""

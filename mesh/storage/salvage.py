@@ -115,8 +115,8 @@ def rebuild(path: Path, reason: str, rng: random.Random, clock: Callable[[], flo
     rebuilt = Rebuilt(clock(), reason, aside, documents, refused)
     _log.error(
         "the store %s was damaged (%s): it has been rebuilt with %d documents that could be read, "
-        "and starts a log of its own; what is missing comes back from peers that hold it. The damaged file "
-        "is kept as %s",
+        "and starts a log of its own; what is missing comes back from peers that hold it, once it is "
+        "subscribed to: see which subscriptions are left. The damaged file is kept as %s",
         path,
         reason,
         documents,
