@@ -22,8 +22,8 @@ MAX_CONFLICTS = 1 << 20
 MAX_AT_ONCE = 1 << 19
 """Steps that it may take in whatever order, for a state to be taken at once: some 100 ms."""
 
-_PART = 1 << 17
-"""Steps after which a part ends: nothing else runs in this process while the library takes one."""
+_PART = 1 << 16
+"""Steps after which a part ends, some 100 ms: nothing else runs in this process while one is taken."""
 
 _FEW = 400
 """Items among which no search is long."""
