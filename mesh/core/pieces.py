@@ -24,8 +24,8 @@ MAX_CUTTING_TEXTS = 1 << 34
 MAX_JOINING = 1 << 26
 """Bytes that the library may copy to join pieces: some 100 ms."""
 
-MAX_MOVES = 1 << 30
-"""Items that the library may move in its row of those of one client: some 500 ms."""
+MAX_MOVES = 1 << 28
+"""Items that the library may move in its row of those of one client: some 100 ms."""
 
 _BYTES = {STRING: 1, ANY: 16}
 """Of an element: no other items grow as they are joined."""

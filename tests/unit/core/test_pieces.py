@@ -49,6 +49,10 @@ VALUE = number(1) + b"\x7e"
 GONE = number(1)
 
 BUSY = {
+    "a list that is cut again and again": of(
+        {5: [b"\x08" + number(1) + text("list") + number(20_000) + b"\x7e" * 20_000]},
+        {5: list(range(0, 20_000, 2))},
+    ),
     "a list of values that come one by one": of(
         {5: [b"\x08" + number(1) + text("list") + VALUE, *(on(5, i, 8, VALUE) for i in range(5_000))]}
     ),
@@ -78,6 +82,8 @@ BUSY = {
 }
 
 
+@pytest.mark.limit("core.pieces.MAX_CUTTING", "core.pieces.MAX_CUTTING_TEXTS")
+@pytest.mark.limit("core.pieces.MAX_JOINING", "core.pieces.MAX_MOVES")
 @pytest.mark.parametrize("name", BUSY)
 def test_what_is_in_too_many_pieces_is_refused(name: str) -> None:
     started = time.process_time()
