@@ -15,17 +15,22 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from typing import NamedTuple
 
 from mesh.core.places import Places
-from mesh.core.update_reader import GC, Id, Item
+from mesh.core.update_reader import GC, STRING, Id, Item
 from mesh.core.updates import Incomplete
 from mesh.errors import InvalidDocument
 
 PIECES = 3
 """An item is a piece, and cuts one on either side of it."""
 
+CUT_AT_ONCE = 1 << 30
+"""Elements of texts behind all the places at which one part cuts them: to move them takes some 100 ms."""
+
+MOVE = 4
+"""Elements that it moves in the time in which it moves an item in the row of those of its client."""
 
 _COMPARED = 128
 """Clients that wait for one another, of which the library looks through the list in the time of a step."""
@@ -48,6 +53,11 @@ class Cost(NamedTuple):
     pieces: int
     steps: int
     passing: int
+
+
+def longest_text(items: Iterable[Item]) -> int:
+    """The elements of the longest one that a text has in one item."""
+    return max((item.length for item in items if item.kind == STRING), default=0)
 
 
 class Conflicts:
@@ -201,19 +211,20 @@ class Conflicts:
 
         Args:
             steps: that a part may take before it ends; a round ends it, but for the few items that may come
-                in any order.
+                in any order, and so do too many cuts.
             limit: those that all may take.
 
         Raises:
             InvalidDocument: they take more.
         """
         places = Places(self._items, self._cuts)
-        before, part, last = 0, list[Item](), 0
+        before, cut, part, last = 0, 0, list[Item](), 0
         for index in self._in_rounds():
             apart = self._rounds[index] != last and len(part) * len(self._items) > steps
-            if part and (apart or places.steps - before > steps):
+            cut += self._behind(index)
+            if part and (apart or places.steps - before > steps or cut > CUT_AT_ONCE):
                 yield part
-                part, before = [], places.steps
+                part, before, cut = [], places.steps, self._behind(index)
             part.append(self._items[index])
             last = self._rounds[index]
             places.take(index, self._homes[index])
@@ -222,6 +233,19 @@ class Conflicts:
                     f"too much that was written at once in one place: more than {limit} steps to its order"
                 )
         yield part
+
+    def _behind(self, index: int) -> int:
+        """The elements of texts that are behind the places at which an item cuts others, and what the library
+        moves besides to cut them."""
+        item, behind = self._items[index], 0
+        left, right = (self._left[index], item.left, 1), (self._right[index], item.right, 0)
+        for other, element, after in (left, right):
+            if element is None or other < 0:
+                continue
+            whole, cut = self._items[other], element[1] + after
+            if whole.clock < cut < whole.end:
+                behind += MOVE * len(self._items) + (whole.end - cut if whole.kind == STRING else 0)
+        return behind
 
     def _in_rounds(self) -> list[int]:
         rounds, items = self._rounds, self._items

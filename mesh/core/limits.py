@@ -55,7 +55,8 @@ Everything that a peer, or somebody who is none yet, can make a node hold or do 
     core.pieces.MAX_CUTTING                     67108864    values behind the places at which lists are cut
     core.pieces.MAX_CUTTING_TEXTS               17179869184 elements behind those at which texts are cut
     core.pieces.MAX_JOINING                     67108864    bytes that are copied to join what was cut
-    core.pieces.MAX_MOVES                       268435456   items moved in rows, to cut and to join them
+    core.pieces.MAX_MOVES                       1073741824  items moved in rows to cut some, part by part, ...
+    core.pieces.MAX_JOINING_MOVES               268435456   ... and to join some
     core.roots.MAX_DEPTH                        32          collaborative types within each other
     core.versions.MAX_CLOCKS                    4096        stores that ever wrote one document
     core.records.MAX_RECORD_BYTES               65536       one signed record

@@ -24,8 +24,11 @@ MAX_CUTTING_TEXTS = 1 << 34
 MAX_JOINING = 1 << 26
 """Bytes that the library may copy to join pieces: some 100 ms."""
 
-MAX_MOVES = 1 << 28
-"""Items that the library may move in its row of those of one client: some 100 ms."""
+MAX_MOVES = 1 << 30
+"""Items that the library may move in its rows of those of each client, to put in what it cuts."""
+
+MAX_JOINING_MOVES = 1 << 28
+"""Those that it may move to take out what it joins, at the end of a transaction: some 100 ms."""
 
 _BYTES = {STRING: 1, ANY: 16}
 """Of an element: no other items grow as they are joined."""
@@ -99,9 +102,9 @@ def _goes_on(item: Item, following: Item) -> bool:
     )
 
 
-def check_moves(items: Sequence[Item], deletions: Iterable[tuple[int, int, int]]) -> None:
+def check_moves(items: Sequence[Item], deletions: Iterable[tuple[int, int, int]]) -> int:
     """Refuse what makes the library move too many items: it keeps those of a client in a row, into which it
-    puts what it cuts, and out of which it takes what it joins.
+    puts what it cuts, and out of which it takes what it joins. How many it moves for what it cuts.
 
     Raises:
         InvalidDocument: that is so.
@@ -115,7 +118,7 @@ def check_moves(items: Sequence[Item], deletions: Iterable[tuple[int, int, int]]
     for client, start, end in deletions:
         within[client] |= {start, end}
     cuts = {client: sorted(clocks) for client, clocks in within.items()}
-    moves = behind = 0
+    moves = joins = behind = 0
     following: Item | None = None
     joined = False
     for item in sorted(items, reverse=True):
@@ -128,10 +131,11 @@ def check_moves(items: Sequence[Item], deletions: Iterable[tuple[int, int, int]]
         behind += inside + 1
         joining = following is not None and _goes_on(item, following)
         if joining and not joined:
-            moves += behind
+            joins += behind
         joined = joining
         following = item
-    if moves > MAX_MOVES:
+    if moves > MAX_MOVES or joins > MAX_JOINING_MOVES:
         raise InvalidDocument(
             "too many pieces that have to be cut or joined: send them as they are at the end"
         )
+    return moves

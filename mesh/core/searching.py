@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from blake3 import blake3
 
-from mesh.core.conflicts import PIECES, Conflicts, Cost, waits
+from mesh.core.conflicts import CUT_AT_ONCE, MOVE, PIECES, Conflicts, Cost, longest_text, waits
 from mesh.core.items import encode_number
 from mesh.core.pieces import check_moves
 from mesh.core.places import Order
@@ -193,13 +193,29 @@ def parts_of(state: bytes, root: bytes, *, limit: int | None = None) -> list[byt
     Raises:
         InvalidDocument: it is malformed, takes more, or is in too many pieces.
     """
+    cuts_long = False
     if limit is not None and len(state) > _ITEM_BYTES * _MANY:
-        check_moves(*items_of(state, root))
-    if known_of(state, root).cost.steps <= MAX_AT_ONCE:
+        items, deletions = items_of(state, root)
+        moves = MOVE * check_moves(items, deletions)
+        cuts_long = moves + longest_text(items) * 2 * (len(items) + len(deletions)) > CUT_AT_ONCE
+    if not cuts_long and known_of(state, root).cost.steps <= MAX_AT_ONCE:
         return [state]
-    items = items_of(state, root)[0]
+    items, deletions = items_of(state, root)
     parts = [_update(state, part) for part in Conflicts(items).parts(_PART, limit)]
-    return [*parts, b"\0" + state[max((item.until for item in items), default=1) :]]
+    cut = 2 * (longest_text(items) + MOVE * len(items)) + 1  # by one deletion, at both of its ends
+    return [*parts, *_removals(deletions, max(1, CUT_AT_ONCE // cut))]
+
+
+def _removals(deletions: list[tuple[int, int, int]], count: int) -> Iterator[bytes]:
+    """The updates that delete, so many ranges at once."""
+    for first in range(0, len(deletions), count):
+        by: defaultdict[int, list[bytes]] = defaultdict(list)
+        for client, start, end in deletions[first : first + count]:
+            by[client].append(encode_number(start) + encode_number(end - start))
+        written = (
+            encode_number(client) + encode_number(len(by[client])) + b"".join(by[client]) for client in by
+        )
+        yield b"\0" + encode_number(len(by)) + b"".join(written)
 
 
 def _update(state: bytes, items: list[Item]) -> bytes:

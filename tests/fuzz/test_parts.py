@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.core import searching
+from mesh.core import conflicts, searching
 from mesh.core.library import EMPTY_UPDATE, ROOT_NAME, contributed, joined, state_vector
 from mesh.core.updates import clocks_of, read_update
 from mesh.errors import InvalidDocument
@@ -39,6 +39,8 @@ def test_in_parts_or_at_once_it_is_the_same(seed: int) -> None:
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(searching, "_FEW", 0)
             patched.setattr(searching, "_PART", 0)
+            patched.setattr(searching, "CUT_AT_ONCE", 0)
+            patched.setattr(conflicts, "CUT_AT_ONCE", 0)
             patched.setattr(searching, "MAX_AT_ONCE", -1)
             patched.setattr(searching, "_states", [None] * 32)
             assert made_of(held, update) == at_once

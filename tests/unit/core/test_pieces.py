@@ -8,10 +8,13 @@ from typing import Any
 import pycrdt
 import pytest
 
+from mesh.core import library
 from mesh.core.document import ABSENT, DocumentState, Merged, arrive
 from mesh.core.wire import Change
 from mesh.errors import InvalidDocument
 from tests.fuzz.bytes_of import number, text
+
+AT_ONCE_SECONDS = 0.25
 
 SECONDS = 5.0
 """In Python, where other threads run as well."""
@@ -83,7 +86,7 @@ BUSY = {
 
 
 @pytest.mark.limit("core.pieces.MAX_CUTTING", "core.pieces.MAX_CUTTING_TEXTS")
-@pytest.mark.limit("core.pieces.MAX_JOINING", "core.pieces.MAX_MOVES")
+@pytest.mark.limit("core.pieces.MAX_JOINING", "core.pieces.MAX_MOVES", "core.pieces.MAX_JOINING_MOVES")
 @pytest.mark.parametrize("name", BUSY)
 def test_what_is_in_too_many_pieces_is_refused(name: str) -> None:
     started = time.process_time()
@@ -116,3 +119,35 @@ def test_a_long_text_that_is_edited_in_many_places_is_taken() -> None:
         outcome = arrive(before_it, offered(update))
         assert isinstance(outcome, Merged)
         assert pycrdt.get_state(outcome.state.update) == doc.get_state()
+
+
+@pytest.mark.parametrize("remove", [True, False])
+def test_what_cuts_a_long_text_in_many_places_comes_in_parts(
+    monkeypatch: pytest.MonkeyPatch, remove: bool
+) -> None:
+    doc: pycrdt.Doc[Any] = pycrdt.Doc(client_id=7)
+    notes = doc.get("notes", type=pycrdt.Text)
+    notes += "a" * 1_000_000
+    pasted, state = doc.get_update(), doc.get_state()
+    with doc.transaction():
+        for i in range(20_000 if remove else 15_000):
+            if remove:
+                del notes[40 * i]
+            else:
+                notes.insert(40 * i, "b")
+    held = arrive(ABSENT, offered(pasted))
+    assert isinstance(held, Merged)
+    apply, took = library.apply_update, []
+
+    def timed(doc: pycrdt.Doc[Any], update: bytes) -> None:
+        started = time.thread_time()
+        apply(doc, update)
+        took.append(time.thread_time() - started)
+
+    monkeypatch.setattr(library, "apply_update", timed)
+    outcome = arrive(DocumentState((0, 0), held.state.update, {}), offered(doc.get_update(state)))
+    assert isinstance(outcome, Merged)
+    assert max(took) < AT_ONCE_SECONDS, took
+    other: pycrdt.Doc[Any] = pycrdt.Doc()
+    other.apply_update(outcome.state.update)
+    assert str(other.get("notes", type=pycrdt.Text)) == str(notes)
