@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import settings
@@ -26,5 +27,9 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 
 @pytest.fixture(autouse=True)
-def every_test_has_a_log_of_its_own() -> None:
+def every_test_has_a_log_of_its_own() -> Iterator[None]:
     lines_per_peer.forget()
+    logger = logging.getLogger("mesh")
+    level = logger.level
+    yield
+    logger.setLevel(level)  # commands that a test has run here may have changed it
