@@ -70,10 +70,10 @@ class _Query:
         self._clients: set[Stream[_News]] = set()
         self._now: Change | None = None
         self._snapshot: _News | None = None
+        self._failure: MeshError | None = None
         self._following = asyncio.create_task(self._follow())
 
     async def _follow(self) -> None:
-        failure: MeshError | None = None
         try:
             async for change in self._changes:
                 first, self._now, self._snapshot = self._now is None, change, None
@@ -81,9 +81,9 @@ class _Query:
                 for client in self._clients:
                     client.push(news)
         except MeshError as error:
-            failure = error
+            self._failure = error
         for client in self._clients:
-            client.finish(failure)
+            client.finish(self._failure)
 
     def join(self) -> Stream[_News]:
         """Tells one client: the snapshot, then every change, coalesced if it is slow."""
@@ -93,7 +93,7 @@ class _Query:
                 self._snapshot = _News(snapshot(self._now.documents), first=True, in_order=self._in_order)
             client.push(self._snapshot)
         if self._following.done():
-            client.finish()
+            client.finish(self._failure)
         self._clients.add(client)
         return client
 

@@ -15,8 +15,9 @@ import httpx
 import pytest
 import websockets
 
-from mesh import Node
+from mesh import Change, Node, NotStarted
 from mesh.gateway import Gateway, events, http, outgoing, shared
+from mesh.streams import Stream
 from tests.unit.gateway.sse import live
 from tests.unit.gateway.test_gateway_api import error_of
 
@@ -216,3 +217,14 @@ async def test_who_only_connects_keeps_nobody_out(
         for _, writer in idle:
             writer.close()
         await client.get("/api/node")
+
+
+async def test_who_comes_after_a_query_has_failed_is_told_why() -> None:
+    changes: Stream[Change] = Stream()
+    query = shared._Query(changes, in_order=False)
+    changes.finish(NotStarted("the node was closed"))
+    for _ in range(2):
+        client = query.join()
+        with pytest.raises(NotStarted):
+            await anext(client)
+    await query.close()
