@@ -49,9 +49,17 @@ _encode = msgspec.json.Encoder(order="sorted").encode
 
 def entry_digest(entry: InterestEntry) -> bytes:
     """16 bytes that name an entry."""
-    selector = _encode(entry.selector) if entry.selector else b"{}"
+    return _named(entry.collection, _selector(entry))
+
+
+def _selector(entry: InterestEntry) -> bytes:
+    """As JSON; empty where all of the collection is wanted."""
+    return _encode(entry.selector) if entry.selector else b""
+
+
+def _named(collection: str, selector: bytes) -> bytes:
     digest = _short_digest if len(selector) <= _SHORT_BYTES else _digest
-    return digest(entry.collection, selector)
+    return digest(collection, selector or b"{}")
 
 
 def _digest(collection: str, selector: bytes) -> bytes:
@@ -93,8 +101,11 @@ _compiled = _Compiled()
 
 def entry_bytes(entry: InterestEntry) -> int:
     """What an entry takes in memory, about."""
-    size = len(_encode(entry.selector)) if entry.selector else 0
-    return _ENTRY_BYTES + len(entry.collection) + _DECODED * size
+    return _taken(entry.collection, _selector(entry))
+
+
+def _taken(collection: str, selector: bytes) -> int:
+    return _ENTRY_BYTES + len(collection) + _DECODED * len(selector)
 
 
 class InterestSet:
@@ -112,20 +123,24 @@ class InterestSet:
         """
         self.only = only
         by_digest: dict[bytes, InterestEntry] = {}
+        selectors: dict[bytes, bytes] = {}  # those that are not empty
         whole: set[str] = set()
         counts: dict[str, int] = {}
         sizes: dict[str, int] = {}
         for entry in entries:
-            size = len(_encode(entry.selector)) if entry.selector else 0
+            selector = _selector(entry)
+            size = len(selector)
             if size > MAX_SELECTOR_BYTES:
                 raise InvalidSelector(f"{size} bytes as JSON, over the limit of {MAX_SELECTOR_BYTES}")
-            digest = entry_digest(entry)
+            digest = _named(entry.collection, selector)
             if digest in by_digest or (only and not permits(only, entry.collection)):
                 continue
             by_digest[digest] = entry
             counts[entry.collection] = counts.get(entry.collection, 0) + 1
             sizes[entry.collection] = sizes.get(entry.collection, 0) + size
-            if not entry.selector:
+            if selector:
+                selectors[digest] = selector
+            else:
                 whole.add(entry.collection)
         whole |= {collection for collection, count in counts.items() if count > MAX_ENTRIES}
         selected = [(size, collection) for collection, size in sizes.items() if collection not in whole]
@@ -144,11 +159,12 @@ class InterestSet:
             whole = set()
         self._by_digest = by_digest
         self._whole = whole
-        self.size_bytes = sum(map(entry_bytes, by_digest.values()))
+        self.size_bytes = 0
         self._selectors: dict[str, list[bytes]] = {}
-        for entry in by_digest.values():
-            if entry.selector:
-                selector = _encode(entry.selector)
+        for digest, entry in by_digest.items():
+            selector = selectors.get(digest, b"")
+            self.size_bytes += _taken(entry.collection, selector)
+            if selector:
                 _compiled(selector)  # or it cannot be
                 self._selectors.setdefault(entry.collection, []).append(selector)
         self._matchers: dict[str, list[Matcher]] = {}  # of collections that something was matched in
