@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator
 from typing import NamedTuple
 
+from mesh.core.pieces import cuts_of, inside
 from mesh.core.places import Places
 from mesh.core.update_reader import GC, STRING, Id, Item
 from mesh.core.updates import Incomplete
@@ -76,13 +77,7 @@ class Conflicts:
             self._clocks[item.client].append(item.clock)
         self._left = [self._find(item.left) for item in items]
         self._right = [self._find(item.right) for item in items]
-        cuts: defaultdict[int, set[int]] = defaultdict(set)
-        for item in items:
-            if item.left is not None:
-                cuts[item.left[0]].add(item.left[1] + 1)
-            if item.right is not None:
-                cuts[item.right[0]].add(item.right[1])
-        self._cuts = {client: sorted(clocks) for client, clocks in cuts.items()}
+        self._cuts = cuts_of(items)
         self._homes: list[Hashable] = [None] * len(items)  # where it is: in no place, if it was collected
         self._rounds = [0] * len(items)
         self._order = list(self._sorted())
@@ -151,8 +146,7 @@ class Conflicts:
         passing = [0] * len(self._items)
         for index in reversed(self._order):
             item = self._items[index]
-            clocks = self._cuts.get(item.client, [])
-            cuts = clocks[bisect_right(clocks, item.clock) : bisect_left(clocks, item.end)]
+            cuts = inside(item, self._cuts)
             pieces += 1 + len(cuts)
             weight, end = 0, item.end
             on: dict[int, list[int]] = behind.get(index, {})

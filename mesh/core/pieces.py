@@ -67,14 +67,12 @@ def check_pieces(
             if item.kind not in _BYTES:
                 following = None
                 continue
-            clocks = within[client]
-            inside = clocks[bisect_right(clocks, item.clock) : bisect_left(clocks, item.end)]
-            cutting[item.kind] += len(inside) * item.end - sum(inside)
+            places = inside(item, within)
+            cutting[item.kind] += len(places) * item.end - sum(places)
             if following is None or not _goes_on(item, following):
                 end = item.end
-                places = inside
             else:
-                places = [*inside, item.end]
+                places = [*places, item.end]
             for clock in reversed(places):
                 deleted = bisect_right(gone[client], clock - 1) % 2 or bisect_right(gone[client], clock) % 2
                 if deleted or (client, clock) in apart:
@@ -85,6 +83,25 @@ def check_pieces(
         raise InvalidDocument("a long list or text that is cut into too many pieces")
     if joining > MAX_JOINING:
         raise InvalidDocument("a long list or text that comes in too many pieces: send it as one")
+
+
+def cuts_of(items: Iterable[Item], deletions: Iterable[tuple[int, int, int]] = ()) -> dict[int, list[int]]:
+    """Where something may cut the items of each client in two, in order: before those elements."""
+    cuts: defaultdict[int, set[int]] = defaultdict(set)
+    for item in items:
+        if item.left is not None:
+            cuts[item.left[0]].add(item.left[1] + 1)
+        if item.right is not None:
+            cuts[item.right[0]].add(item.right[1])
+    for client, start, end in deletions:
+        cuts[client] |= {start, end}
+    return {client: sorted(clocks) for client, clocks in cuts.items()}
+
+
+def inside(item: Item, cuts: Mapping[int, Sequence[int]]) -> Sequence[int]:
+    """Those of ``cuts`` that are in the middle of ``item``."""
+    clocks = cuts.get(item.client, ())
+    return clocks[bisect_right(clocks, item.clock) : bisect_left(clocks, item.end)]
 
 
 def parts(item: Item) -> bool:
@@ -109,15 +126,7 @@ def check_moves(items: Sequence[Item], deletions: Iterable[tuple[int, int, int]]
     Raises:
         InvalidDocument: that is so.
     """
-    within: defaultdict[int, set[int]] = defaultdict(set)
-    for item in items:
-        if item.left is not None:
-            within[item.left[0]].add(item.left[1] + 1)
-        if item.right is not None:
-            within[item.right[0]].add(item.right[1])
-    for client, start, end in deletions:
-        within[client] |= {start, end}
-    cuts = {client: sorted(clocks) for client, clocks in within.items()}
+    cuts = cuts_of(items, deletions)
     moves = joins = behind = 0
     following: Item | None = None
     joined = False
@@ -125,10 +134,9 @@ def check_moves(items: Sequence[Item], deletions: Iterable[tuple[int, int, int]]
         if following is None or following.client != item.client:
             behind = 0
             following = None
-        clocks = cuts.get(item.client, [])
-        inside = bisect_left(clocks, item.end) - bisect_right(clocks, item.clock)
-        moves += inside * behind + inside * (inside - 1) // 2
-        behind += inside + 1
+        count = len(inside(item, cuts))
+        moves += count * behind + count * (count - 1) // 2
+        behind += count + 1
         joining = following is not None and _goes_on(item, following)
         if joining and not joined:
             joins += behind

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
 
+from mesh.core.pieces import inside
 from mesh.core.update_reader import Id, Item
 
 _WALK = 16
@@ -29,8 +30,7 @@ class Places:
         self._first: dict[int, int] = {}  # of a client
         self._clients: list[int] = []
         for item in items:
-            clocks = cuts.get(item.client, ())
-            within = clocks[bisect_right(clocks, item.clock) : bisect_left(clocks, item.end)]
+            within = inside(item, cuts)
             count = len(self._clients)
             self._first.setdefault(item.client, count)
             self._clocks[item.client].extend((item.clock, *within))

@@ -193,14 +193,14 @@ def parts_of(state: bytes, root: bytes, *, limit: int | None = None) -> list[byt
     Raises:
         InvalidDocument: it is malformed, takes more, or is in too many pieces.
     """
-    cuts_long = False
+    read, cuts_long = None, False
     if limit is not None and len(state) > _ITEM_BYTES * _MANY:
-        items, deletions = items_of(state, root)
+        items, deletions = read = items_of(state, root)
         moves = MOVE * check_moves(items, deletions)
         cuts_long = moves + longest_text(items) * 2 * (len(items) + len(deletions)) > CUT_AT_ONCE
     if not cuts_long and known_of(state, root).cost.steps <= MAX_AT_ONCE:
         return [state]
-    items, deletions = items_of(state, root)
+    items, deletions = read or items_of(state, root)
     parts = [_update(state, part) for part in Conflicts(items).parts(_PART, limit)]
     cut = 2 * (longest_text(items) + MOVE * len(items)) + 1  # by one deletion, at both of its ends
     return [*parts, *_removals(deletions, max(1, CUT_AT_ONCE // cut))]
