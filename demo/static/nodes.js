@@ -21,18 +21,27 @@ function row(node) {
   const how = standing(node._id);
   const link = linkOf(node._id);
   const process = processOf(node._id);
-  const open = mesh.selected === node._id;
   const facts = link ? `${milliseconds(link.rtt)} · ${size(link.bytes_out)} sent · ${size(link.bytes_in)} received` : WORDS[how];
-  return h("li", { "data-key": node._id, class: how },
-    h("button", { type: "button", class: "summary", "data-action": "select", "data-node": node._id, "aria-expanded": String(open) },
-      h("span", { class: "dot" }),
-      h("span", { class: "who" }, node.name),
-      node.hub ? h("span", { class: "tag" }, "hub") : null,
-      node.formations.map((name) => h("span", { class: "tag" }, name)),
-      process?.upload_limit ? h("span", { class: "tag warn" }, `≤ ${size(process.upload_limit)}/s`) : null,
-      condition(process),
-      h("span", { class: "facts" }, facts)),
-    open ? details(node, process, link) : null);
+  const tags = [
+    node.hub ? h("span", { class: "tag" }, "hub") : null,
+    node.formations.map((name) => h("span", { class: "tag" }, name)),
+    process?.upload_limit ? h("span", { class: "tag warn" }, `≤ ${size(process.upload_limit)}/s`) : null,
+    condition(process),
+  ];
+  return entry(node._id, how, node.name, tags, facts, () => details(node, process, link));
+}
+
+/** A process whose document has not arrived here: when it does, the entry becomes that of the node. */
+const stranger = (process) =>
+  entry(process.node_id || `process/${process.name}`, "apart", process.name, condition(process), mesh.presence ? "not known here yet" : "",
+    () => h("div", { class: "details" }, controls(process, null)));
+
+function entry(key, how, name, tags, facts, opened) {
+  const open = mesh.selected === key;
+  return h("li", { "data-key": key, class: how },
+    h("button", { type: "button", class: "summary", "data-action": "select", "data-node": key, "aria-expanded": String(open) },
+      h("span", { class: "dot" }), h("span", { class: "who" }, name), tags, h("span", { class: "facts" }, facts)),
+    open ? opened() : null);
 }
 
 const condition = (process) =>
@@ -72,14 +81,6 @@ function controls(process, link) {
       h("select", { "data-action": "cap", "data-on": "change", "data-process": process.name, "data-value": String(process.upload_limit ?? ""), disabled: !runs },
         CAPS.map(([value, text]) => h("option", { value, selected: value === String(process.upload_limit ?? "") }, text)))));
 }
-
-/** A process whose document has not arrived here. */
-const stranger = (process) =>
-  h("li", { "data-key": `process/${process.name}`, class: "apart" },
-    h("div", { class: "summary" },
-      h("span", { class: "dot" }), h("span", { class: "who" }, process.name), condition(process),
-      h("span", { class: "facts" }, mesh.presence ? "not known here yet" : "")),
-    h("div", { class: "details" }, controls(process, null)));
 
 function drawStats() {
   const { stats, before } = mesh;

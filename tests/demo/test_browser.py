@@ -246,6 +246,20 @@ def test_the_page_says_that_it_is_disconnected_and_comes_back(browser: Browser, 
         expect(page.locator("#connection")).to_have_text("live")
 
 
+def test_what_was_opened_stays_open_when_the_document_of_the_node_arrives(browser: Browser, url: str) -> None:
+    with looking(browser, f"{url}#hub", unreachable=True) as page:
+        page.route("**/api/live*", lambda route: route.abort())
+        page.reload()
+        expect(page.locator("#notice")).to_contain_text("hub does not answer")
+        expect(page.locator("#nodes .details")).to_have_count(0)
+        node(page, "north-2").locator("button.summary").click()
+        expect(node(page, "north-2").locator('.details [data-action="kill"]')).to_be_visible()
+        page.unroute("**/api/live*")
+        expect(page.locator("#nodes li.linked")).to_have_count(4)
+        expect(node(page, "north-2").locator('.details [data-action="kill"]')).to_be_visible()
+        expect(node(page, "north-2").locator(".details")).to_contain_text("up since")
+
+
 # --- looks -----------------------------------------------------------------
 
 
