@@ -19,7 +19,7 @@ SINGLE_WRITES = 200
 WRITE_INTERVAL = 0.02
 BURST_ROUNDS = 5
 BURST_TOGETHER = 50
-ROUND_TRIP = 0.1  # seconds
+ROUND_TRIP = 1.0  # seconds: longer than either side takes to read the keys of many documents
 QUERY_ROUNDS = 15
 
 
