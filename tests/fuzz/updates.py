@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -291,16 +292,25 @@ def _read(update: bytes) -> None:
     assert doc.get_update()
 
 
+def _place(item: Item) -> tuple[int, int]:
+    return item.client, item.clock
+
+
 def _roots_of(update: bytes) -> dict[str, bool]:
     """The collaborative roots of a state, and whether they are texts."""
     items, _ = items_of(update, library.ROOT_NAME)
-    known = [item for item in items if item.kind != GC]  # what is collected may be as long as it likes
-    at = {(item.client, clock): item for item in known for clock in range(item.clock, item.end)}
+    known = sorted((item for item in items if item.kind != GC), key=_place)
+
+    def at(client: int, clock: int) -> Item | None:
+        index = bisect_right(known, (client, clock), key=_place)
+        holder = known[index - 1] if index else None
+        return holder if holder is not None and holder.client == client and clock < holder.end else None
+
     found: dict[str, bool] = {}
     for item in items:
         near: Item | None = item
         while near is not None and near.parent is None:
-            near = at.get(near.left or near.right or (0, 0))
+            near = at(*(near.left or near.right or (0, 0)))
         if near is not None and isinstance(near.parent, str) and near.parent != ROOT:
             is_text = item.kind in (STRING, EMBED, FORMAT)
             found[near.parent] = found.get(near.parent, False) or is_text
