@@ -300,7 +300,7 @@ def _why_closed(error: ConnectionClosed) -> str:
 def _why_not_bound(error: OSError) -> str:
     if isinstance(error, socket.gaierror):
         return "this name has no address"
-    if error.errno == errno.EADDRNOTAVAIL:
+    if error.errno in (errno.EADDRNOTAVAIL, None):  # None: what asyncio of Python 3.13 makes of it
         return "this machine does not have that address"
     if error.errno == errno.EACCES:
         return "this user may not listen on that port"
