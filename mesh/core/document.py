@@ -28,12 +28,13 @@ from mesh.core.library import (
     load,
     refusing_panics,
     registers_of,
+    state_vector,
     written_by_library,
 )
 from mesh.core.live import Live, LiveDocuments, live_of
 from mesh.core.plans import Writes
 from mesh.core.registers import Registers, divided_share, is_number, unflatten
-from mesh.core.updates import fields_of, read_update
+from mesh.core.updates import Brought, clocks_of, fields_of, read_update, settled
 from mesh.core.versions import Rank, VersionVector, covers, join
 from mesh.core.wire import Change
 from mesh.errors import DocumentTooLarge, InvalidDocument
@@ -267,9 +268,11 @@ def arrive(
         return Merged(DocumentState(change.rank, EMPTY_UPDATE, vector), None)
     if change.rank > held.rank and change.since:
         return "lacking"
-    brought = read_update(change.update, ROOT_NAME)
-    if change.rank > held.rank and brought.registers is not None:
-        update, fields = change.update, unflatten(brought.registers)
+    brought = read_update(change.update, ROOT_NAME, chains=not change.since)
+    replaces = not change.since and (change.rank > held.rank or _includes(change, brought, held))
+    registers = settled(brought) if replaces else None
+    if registers is not None:
+        update, fields = change.update, unflatten(registers)
     else:
         base = held.update if change.rank == held.rank else EMPTY_UPDATE
         live = _taken(kept, base) if brought.simple else None
@@ -284,6 +287,14 @@ def arrive(
             f"{len(update)} bytes encoded are over the limit of {MAX_STATE_BYTES}", MAX_STATE_BYTES
         )
     return Merged(DocumentState(change.rank, update, vector), fields)
+
+
+def _includes(change: Change, brought: Brought, held: DocumentState) -> bool:
+    """Whether a whole state has all that is held: by its version, and as far as it shows."""
+    if not covers(change.until, held.vector):
+        return False
+    clocks = clocks_of(state_vector(held.update))
+    return all(brought.ranges.get(client, (0, 0))[1] >= clock for client, clock in clocks.items())
 
 
 def check_update(update: bytes) -> None:

@@ -93,6 +93,7 @@ class Reader:
         chains: whether it matters what was overwritten by what, and not only what stands.
 
     Attributes:
+        chains: as given.
         ranges: the clocks, from and up to, of the items by client.
         deletions: (client, from, up to) of what is said to be deleted.
         values: the element that holds a value -> the value.
@@ -113,7 +114,7 @@ class Reader:
         self._root = root.decode()
         self._at = 0
         self._items = items
-        self._chains = chains
+        self.chains = chains
         self.ranges: dict[int, tuple[int, int]] = {}
         self.deletions: list[tuple[int, int, int]] = []
         self.values: dict[Id, Any] = {}
@@ -176,7 +177,7 @@ class Reader:
         if info == _KEY | ANY:
             read = self._first_registers(count, client, clock)
             return read, read
-        if info & 0x1F == DELETED and not (self._chains and self.structs <= EASILY_READ):
+        if info & 0x1F == DELETED and not (self.chains and self.structs <= EASILY_READ):
             for many, run in _RUNS:
                 if count > many and (found := run.match(self._data, self._at)) is not None:
                     self._at = found.end()

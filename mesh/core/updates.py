@@ -17,6 +17,9 @@ from mesh.errors import InvalidDocument
 
 R = TypeVar("R")
 
+_EASILY_SETTLED = 64
+"""Items up to which it is told here, and not by the library, which values of a state from anywhere stand."""
+
 
 class Incomplete(InvalidDocument):
     """An update builds on what is not held: whoever sent it has to send more."""
@@ -34,6 +37,8 @@ class Brought(NamedTuple):
         values: the value in each element, if ``simple``.
         above: which element each of those stands on, or in which key it is the first one.
         simple: whether the update is made of such values, one per item, and of deletions.
+        chained: whether it is made of such values and of overwritten ones, all of which ``above`` has, and of
+            few of them.
         structs: how many items there are.
         listed: whether an item has several values or stands before another, as in a list.
         finite: whether no number is NaN or an infinity, which read as null.
@@ -46,6 +51,7 @@ class Brought(NamedTuple):
     values: dict[Id, Any]
     above: dict[Id, str | Id]
     simple: bool
+    chained: bool
     structs: int
     listed: bool
     finite: bool
@@ -69,17 +75,50 @@ class Fields(NamedTuple):
     structs: int
 
 
-def read_update(update: bytes, root: bytes) -> Brought:
+def read_update(update: bytes, root: bytes, *, chains: bool = False) -> Brought:
     """What ``update`` brings.
 
     Args:
         update: from anywhere.
         root: the name of the root map that holds the fields.
+        chains: whether it matters what was overwritten by what, as for :func:`settled`.
 
     Raises:
         InvalidDocument: the update is malformed, or holds what no document of the mesh does.
     """
-    return _guarded(lambda: _brought(Reader(update, root)))
+    return _guarded(lambda: _brought(Reader(update, root, chains=chains)))
+
+
+def settled(brought: Brought) -> Registers | None:
+    """The root map of a whole state from anywhere, which was read with its chains; ``None`` if it takes the
+    library to tell: several have written one field at once, or it is not whole."""
+    if brought.registers is not None:
+        return brought.registers
+    ranges, values = brought.ranges, brought.values
+    if not brought.chained or any(start for start, _ in ranges.values()):
+        return None
+    if any(end > ranges.get(client, (0, 0))[1] for client, _, end in brought.deletions):
+        return None
+    waiting = list(brought.above.items())
+    # What can be stood on, once; an item comes after what it stands on, and after its writer's items before.
+    tips: dict[str | Id, str] = {key: key for key in brought.above.values() if isinstance(key, str)}
+    while waiting:
+        held_up: list[tuple[Id, str | Id]] = []
+        writers: set[int] = set()
+        for element, above in waiting:
+            key = None if element[0] in writers else tips.pop(above, None)
+            if key is None:
+                writers.add(element[0])
+                held_up.append((element, above))
+            else:
+                tips[element] = key
+        if len(held_up) == len(waiting):
+            return None
+        waiting = held_up
+    registers = {key: values[last] for last, key in tips.items() if last in values}
+    if len(registers) < len(values) or any(_is_deleted(brought, *last) for last in values):
+        return None
+    return registers
 
 
 def fields_of(update: bytes, root: bytes) -> Fields | None:
@@ -125,11 +164,11 @@ def clocks_of(state_vector: bytes) -> dict[int, int]:
 def _brought(reader: Reader) -> Brought:
     reader.read()
     registers = None
-    if reader.plain and reader.known and not reader.rich:
+    ordinary = reader.known and not reader.rich
+    if reader.plain and ordinary:
         registers = {str(reader.above[last]): value for last, value in reader.values.items()}
         if len(registers) < reader.structs:  # a key twice: the library knows which one wins
             registers = None
-    simple = reader.known and not reader.rich and reader.structs == len(reader.values)
     return Brought(
         reader.ranges,
         reader.deletions,
@@ -137,7 +176,8 @@ def _brought(reader: Reader) -> Brought:
         reader.rich,
         reader.values,
         reader.above,
-        simple,
+        ordinary and reader.structs == len(reader.values),
+        ordinary and reader.chains and reader.structs <= _EASILY_SETTLED,
         reader.structs,
         reader.listed,
         reader.finite,
