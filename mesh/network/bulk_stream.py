@@ -89,11 +89,12 @@ class BulkConnection(asyncio.BufferedProtocol):
         """See :class:`mesh.network.transport.Connection`."""
         self._frames.max_bytes = MAX_BULK_MESSAGE_BYTES
 
-    async def send(self, message: Buffer) -> None:
+    async def send(self, *messages: Buffer) -> None:
         """See :class:`mesh.network.transport.Connection`."""
-        if self._why is None:
-            self._write(Opcode.BINARY, message)
-            await self._may_write.wait()
+        for message in messages:
+            if self._why is None:
+                self._write(Opcode.BINARY, message)
+                await self._may_write.wait()
         if self._why is not None:
             raise LinkClosed(self._why)
 

@@ -207,17 +207,26 @@ class Link:
         self._since_bulk = 0
         return self._bulk_frames.popleft() if self._bulk_frames else None
 
+    def _next_frames(self) -> list[bytes]:
+        """Small ones go together."""
+        frames: list[bytes] = []
+        size = 0
+        while size < SMALL_FRAME_BYTES and (frame := self._next_frame()) is not None:
+            frames.append(frame)
+            size += len(frame)
+        return frames
+
     async def _write(self) -> None:
         try:
-            for first in self._first:
-                await self._connection.send(first)
+            await self._connection.send(*self._first)
             while True:
-                frame = self._next_frame()
-                if frame is not None:
-                    await self._connection.send(frame)
-                    self.bytes_out += len(frame)
+                frames = self._next_frames()
+                if frames:
+                    await self._connection.send(*frames)
+                    size = sum(map(len, frames))
+                    self.bytes_out += size
                     self._heartbeat.said(self._loop.time())
-                    self._count_pending(-len(frame))
+                    self._count_pending(-size)
                 elif self.closed:
                     return
                 else:

@@ -144,12 +144,13 @@ class MemoryConnection:
         """See :class:`mesh.network.transport.Connection`."""
         self.incoming.max_message_bytes = max_message_bytes(self.path)
 
-    async def send(self, message: Buffer) -> None:
+    async def send(self, *messages: Buffer) -> None:
         """See :class:`mesh.network.transport.Connection`."""
         path = self._network.path(self.host, self.peer_host)
-        if path.loss and self._network.rng.random() < path.loss:
-            self.break_off()
-        await self._outgoing.send(bytes(message))
+        for message in messages:
+            if path.loss and self._network.rng.random() < path.loss:
+                self.break_off()
+            await self._outgoing.send(bytes(message))
 
     async def receive(self) -> bytes:
         """See :class:`mesh.network.transport.Connection`."""

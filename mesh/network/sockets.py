@@ -40,11 +40,16 @@ log = peer_log("mesh.network.websocket")
 
 
 class _Unflooded(Connection):
-    """Answers no pings of who does not read the answers: they would pile up."""
+    """Answers no pings of who does not read the answers: they would pile up. What is sent at once takes one
+    call of the system."""
 
     def send_data(self) -> None:
+        writes = self.protocol.writes
         if self.paused:
-            self.protocol.writes = [data for data in self.protocol.writes if data[:1] != _PONG]
+            writes = [data for data in writes if data[:1] != _PONG]
+        if len(writes) > 1 and b"" not in writes:  # which ends it
+            writes = [b"".join(writes)]
+        self.protocol.writes = writes
         super().send_data()
 
 
@@ -153,9 +158,6 @@ class Incoming(_Unflooded, ServerConnection):
 
     def _send_together(self) -> None:
         self._sends_soon = False
-        writes = self.protocol.writes
-        if writes and not self.paused and b"" not in writes:
-            self.protocol.writes = [b"".join(writes)]
         super().send_data()
 
     def trust(self, max_message_bytes: int) -> None:

@@ -58,8 +58,8 @@ class Connection(Protocol):
         larger ones does it in answer to a message of the other end, which by then trusts it.
         """
 
-    async def send(self, message: Buffer) -> None:
-        """Send one message; returns when there is room for the next (back-pressure).
+    async def send(self, *messages: Buffer) -> None:
+        """Send some messages; returns when there is room for the next (back-pressure).
 
         Raises:
             LinkClosed: the connection has ended.

@@ -71,10 +71,18 @@ class WebSocketConnection:
         else:
             self._socket.protocol.max_message_size = max_message_bytes(self.path)
 
-    async def send(self, message: Buffer) -> None:
+    async def send(self, *messages: Buffer) -> None:
         """See :class:`mesh.network.transport.Connection`."""
+        socket = self._socket
+        if socket.state is State.OPEN:
+            for message in messages:
+                socket.protocol.send_binary(message)
+            socket.send_data()
+            if not (socket.paused or socket.transport.is_closing()):
+                return  # as nearly always: what follows takes several times as long
         try:
-            await self._socket.send(message)
+            async with socket.send_context():
+                pass
         except ConnectionClosed as error:
             raise LinkClosed(_why_closed(error)) from error
 

@@ -23,7 +23,7 @@ class Holder:
         self.reused: list[Buffer] = []
         self.told = asyncio.Event()
 
-    async def send(self, message: Buffer) -> None:
+    async def send(self, *messages: Buffer) -> None:
         pass
 
     async def receive(self) -> Buffer:
