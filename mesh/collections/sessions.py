@@ -175,9 +175,10 @@ class SyncSession:
             self._room.set_result(None)
 
     def on_resume(self, message: Resume | Summaries) -> list[Effect]:
-        """The peer wants to be brought up to date, or compares what it has just resumed. It is answered once
-        it has been told what is asked of it, so that one of the two sees both, and one comparison serves
-        them; and once everything is applied that came before: it may have evicted that, and want it back."""
+        """The peer wants to be brought up to date, or compares what it has just resumed. A stranger is
+        answered once it has been told what is asked of it, so that one of the two sees both, and one
+        comparison serves them; everybody once everything is applied that came before: it may have evicted
+        that, and want it back."""
         arrived = 0
         if isinstance(message, Resume):
             self._asked({entry.collection for entry in message.entries})
@@ -189,7 +190,8 @@ class SyncSession:
     def _answer_resumes(self) -> None:
         while self._resumes and not self.following.reading_positions:
             arrived, message = self._resumes[0]
-            if self._applied < arrived:
+            known = isinstance(message, Resume) and (message.empty or message.log_id == self._log_id)
+            if self._applied < arrived or (self.following.reading_positions and not known):
                 return
             self._resumes.popleft()
             if isinstance(message, Resume):

@@ -16,7 +16,7 @@ from mesh.core.plans import Writes
 from mesh.core.updates import clocks_of, read_update, settled
 from mesh.core.wire import Change
 
-Left = str | tuple[int, int]
+State = dict[int, list[tuple[str | tuple[int, int], int | None]]]
 
 ids = st.tuples(st.integers(1, 3), st.integers(0, 3))
 items = st.tuples(st.sampled_from("ab") | ids, st.none() | st.integers(0, 9))
@@ -24,7 +24,7 @@ states = st.dictionaries(st.integers(1, 3), st.lists(items, min_size=1, max_size
 removals = st.lists(ids, max_size=2, unique=True)
 
 
-def encoded(state: dict[int, list[tuple[Left, int | None]]], removed: list[tuple[int, int]]) -> bytes:
+def encoded(state: State, removed: list[tuple[int, int]]) -> bytes:
     """An update of items, each in a key or on another one, with a value or (None) an overwritten one."""
     parts = [encode_number(len(state))]
     for client, written in state.items():
@@ -49,7 +49,7 @@ def encoded(state: dict[int, list[tuple[Left, int | None]]], removed: list[tuple
 
 @given(states, removals)
 def test_what_is_read_of_a_state_is_what_the_library_makes_of_it(
-    state: dict[int, list[tuple[Left, int | None]]], removed: list[tuple[int, int]]
+    state: State, removed: list[tuple[int, int]]
 ) -> None:
     update = encoded(state, removed)
     registers = settled(read_update(update, ROOT_NAME, chains=True))
@@ -63,15 +63,16 @@ def test_what_is_read_of_a_state_is_what_the_library_makes_of_it(
 
 
 def test_a_state_that_waits_for_itself_is_left_to_the_library() -> None:
-    for state in (
+    states: list[State] = [
         {1: [((1, 1), 1), ("a", 2)]},
         {1: [((2, 0), 1)], 2: [((1, 0), 1)]},
         {1: [((2, 1), 1), ("a", 2)], 2: [((1, 1), 3), ("b", 4)]},
         {1: [("a", 1), ("a", 2)]},
         {1: [("a", 1), ((1, 0), 2)], 2: [((1, 0), 3)]},
-    ):
+    ]
+    for state in states:
         assert settled(read_update(encoded(state, []), ROOT_NAME, chains=True)) is None
-    written = {1: [("a", None), ((2, 0), 2)], 2: [((1, 0), None)]}
+    written: State = {1: [("a", None), ((2, 0), 2)], 2: [((1, 0), None)]}
     assert settled(read_update(encoded(written, [(1, 0), (2, 0)]), ROOT_NAME, chains=True)) == {"a": 2}
 
 

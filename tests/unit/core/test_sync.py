@@ -148,8 +148,14 @@ class Session:
                 raise AssertionError(message)
 
     def answer_resumes(self) -> None:
-        while self.resumes and not self.following.reading_positions:
-            message = self.resumes.popleft()
+        while self.resumes:
+            message = self.resumes[0]
+            known = isinstance(message, Resume) and (
+                message.empty or message.log_id == self.node.rows.lineage.log_id
+            )
+            if self.following.reading_positions and not known:
+                return
+            self.resumes.popleft()
             on_it = self.serving.on_resume if isinstance(message, Resume) else self.serving.on_summaries
             self.run(on_it(message))  # type: ignore[arg-type]
 
