@@ -73,7 +73,7 @@ class Replicator:
         self._table = InterestTable(node_id)
         self._wants: dict[str, InterestEntry] = {}
         self._syncs: dict[str, SyncSession] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Future[Any]] = set()
         self._expiry: asyncio.TimerHandle | None = None
         self._announcing: asyncio.Handle | None = None
         self._next_announcement = 0.0
@@ -220,6 +220,7 @@ class Replicator:
             self._store,
             link,
             spawn=self.spawn,
+            wait_for=self.wait_for,
             progress=self.progress,
             asked=self._ask_again,
             access=access,
@@ -270,9 +271,13 @@ class Replicator:
         It belongs to no transaction of the application, whoever has made the link.
         """
         task = asyncio.get_running_loop().create_task(work, context=Context())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self.wait_for(task)
         return task
+
+    def wait_for(self, work: asyncio.Future[Any]) -> None:
+        """Have :meth:`close` wait for ``work``."""
+        self._tasks.add(work)
+        work.add_done_callback(self._tasks.discard)
 
     def confirmed(self) -> list[Confirmed]:
         """What the linked peers want, and up to which position of this node's log they hold it."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextvars import Context
+from functools import partial
 from typing import Any
 
 from mesh.core.access import Access
@@ -28,7 +30,7 @@ from mesh.core.sync_effects import (
 )
 from mesh.core.sync_following import Following
 from mesh.core.sync_serving import Serving
-from mesh.core.wire import Barrier, Changes, Interest, Resume, Summaries
+from mesh.core.wire import Barrier, Changes, Interest, Resume, Summaries, Want
 from mesh.errors import NotStarted, ProtocolViolation
 from mesh.network.link import Link
 from mesh.storage import authors, replicas, restored, shares
@@ -69,6 +71,7 @@ class SyncSession:
         link: Link,
         *,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
+        wait_for: Callable[[asyncio.Future[Any]], None],
         progress: asyncio.Event,
         asked: Callable[[set[str]], None],
         access: Access,
@@ -79,6 +82,7 @@ class SyncSession:
             link: with whom.
             asked: called when the peer asks to be brought up to date with some collections.
             spawn: runs something as a task that is waited for before the store closes.
+            wait_for: has something else waited for before that.
             progress: set whenever anything has happened.
             access: what passes on the link.
         """
@@ -101,6 +105,7 @@ class SyncSession:
         # What was held of the peer's log under other rights is not what there is to hold now.
         self._place = f"{link.node_id} {access.name}" if access.name else link.node_id
         self._spawn = spawn
+        self._wait_for = wait_for
         self._progress = progress
         self._asked = asked
         self._store = store
@@ -188,7 +193,7 @@ class SyncSession:
         return []
 
     def _answer_resumes(self) -> None:
-        while self._resumes and not self.following.reading_positions:
+        while self._resumes:
             arrived, message = self._resumes[0]
             known = isinstance(message, Resume) and (message.empty or message.log_id == self._log_id)
             if self._applied < arrived or (self.following.reading_positions and not known):
@@ -244,9 +249,7 @@ class SyncSession:
                 case Renew(position, theirs):
                     self._spawn(self._renew(position, theirs))
                 case ApplyFrame(frame):
-                    self._applying += 1
-                    self._applying_bytes += _size(frame)
-                    self._spawn(self._apply(frame))
+                    self._apply(frame)
                 case _:
                     self._spawn(self._read(effect))
         if self.serving.confirmed > self._confirmed < self._store.written:
@@ -293,16 +296,28 @@ class SyncSession:
         except Exception as error:  # noqa: BLE001 - whatever it is, it ends the link
             self._failed(error)
 
-    async def _apply(self, frame: Changes) -> None:
+    def _apply(self, frame: Changes) -> None:
+        """Without a task: there are many frames."""
         peer = self.link.node_id
+
+        def job(rows: Any) -> list[Want]:
+            return replicas.apply_frame(rows, peer, frame)
+
+        try:  # outside of any transaction of the application that the link was made in
+            writing = Context().run(self._store.submit, job, bulk=True)
+        except NotStarted:  # the node closes
+            return
+        size = _size(frame)
+        self._applying += 1
+        self._applying_bytes += size
+        writing.add_done_callback(partial(self._was_applied, frame, size))
+        self._wait_for(writing)
+
+    def _was_applied(self, frame: Changes, size: int, writing: asyncio.Future[list[Want]]) -> None:
+        self._applying -= 1
+        self._applying_bytes -= size
         try:
-            try:
-                wants = await self._store.write(
-                    lambda rows: replicas.apply_frame(rows, peer, frame), bulk=True
-                )
-            finally:
-                self._applying -= 1
-                self._applying_bytes -= _size(frame)
+            wants = writing.result()
             self._applied += 1
             self.run(self.following.applied(frame, wants))
             self._answer_resumes()

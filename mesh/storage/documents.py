@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 from collections.abc import Callable, Mapping
@@ -164,7 +165,11 @@ class DocumentStore:
     async def write(self, job: Callable[[Rows], R], *, bulk: bool = False) -> R:
         """The result of ``job``, durable when this returns; atomic by itself. ``bulk``: what others ask for
         goes first."""
-        return await self._database.write(job, bulk=bulk)
+        return await self.submit(job, bulk=bulk)
+
+    def submit(self, job: Callable[[Rows], R], *, bulk: bool = False) -> asyncio.Future[R]:
+        """As :meth:`write`, and asked for at once: no task has to wait for it."""
+        return self._database.write(job, bulk=bulk)
 
     async def read(self, job: Callable[[Rows], R]) -> R:
         """The result of ``job``, which only reads, and has no use for the lineage."""

@@ -763,18 +763,21 @@ def test_a_store_that_cannot_write_ends_the_link_and_no_position_is_ahead(
         async with mesh_of_stores(folder=tmp_path) as world:
             a, b = await world.line(2)
             await fill(a, 1200)
-            original = b.store.write
+            original = b.store.submit
             failing = 3
 
-            async def write(job: Any, **how: Any) -> Any:
+            def burn(rows: Any) -> None:
+                raise OSError("the disk is on fire")
+
+            def submit(job: Any, **how: Any) -> asyncio.Future[Any]:
                 nonlocal failing
                 if "SyncSession._apply" in getattr(job, "__qualname__", ""):
                     failing -= 1
                     if failing == 0:
-                        raise OSError("the disk is on fire")
-                return await original(job, **how)
+                        return original(burn, **how)
+                return original(job, **how)
 
-            b.store.write = write  # type: ignore[method-assign]
+            b.store.submit = submit  # type: ignore[method-assign]
             await b.collection().subscribe()
             await asyncio.sleep(600)
             await world.settle()
