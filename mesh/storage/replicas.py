@@ -24,6 +24,10 @@ from mesh.storage.rows import Row, Rows
 SCANNED_SHARE = 8
 """Reading a row out of order costs about as much as passing over so many."""
 
+FEW_DOCUMENTS = 500
+"""No more documents of some collections are looked up one by one, where more positions of the log would have
+to be passed over to find them."""
+
 _decode_json = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -159,7 +163,8 @@ def _read_documents(
     where, parameters = _in_collections(interest)
     found = rows.connection.execute(
         "SELECT seq, collection, id, rank_major, rank_minor, vector, json, "
-        f"CASE WHEN length(state) <= {SMALL_DOCUMENT_BYTES} THEN state END FROM documents "
+        f"CASE WHEN length(state) <= {SMALL_DOCUMENT_BYTES} THEN state END "
+        f"FROM documents {_walk(rows, after, until, interest)} "
         f"WHERE seq > ? AND seq <= ? AND source IS NOT ? AND {where} ORDER BY seq LIMIT ?",
         (after, until, peer, *parameters, limit),
     )
@@ -177,6 +182,19 @@ def _read_documents(
         if size >= PAGE_BYTES:
             return entries, seq
     return entries, entries[-1].seq if len(entries) == limit else until
+
+
+def _walk(rows: Rows, after: int, until: int, interest: InterestSet) -> str:
+    """How SQLite is to find that: along the log, unless that is long and few documents are of these
+    collections. Left to itself it looks up and sorts all of them, for every page."""
+    if until - after <= FEW_DOCUMENTS or interest.everything:
+        return "NOT INDEXED"
+    where, parameters = _in_collections(interest)
+    few = rows.connection.execute(
+        f"SELECT 1 FROM documents INDEXED BY idx_documents_collection_id WHERE {where} LIMIT 1 OFFSET ?",
+        (*parameters, FEW_DOCUMENTS),
+    )
+    return "NOT INDEXED" if few.fetchall() else "INDEXED BY idx_documents_collection_id"
 
 
 def read_wanted(rows: Rows, wants: Sequence[Want], positions: Sequence[int]) -> Found:

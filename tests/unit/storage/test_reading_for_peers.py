@@ -1,4 +1,4 @@
-"""What is read to be compared with what a peer holds."""
+"""What is read for a peer: keys to be compared, and pages of the log, in the order that costs least."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from mesh.storage.rows import Rows
 from tests.unit.edits import edit, plan_merge
 from tests.unit.tables import open_tables
 
-MANY, FEW = 200, 5
+MANY, FEW = 300, 5
+LONG = "SEARCH documents USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"
+SHORT = "SEARCH documents USING INDEX idx_documents_collection_id (collection=?)"
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +45,7 @@ def test_they_are_the_same_however_they_are_read(rows: Rows, collection: str, pr
         assert half.position(i) == keys.position_of(half.key(i))
 
 
-@pytest.mark.parametrize(
-    ("collection", "how"), [("many", "SCAN documents"), ("few", "SEARCH documents USING INDEX")]
-)
+@pytest.mark.parametrize(("collection", "how"), [("many", "SCAN documents"), ("few", SHORT)])
 def test_what_is_most_of_all_is_read_in_the_order_of_the_table(rows: Rows, collection: str, how: str) -> None:
     queries: list[str] = []
     rows.connection.set_trace_callback(queries.append)
@@ -53,3 +53,25 @@ def test_what_is_most_of_all_is_read_in_the_order_of_the_table(rows: Rows, colle
     rows.connection.set_trace_callback(None)
     plan = rows.connection.execute(f"EXPLAIN QUERY PLAN {queries[-1]}").fetchall()
     assert plan[0][3].startswith(how)
+
+
+@pytest.mark.parametrize(
+    ("collection", "last", "how"),
+    [("many", MANY, LONG), ("many", 10, LONG), ("few", MANY, SHORT), ("few", 10, LONG)],
+)
+def test_a_page_is_read_along_the_log_unless_few_are_wanted_of_much(
+    rows: Rows, collection: str, last: int, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replicas, "FEW_DOCUMENTS", 20)
+    after, until = max(0, rows.lineage.seq - last), rows.lineage.seq
+    queries: list[str] = []
+    rows.connection.set_trace_callback(queries.append)
+    page = replicas.read_log(rows, "peer", after, until, 500, InterestSet([InterestEntry(collection)]))
+    rows.connection.set_trace_callback(None)
+    query = next(query for query in queries if "ORDER BY seq" in query and "json" in query)
+    assert rows.connection.execute(f"EXPLAIN QUERY PLAN {query}").fetchall()[0][3] == how
+    expected = rows.connection.execute(
+        "SELECT seq FROM documents WHERE seq > ? AND collection = ? ORDER BY seq", (after, collection)
+    ).fetchall()
+    assert [(entry.seq,) for entry in page[0]] == expected
+    assert page[1] == until
