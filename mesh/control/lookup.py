@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from mesh.errors import MeshError
-
-_WHOLE_NODE_ID = re.compile(r"[a-z2-7]{52}")
 
 
 def unique(typed: str, ids: Iterable[str], what: str) -> str:
@@ -40,11 +37,6 @@ def find_node(typed: str, names: Iterable[tuple[str, str]]) -> str | None:
     if len(found) > 1:
         raise MeshError(f"{typed!r} stands for {len(found)} nodes ({_listed(found)}): give more of the id")
     return found[0]
-
-
-def is_whole_node_id(typed: str) -> bool:
-    """Whether it can be the id of a node, although of none that is known here."""
-    return _WHOLE_NODE_ID.fullmatch(typed) is not None
 
 
 def _listed(ids: list[str]) -> str:

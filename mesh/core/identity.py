@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -11,10 +12,17 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 PRIVATE_KEY_BYTES = 32
 PUBLIC_KEY_BYTES = 32
 
+_NODE_ID = re.compile(r"[a-z2-7]{52}")
+
 
 def node_id_of(public_key: bytes) -> str:
     """The id of the node with this key: SHA-256 of it in lower-case base32, 52 characters."""
     return base64.b32encode(hashlib.sha256(public_key).digest()).decode().rstrip("=").lower()
+
+
+def is_node_id(text: str) -> bool:
+    """Whether it can be the id of a node, known or not."""
+    return _NODE_ID.fullmatch(text) is not None
 
 
 def short_id(node_id: str) -> str:

@@ -144,6 +144,16 @@ def is_formation_name(name: object) -> bool:
     return isinstance(name, str) and len(name) <= MAX_NAME_CHARS and name.isprintable() and bool(name.strip())
 
 
+_RULES = {
+    "all": "all has no fields",
+    "formation": f"a formation {FORMATION_RULE}",
+    "nodes": f"node_ids is a list of 1 to {MAX_NODE_IDS} ids of nodes",
+    "capable": "min_gpu_gb is a number above 0, cpu_arch a word, min_storage_mb a whole number above 0, and "
+    "tags a list of words; there are no other fields",
+}
+"""By the type of a scope: what it has to be like."""
+
+
 def parse_scope(plain: object) -> DistributionScope:
     """The scope whose JSON form is ``plain``.
 
@@ -153,7 +163,12 @@ def parse_scope(plain: object) -> DistributionScope:
     try:
         scope: DistributionScope = msgspec.convert(plain, DistributionScope)
     except msgspec.ValidationError as error:
-        raise InvalidScope(f"this scope is not understood, so it matches nobody: {error}") from error
+        kind = plain.get("type") if isinstance(plain, dict) else None
+        rule = _RULES.get(kind) if isinstance(kind, str) else None
+        rule = rule or f"its type is one of {', '.join(_RULES)}"
+        raise InvalidScope(
+            f"this scope is not understood, so it matches nobody: {rule}, unlike {plain!r:.200}"
+        ) from error
     if isinstance(scope, Capable) and scope == Capable():
         raise InvalidScope("a Capable scope needs at least one condition: AllNodes() is every node")
     return scope

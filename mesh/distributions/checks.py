@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
+from mesh.core.identity import is_node_id
 from mesh.core.receipts import DistributionRecord, Receipt, RemovedDistribution, distribution_id_of
-from mesh.core.scopes import check_scope
+from mesh.core.scopes import DistributionScope, Nodes, check_scope
 from mesh.core.status import DistributionHandle, TransferPriority
 from mesh.core.tokens import BlobToken
-from mesh.distributions.ports import DISTRIBUTIONS, RECEIPTS, OwnRecords
-from mesh.errors import InvalidDistribution, InvalidDocument, InvalidToken
+from mesh.distributions.ports import DISTRIBUTIONS, NODES, RECEIPTS, OwnRecords
+from mesh.errors import InvalidDistribution, InvalidDocument, InvalidScope, InvalidToken
 
 MAX_SECONDS = 1e11
 """Some three thousand years."""
@@ -40,12 +41,34 @@ async def write_record(
     await documents.write(collection, document_id, body)
 
 
+async def checked_scope(scope: object, documents: OwnRecords) -> DistributionScope:
+    """``scope``, if it is one that somebody can ever be in: names are no ids, and whoever is meant by one is
+    not guessed, as any node may call itself that.
+
+    Raises:
+        InvalidScope: it is none, or names nodes otherwise than by their ids.
+    """
+    checked = check_scope(scope)
+    if not isinstance(checked, Nodes) or all(map(is_node_id, checked.node_ids)):
+        return checked
+    known = await documents.find(NODES)
+    given = next(given for given in checked.node_ids if not is_node_id(given))
+    ids = sorted(document["_id"] for document in known if document.get("name") == given)
+    if ids:
+        called = f"is the name of {' and of '.join(ids[:5])}: Nodes takes ids"
+    else:
+        called = (
+            "is neither an id (52 of the characters a-z and 2-7) nor the name of a node that is known here"
+        )
+    raise InvalidScope(f"{given!r} {called}; `await node.members()` lists who is known, with ids and names")
+
+
 def new_distribution(
     publisher: str,
     nonce: str,
     now: float,
     token: object,
-    scope: object,
+    scope: DistributionScope,
     priority: TransferPriority,
     expires_in: float | None,
     supersedes: str | None,
@@ -53,9 +76,9 @@ def new_distribution(
     """What ``distribute`` was asked for.
 
     Raises:
-        InvalidScope, InvalidToken, InvalidDistribution: see ``FileDistribution.distribute``.
+        InvalidToken, InvalidDistribution: see ``FileDistribution.distribute``.
     """
-    checked, token = check_scope(scope), check_token(token)
+    token = check_token(token)
     if expires_in is not None:
         check_seconds("expires_in", expires_in, least=MIN_EXPIRY)
     try:
@@ -65,7 +88,7 @@ def new_distribution(
     return DistributionRecord(
         distribution_id_of(publisher, nonce),
         token,
-        checked.to_dict(),
+        scope.to_dict(),
         priority,
         publisher,
         nonce,

@@ -13,11 +13,11 @@ from mesh.core.changes import Change
 from mesh.core.delivery import is_live
 from mesh.core.direct import FEATURE, must_offer, offer_of, offered_by, receipt_of
 from mesh.core.receipts import DistributionRecord, NodeRecord, Receipt
-from mesh.core.scopes import AllNodes, DistributionScope, check_scope, matches
+from mesh.core.scopes import AllNodes, DistributionScope, matches
 from mesh.core.status import DistributionHandle, DistributionStatus, TransferPriority, TransferState
 from mesh.core.tokens import BlobToken
 from mesh.core.wire import DirectReceipt
-from mesh.distributions.checks import id_of, new_distribution, tried_again
+from mesh.distributions.checks import checked_scope, id_of, new_distribution, tried_again
 from mesh.distributions.expiry import ExpiryTimer
 from mesh.distributions.following import SETTLE, Followed, completion_of, progress_of
 from mesh.distributions.offers import Offers
@@ -161,6 +161,7 @@ class DirectFileDistribution:
         replaced = None if supersedes is None else self._known(supersedes).distribution_id
         self._require_started()
         self._require_publish()
+        scope = await checked_scope(scope, self._documents)
         nonce, now = self._random.randbytes(16).hex(), self._clock()
         record = new_distribution(
             self._node_id, nonce, now, blob_token, scope, priority, expires_in, replaced
@@ -179,7 +180,7 @@ class DirectFileDistribution:
     async def dry_run(self, scope: DistributionScope) -> list[str]:
         """See :meth:`FileDistribution.dry_run`."""
         self._require_started()
-        scope = check_scope(scope)
+        scope = await checked_scope(scope, self._documents)
         return sorted(
             node.node_id
             for node in self._nodes.values()

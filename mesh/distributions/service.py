@@ -19,10 +19,10 @@ from mesh.core.receipts import (
     parse_distribution,
     receipt_id_of,
 )
-from mesh.core.scopes import AllNodes, DistributionScope, check_scope, matches, nodes_selector
+from mesh.core.scopes import AllNodes, DistributionScope, matches, nodes_selector
 from mesh.core.status import DistributionHandle, DistributionStatus, TransferPriority
 from mesh.core.tokens import BlobToken
-from mesh.distributions.checks import id_of, new_distribution, tried_again, write_record
+from mesh.distributions.checks import checked_scope, id_of, new_distribution, tried_again, write_record
 from mesh.distributions.deliveries import Delivery
 from mesh.distributions.expiry import ExpiryTimer
 from mesh.distributions.following import SETTLE, completion_of, progress_of
@@ -152,6 +152,7 @@ class MeshFileDistribution:
         """See :meth:`FileDistribution.distribute`."""
         self._require_started()
         replaced = None if supersedes is None else self._own(supersedes, "superseded").distribution_id
+        scope = await checked_scope(scope, self._documents)
         nonce, now = self._random.randbytes(16).hex(), self._clock()
         record = new_distribution(
             self._node_id, nonce, now, blob_token, scope, priority, expires_in, replaced
@@ -162,7 +163,7 @@ class MeshFileDistribution:
     async def dry_run(self, scope: DistributionScope) -> list[str]:
         """See :meth:`FileDistribution.dry_run`."""
         self._require_started()
-        scope = check_scope(scope)
+        scope = await checked_scope(scope, self._documents)
         found = []
         for document in await self._documents.find(NODES, nodes_selector(scope)):
             try:

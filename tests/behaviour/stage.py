@@ -31,6 +31,7 @@ from mesh import (
 )
 from mesh.core import records
 from mesh.core.delivery import ReceiveMode
+from mesh.core.identity import node_id_of
 from mesh.core.receipts import DistributionRecord, Receipt, distribution_id_of, receipt_id_of
 from mesh.core.scopes import DistributionScope
 from mesh.core.status import TransferPriority
@@ -42,6 +43,9 @@ MINUTE = 60.0
 YEAR = 365 * DAY
 DONE, FAILED, CANCELLED = TransferState.COMPLETED, TransferState.FAILED, TransferState.CANCELLED
 PENDING = TransferState.PENDING
+GHOST = node_id_of(b"ghost")
+"""The id of a node that nobody ever meets."""
+
 MAP = b"a map of the north, drawn by hand\n" * 40
 BIG = bytes(range(256)) * 16 * 1024
 """4 MiB: four chunks."""

@@ -10,10 +10,11 @@ import pytest
 
 from mesh import AllNodes, Nodes, TransferState
 from mesh.core.direct import MAX_HELD_BYTES
+from mesh.core.identity import node_id_of
 from mesh.core.wire import DirectOffer, DirectReceipt
 from tests.behaviour.stage import DONE, FAILED, PENDING, Mesh, later, only_direct
 
-CROWD = [f"{number:052d}" for number in range(1000)]
+CROWD = [node_id_of(b"%d" % number) for number in range(1000)]
 """An offer to all of these takes some 55 kB."""
 
 

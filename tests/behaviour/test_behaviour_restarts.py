@@ -15,6 +15,7 @@ from tests.behaviour.stage import (
     BIG,
     CANCELLED,
     DONE,
+    GHOST,
     Mesh,
     both,
     later,
@@ -238,7 +239,7 @@ async def test_given_a_node_that_closes_when_it_publishes_follows_and_delivers_t
     mesh: Mesh,
 ) -> None:
     await mesh.start_hq_and_van(slow=True)
-    handle = await mesh.distribute(BIG, Nodes([mesh.id("van"), "ghost"]))
+    handle = await mesh.distribute(BIG, Nodes([mesh.id("van"), GHOST]))
     frames = mesh.files().subscribe_progress(handle)
     await anext(frames)
     await later(3)

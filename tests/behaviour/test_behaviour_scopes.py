@@ -14,7 +14,7 @@ from mesh import (
     Nodes,
     TransferState,
 )
-from tests.behaviour.stage import DONE, FAILED, MAP, PENDING, Mesh, both, later, only_documents
+from tests.behaviour.stage import DONE, FAILED, GHOST, MAP, PENDING, Mesh, both, later, only_documents
 
 
 @both
@@ -49,11 +49,11 @@ async def test_given_all_nodes_when_distributed_then_everybody_but_the_publisher
 async def test_given_named_nodes_when_one_is_unknown_then_it_stays_pending_and_visible(mesh: Mesh) -> None:
     await mesh.start_hq_and_van()
     await mesh.start("other", "hq")
-    handle = await mesh.distribute(scope=Nodes([mesh.id("van"), "ghost"]))
+    handle = await mesh.distribute(scope=Nodes([mesh.id("van"), GHOST]))
     with pytest.raises(DistributionTimeout) as timeout:
         await mesh.files().wait_for_completion(handle, 30)
     status = timeout.value.status
-    assert mesh.states_of(status) == {"van": DONE, "ghost": PENDING}
+    assert mesh.states_of(status) == {"van": DONE, GHOST: PENDING}
     assert (status.total_targets, status.completed, status.pending) == (2, 1, 1)
     assert not status.is_complete
     assert mesh.delivered() == ["van"]
@@ -145,7 +145,7 @@ async def test_given_a_dry_run_then_it_names_who_would_receive_and_nothing_moves
     everybody = sorted([mesh.id("van"), mesh.id("truck")])
     assert await mesh.files().dry_run(AllNodes()) == everybody
     assert await mesh.files().dry_run(Formation("north")) == [mesh.id("van")]
-    assert await mesh.files().dry_run(Nodes([mesh.id("hq"), "ghost"])) == [mesh.id("hq")]
+    assert await mesh.files().dry_run(Nodes([mesh.id("hq"), GHOST])) == [mesh.id("hq")]
     assert await mesh.files().handles() == []
 
 

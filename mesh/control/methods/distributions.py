@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from mesh.control.lookup import find_node, is_whole_node_id, unique
+from mesh.control.lookup import find_node, unique
 from mesh.control.methods.attachments import held
 from mesh.control.methods.table import METHODS, Text
 from mesh.control.registry import Served
+from mesh.core.identity import is_node_id
 from mesh.core.scopes import DistributionScope, Nodes, parse_scope
 from mesh.core.status import DistributionStatus, TransferPriority
 from mesh.core.structs import Struct
@@ -130,7 +131,7 @@ async def whole_scope(served: Served, plain: dict[str, Any]) -> DistributionScop
 
 def _node(typed: str, names: list[tuple[str, str]]) -> str:
     found = find_node(typed, names)
-    if found is None and not is_whole_node_id(typed):
+    if found is None and not is_node_id(typed):
         raise InvalidScope(
             f"no node {typed!r} is known here: give the name or the id of one that `mesh members` lists, "
             "or the whole id (52 characters) of one that is still to come"

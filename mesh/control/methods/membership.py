@@ -6,9 +6,10 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from mesh.control.lookup import find_node, is_whole_node_id
+from mesh.control.lookup import find_node
 from mesh.control.methods.table import METHODS, Text
 from mesh.control.registry import Served
+from mesh.core.identity import is_node_id
 from mesh.errors import MeshError
 
 Texts = Annotated[list[Text], Meta(max_length=64)]
@@ -37,7 +38,7 @@ async def revoke(served: Served, *, node_id: Text) -> str:
     names = [(member["_id"], member.get("name", "")) for member in await served.node.members()]
     names += [(known, "") for known in served.node.standings()]  # who was revoked has no document any more
     whole = find_node(node_id, names)
-    if whole is None and is_whole_node_id(node_id):
+    if whole is None and is_node_id(node_id):
         whole = node_id
     if whole is None:
         raise MeshError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mesh.control.lookup import find_node, is_whole_node_id
+from mesh.control.lookup import find_node
 from mesh.errors import MeshError
 
 NODES = [("abcd", "van7"), ("abxy", "van8"), ("cdef", "van8"), ("gh", "ab"), ("ghij", "gh")]
@@ -26,11 +26,3 @@ def test_what_stands_for_several_nodes_is_refused(typed: str) -> None:
 
 def test_a_peer_that_is_dialled_and_linked_is_one_node() -> None:
     assert find_node("abc", [("abcd", "van7"), ("abcd", "")]) == "abcd"
-
-
-def test_a_whole_node_id() -> None:
-    assert is_whole_node_id("a7" * 26)
-    assert not is_whole_node_id("a" * 51)
-    assert not is_whole_node_id("a" * 53)
-    assert not is_whole_node_id("A" * 52)
-    assert not is_whole_node_id("1" * 52)

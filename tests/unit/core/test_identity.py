@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.core.identity import Identity, node_id_of, short_id, verify
+from mesh.core.identity import Identity, is_node_id, node_id_of, short_id, verify
 
 KEYS = st.binary(min_size=32, max_size=32)
 
@@ -55,3 +55,11 @@ def test_no_secret_is_shown(private: bytes) -> None:
 def test_a_private_key_has_32_bytes(size: int) -> None:
     with pytest.raises(ValueError):
         Identity(bytes(size))
+
+
+def test_what_can_be_a_node_id() -> None:
+    assert is_node_id("a7" * 26)
+    assert not is_node_id("a" * 51)
+    assert not is_node_id("a" * 53)
+    assert not is_node_id("A" * 52)
+    assert not is_node_id("1" * 52)

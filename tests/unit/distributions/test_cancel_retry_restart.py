@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mesh.core.receipts import DistributionRecord, distribution_id_of
-from mesh.core.scopes import Nodes
+from mesh.core.scopes import AllNodes
 from mesh.core.status import TransferPriority, TransferState
 from mesh.errors import (
     InvalidScope,
@@ -34,7 +34,7 @@ def test_given_a_running_fetch_when_cancelled_then_it_stops_and_partial_data_goe
 def test_given_a_shared_blob_when_one_distribution_is_cancelled_then_the_other_keeps_its_data() -> None:
     async def run(world: World) -> None:
         hq, van, handle = await published(world, seconds=100)
-        other = await hq.service.distribute(token_of(b"x" * 1000), Nodes(["van"]))
+        other = await hq.service.distribute(token_of(b"x" * 1000), AllNodes())
         await later(10)
         await hq.service.cancel(handle)
         await later(1)

@@ -10,11 +10,12 @@ from itertools import pairwise
 import pytest
 
 from mesh.core.changes import Change
+from mesh.core.identity import node_id_of
 from mesh.core.scopes import AllNodes, Nodes
 from mesh.core.status import TransferPriority, TransferState
 from mesh.errors import DistributionTimeout
 from mesh.streams import Stream
-from tests.unit.distributions.world import NORTH, World, in_a_world, later
+from tests.unit.distributions.world import GHOST, NORTH, World, in_a_world, later
 
 
 def test_given_abandoned_streams_then_nobody_watches_any_more() -> None:
@@ -22,7 +23,7 @@ def test_given_abandoned_streams_then_nobody_watches_any_more() -> None:
         await world.start("hq")
         viewer = await world.start("viewer")
         hq = world.peers["hq"]
-        handle = await hq.service.distribute(hq.blobs.add(b"map"), Nodes(["ghost"]))
+        handle = await hq.service.distribute(hq.blobs.add(b"map"), Nodes([GHOST]))
         await later(1)
         async for _ in viewer.service.subscribe_progress(handle):
             break
@@ -41,7 +42,7 @@ def test_given_abandoned_streams_then_nobody_watches_any_more() -> None:
 def test_given_a_wait_that_is_given_up_at_once_then_nobody_watches_any_more() -> None:
     async def run(world: World) -> None:
         hq, viewer = await world.start("hq"), await world.start("viewer")
-        handle = await hq.service.distribute(hq.blobs.add(b"map"), Nodes(["ghost"]))
+        handle = await hq.service.distribute(hq.blobs.add(b"map"), Nodes([GHOST]))
         await later(1)
         with pytest.raises(DistributionTimeout) as timeout:
             await viewer.service.wait_for_completion(handle, 0)
@@ -62,7 +63,7 @@ def test_given_a_wait_that_is_given_up_at_once_then_nobody_watches_any_more() ->
 def test_given_a_store_that_fails_when_followed_then_the_follower_is_told() -> None:
     async def run(world: World) -> None:
         hq = await world.start("hq")
-        handle = await hq.service.distribute(hq.blobs.add(b"map"), Nodes(["ghost"]))
+        handle = await hq.service.distribute(hq.blobs.add(b"map"), Nodes([GHOST]))
         broken: Stream[Change] = Stream()
         broken.finish(OSError("the disk is gone"))
         hq.documents.observe = lambda collection, selector=None: broken  # type: ignore[method-assign]
@@ -79,17 +80,18 @@ def test_given_a_publisher_then_it_asks_for_no_more_than_it_needs() -> None:
     async def run(world: World) -> None:
         hq, hub = await world.start("hq"), await world.start("hub", hub=True)
         assert not hq.documents.selectors
+        named = [GHOST, node_id_of(b"b")]
         token = hq.blobs.add(b"map")
         first = await hq.service.distribute(token, NORTH)
         await hq.service.distribute(token, NORTH)
-        await hq.service.distribute(token, Nodes(["a", "b"]))
+        await hq.service.distribute(token, Nodes(named))
         assert sorted(map(str, hq.documents.selectors.values())) == sorted(
             map(
                 str,
                 (
                     {"publisher": "hq"},
                     {"formations": {"$elemMatch": {"$eq": "north"}}},
-                    {"_id": {"$in": ["a", "b"]}},
+                    {"_id": {"$in": named}},
                 ),
             )
         )
@@ -163,7 +165,7 @@ def test_given_slow_fetches_when_the_blob_is_here_already_then_it_does_not_wait_
 def test_given_1000_targets_then_a_frame_takes_under_5_ms() -> None:
     async def run(world: World) -> None:
         hq = await world.start("hq")
-        names = [f"van{n}" for n in range(1000)]
+        names = [node_id_of(b"%d" % n) for n in range(1000)]
         handle = await hq.service.distribute(hq.blobs.add(b"x" * 1000), Nodes(names))
         async with hq.service.subscribe_progress(handle) as statuses:
             await anext(statuses)
@@ -184,7 +186,7 @@ def test_given_1000_targets_then_a_frame_takes_under_5_ms() -> None:
                 spent.append(time.perf_counter() - began)
             assert status.in_progress == 100
             assert status.total_targets == 1000
-            assert status.node_statuses["van0"].status is TransferState.TRANSFERRING
+            assert status.node_statuses[names[0]].status is TransferState.TRANSFERRING
             assert sorted(spent)[50] < 0.005
 
     in_a_world(run)

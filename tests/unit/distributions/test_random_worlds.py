@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import pytest
 
+from mesh.core.identity import node_id_of
 from mesh.core.scopes import AllNodes, DistributionScope, Formation, Nodes, matches
 from mesh.core.status import DistributionHandle, TransferState
 from mesh.errors import LinkClosed
 from tests.unit.distributions.world import FakePeer, World, in_a_world, later
 
-VANS = ("a", "b", "c", "d")
+VANS = tuple(node_id_of(name.encode()) for name in "abcd")
 SCOPES: tuple[DistributionScope, ...] = (
     AllNodes(),
     Formation("north"),
     Formation("south"),
-    Nodes(["a", "c"]),
+    Nodes([VANS[0], VANS[2]]),
 )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from mesh.core.scopes import AllNodes, Formation, Nodes
+from mesh.core.scopes import AllNodes, Capable, Formation, Nodes
 from mesh.core.status import DistributionHandle, TransferPriority
 from mesh.core.tokens import BlobMetadata
 from mesh.errors import (
@@ -18,7 +18,7 @@ from mesh.errors import (
     PermissionDenied,
     UnknownDistribution,
 )
-from tests.unit.distributions.world import NORTH, World, in_a_world, later, published
+from tests.unit.distributions.world import GHOST, NORTH, World, in_a_world, later, published
 
 _HANDLE = DistributionHandle("a" * 26, "ab" * 32, AllNodes(), TransferPriority.NORMAL, 0.0)
 
@@ -59,9 +59,20 @@ def test_given_nonsense_when_distributed_then_it_is_refused_and_nothing_is_writt
     async def run(world: World) -> None:
         hq = await world.start("hq")
         token = hq.blobs.add(b"map")
-        for scope in (Nodes([]), Formation(""), "all", None):
-            with pytest.raises(InvalidScope):
+        for scope, why in (
+            (Nodes([]), "node_ids is a list of 1 to 1024 ids of nodes"),
+            (Nodes(["hq"]), "'hq' is the name of hq: Nodes takes ids; `await node.members"),
+            (Nodes([GHOST, "van 7"]), "is not understood, so it matches nobody: node_ids is a list"),
+            (Nodes([GHOST, "van7"]), r"'van7' is neither an id \(52 of the characters .*\) nor the name"),
+            (Formation(""), "a formation has a name of 1 to 128 printable characters"),
+            (Capable(min_gpu_gb="much"), "min_gpu_gb is a number above 0"),  # type: ignore[arg-type]
+            ("all", "a scope is AllNodes, Formation, Nodes or Capable, not 'all'"),
+            (None, "a scope is AllNodes, Formation, Nodes or Capable, not None"),
+        ):
+            with pytest.raises(InvalidScope, match=why):
                 await hq.service.distribute(token, scope)  # type: ignore[arg-type]
+            with pytest.raises(InvalidScope, match=why):
+                await hq.service.dry_run(scope)  # type: ignore[arg-type]
         with pytest.raises(InvalidDistribution):
             await hq.service.distribute(token, AllNodes(), 9)  # type: ignore[arg-type]
         for expires_in in (0, -1, float("inf"), float("nan"), 1e13, 10**400, "5"):

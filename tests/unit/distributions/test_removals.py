@@ -10,7 +10,7 @@ from mesh.core.scopes import AllNodes, Formation, Nodes
 from mesh.core.status import DistributionHandle, TransferPriority
 from mesh.errors import UnknownDistribution
 from tests.unit.distributions.fakes import token_of
-from tests.unit.distributions.world import NORTH, FakePeer, World, in_a_world, later
+from tests.unit.distributions.world import GHOST, NORTH, FakePeer, World, in_a_world, later
 
 DAY = 86_400.0
 
@@ -36,7 +36,7 @@ def test_given_a_distribution_that_is_over_when_30_days_have_passed_then_nobody_
         if how == "cancelled":
             await hq.service.cancel(handle)
         if how == "superseded":
-            await hq.service.distribute(hq.blobs.add(b"new"), Nodes(["nobody"]), supersedes=handle)
+            await hq.service.distribute(hq.blobs.add(b"new"), Nodes([GHOST]), supersedes=handle)
         world.reconnect(van)
         await later(29 * DAY)
         assert all(_held(peer, handle)[0] for peer in world.peers.values())
@@ -55,7 +55,7 @@ def test_given_a_distribution_that_is_not_over_then_it_stays() -> None:
     async def run(world: World) -> None:
         hq = await world.start("hq")
         await world.start("van", ["north"])
-        waiting = await hq.service.distribute(hq.blobs.add(b"map"), Nodes(["ghost"]))
+        waiting = await hq.service.distribute(hq.blobs.add(b"map"), Nodes([GHOST]))
         nobody = await hq.service.distribute(hq.blobs.add(b"map"), Formation("south"))
         served = await hq.service.distribute(hq.blobs.add(b"map"), NORTH)
         await later(25 * DAY)
@@ -151,7 +151,7 @@ def test_given_a_year_then_even_the_removal_is_forgotten_and_so_is_what_a_lost_p
         van = await world.start("van", ["north"])
         gone = await hq.service.distribute(hq.blobs.add(b"map"), NORTH)
         orphan = await lost.service.distribute(lost.blobs.add(b"old"), NORTH, expires_in=DAY)
-        old = await lost.service.distribute(lost.blobs.add(b"older"), Nodes(["other"]))
+        old = await lost.service.distribute(lost.blobs.add(b"older"), Nodes([GHOST]))
         await lost.service.distribute(lost.blobs.add(b"newer"), NORTH, expires_in=DAY, supersedes=old)
         await later()
         world.disconnect(lost)

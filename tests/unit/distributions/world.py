@@ -10,6 +10,7 @@ from random import Random
 from typing import Any, Self
 
 from mesh.core.delivery import ReceiveMode
+from mesh.core.identity import node_id_of
 from mesh.core.receipts import NodeRecord, Receipt
 from mesh.core.scopes import Capabilities, Formation, NodeFacts
 from mesh.core.status import DistributionHandle, DistributionStatus, TransferState
@@ -20,6 +21,9 @@ from tests.simulation.virtual_clock import run_virtual
 from tests.unit.distributions.fakes import FakeBlobs, FakeDocuments, Key, document_of
 
 EPOCH = 1_800_000_000.0
+
+GHOST = node_id_of(b"ghost")
+"""The id of a node that nobody ever meets."""
 
 NORTH = Formation("north")
 
