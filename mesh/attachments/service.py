@@ -95,6 +95,7 @@ class Attachments:
             cache_bytes: what blobs that are here for others only may take; ``None`` for no bound.
         """
         self._store = store
+        self._peers = peers
         self._max_blob_bytes = max_blob_bytes
         self._whole_callbacks: list[Callable[[BlobToken], None]] = []
         self._exchange = Exchange(
@@ -301,14 +302,18 @@ class Attachments:
 
     async def verify(self) -> VerifyReport:
         """Read every blob again. Chunks that the disk has damaged are dropped, and fetched from whoever holds
-        them; a blob whose damage nobody can repair within a minute is not here whole any more.
+        them; a blob whose damage nobody can repair within a minute is not here whole any more. While no node
+        is linked, nobody is waited for.
         """
         self._check_started()
 
-        async def fetch(token: BlobToken) -> None:
-            await self.fetch(token, priority=LOW_PRIORITY, timeout=REPAIR_SECONDS)
+        def alone() -> bool:
+            return not self._peers.links
 
-        return await self._work.do(verify_all(self._store, fetch), "verify the attachments")
+        async def fetch(token: BlobToken) -> None:
+            await self.fetch(token, priority=LOW_PRIORITY, timeout=0 if alone() else REPAIR_SECONDS)
+
+        return await self._work.do(verify_all(self._store, fetch, alone), "verify the attachments")
 
     async def storage_bytes(self) -> int:
         """The sum of the sizes of the blobs that are here whole."""

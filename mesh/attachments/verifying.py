@@ -24,6 +24,7 @@ class VerifyReport(Struct, frozen=True):
         repaired: the hashes of the damaged blobs that are whole again.
         lost: the hashes of those that are not: nobody had them in time. What is good of them is still here
             for a while, for a later ``fetch``.
+        alone: no node was linked that could have repaired anything.
     """
 
     checked: int
@@ -31,11 +32,14 @@ class VerifyReport(Struct, frozen=True):
     damaged_chunks: int
     repaired: list[str]
     lost: list[str]
+    alone: bool = False
 
 
-async def verify_all(store: BlobStore, fetch: Callable[[BlobToken], Awaitable[object]]) -> VerifyReport:
+async def verify_all(
+    store: BlobStore, fetch: Callable[[BlobToken], Awaitable[object]], alone: Callable[[], bool]
+) -> VerifyReport:
     """Verify every blob of ``store``; those that are damaged are had again by ``fetch``, the rest of them
-    stays."""
+    stays. ``alone``: whether no node is linked."""
     checked = checked_bytes = damaged_chunks = 0
     repaired: list[str] = []
     lost: list[str] = []
@@ -70,4 +74,4 @@ async def verify_all(store: BlobStore, fetch: Callable[[BlobToken], Awaitable[ob
                     repairs.create_task(repair(token))
             checked += 1
             checked_bytes += token.size_bytes
-    return VerifyReport(checked, checked_bytes, damaged_chunks, sorted(repaired), sorted(lost))
+    return VerifyReport(checked, checked_bytes, damaged_chunks, sorted(repaired), sorted(lost), alone())

@@ -81,6 +81,10 @@ async def verify(control: Control) -> int | None:
         f"{len(report.repaired)} damaged and repaired, {len(report.lost)} damaged and not here any more",
         *(f"lost  {hash}" for hash in report.lost),
     ]
+    if report.lost and report.alone:
+        lines.append(
+            "no node is linked that could repair them: one that holds them can `mesh distribute` them"
+        )
     control.output.result(plain, "\n".join(lines))
     return DAMAGED if report.lost else None
 

@@ -84,14 +84,16 @@ class Membership:
         if PUBLISH not in self.grant.roles:
             raise PermissionDenied(
                 f"the certificate of this node lacks the role {PUBLISH}, without which nobody takes its "
-                "distributions: an admin can revoke it and invite it as a publisher"
+                "distributions: an admin can give it another, by `mesh invite --role publish` there, then "
+                "`mesh down` and `mesh join` here"
             )
 
     def _require(self, collection: str, allowed: list[str], what: str) -> None:
         if not covered(collection, allowed):
             raise PermissionDenied(
                 f"the certificate of this node does not let it {what} {collection}, only "
-                f"{', '.join(allowed) or 'nothing'}: an admin can revoke it and invite it with more"
+                f"{', '.join(allowed) or 'nothing'}: an admin can give it another, by `mesh invite "
+                "--collections` there, then `mesh down` and `mesh join` here"
             )
 
     def packed(self) -> bytes:

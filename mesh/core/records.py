@@ -86,6 +86,8 @@ def sign(
         InvalidDocument: the record would be over ``MAX_RECORD_BYTES``, or is not what ``schema/`` says.
     """
     grant, chain = (None, b"") if membership is None else (membership.grant, membership.packed())
+    if membership is not None and collection == "distributions":
+        membership.require_publish()
     _check_right(collection, document_id, body, identity.node_id, grant)
     check_owned(collection, {**body, "_id": document_id})
     epoch, sequence = max(held.rank, (0, 0))

@@ -170,7 +170,8 @@ class MembershipService:
             raise InvalidInvitation(f"addresses are a list of URLs, not {addresses!r}") from error
         if not reachable or not self._peers.binding:
             raise InvalidInvitation(
-                "this node accepts no connections, or does not know at which address it does"
+                "this node accepts no connections, or does not know at which address it does, so that nobody "
+                "can join by it: resume it, or start it with an address (`mesh up --listen HOST:PORT`)"
             )
         if len(reachable) > MAX_ADDRESSES:
             raise InvalidInvitation(f"a token holds at most {MAX_ADDRESSES} addresses, not {len(reachable)}")
@@ -218,12 +219,17 @@ class MembershipService:
 
     def _require_admin(self, what: str) -> None:
         if ADMIN not in self._credentials.roles:
-            raise PermissionDenied(f"only an admin of the mesh can {what}; this node is none")
+            raise PermissionDenied(
+                f"only an admin of the mesh can {what}, and this node is none: `mesh init` makes the first, "
+                "and `mesh invite --role admin` others"
+            )
 
     def _require_grant(self, grant: Grant) -> None:
         own = self._membership.chain
         if not own[0].grant.covers(grant):
-            raise PermissionDenied("this node cannot grant more than its own certificate says")
+            raise PermissionDenied(
+                "this node cannot grant more than its own certificate says: `mesh whoami` shows what that is"
+            )
         if len(own) >= MAX_CHAIN:
             raise PermissionDenied(f"this node is {len(own)} steps from the root key: it can admit nobody")
 

@@ -151,7 +151,7 @@ class FakeAttachments:
         self.pinned.discard(hash)
 
     async def verify(self) -> VerifyReport:
-        return VerifyReport(len(self.held), 1500, len(self.lost), [], self.lost)
+        return VerifyReport(len(self.held), 1500, len(self.lost), [], self.lost, alone=True)
 
     async def add(self, source: Path, *, name: str | None = None, link: bool = False) -> BlobToken:
         if not source.exists():

@@ -472,12 +472,12 @@ async def test_others_are_told_that_a_blob_was_damaged(world: World) -> None:
 
 @simulated()
 async def test_closing_ends_verify_and_everything_that_waits(world: World) -> None:
-    node = await world.node("a")
-    token = await node.attachments.add(content(MIB))
+    await world.link("ba")
+    token = await world["a"].add(content(MIB))
     rot(world, "a", token.hash, 5)
-    verifying = asyncio.create_task(node.attachments.verify())
+    verifying = asyncio.create_task(world["a"].verify())
     await asyncio.sleep(1)
     assert not verifying.done()
-    await node.attachments.close()
+    await world["a"].close()
     with pytest.raises(NotStarted):
         await verifying

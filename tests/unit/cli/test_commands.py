@@ -247,7 +247,7 @@ def test_blobs_are_pinned_and_verified(served: ServedNode, tmp_path: Path) -> No
     blobs.lost = [token["hash"]]
     result = served.mesh("verify")
     assert result.exit_code == 1
-    assert f"lost  {token['hash']}" in result.stdout
+    assert f"lost  {token['hash']}\nno node is linked that could repair them" in result.stdout
 
 
 def test_an_existing_file_is_replaced_only_by_force(served: ServedNode, tmp_path: Path) -> None:

@@ -53,6 +53,28 @@ def test_bits_flipped_in_a_hundred_chunks_are_all_found_and_repaired(tmp_path: P
     run_virtual(main())
 
 
+def test_who_is_linked_with_nobody_waits_for_nobody(tmp_path: Path) -> None:
+    async def main() -> None:
+        world = World(0, tmp_path, delay=0.001)
+        b = await world.start("b", ["a"])
+        token = await b.attachments.add(b"x" * 3 * CHUNK_BYTES)
+        flip(b.attachments.path(token.hash), 5)
+        began = asyncio.get_running_loop().time()
+        report = await b.attachments.verify()
+        assert (report.lost, report.alone) == ([token.hash], True)
+        assert asyncio.get_running_loop().time() - began < 1
+        a = await world.start("a")
+        await a.attachments.add(b"x" * 3 * CHUNK_BYTES)
+        await asyncio.sleep(60)
+        received = b.attachments.received_bytes
+        await b.attachments.fetch(token)
+        assert b.attachments.received_bytes - received < 2 * CHUNK_BYTES, "what is good of it was kept"
+        assert not (await b.attachments.verify()).alone
+        await world.close()
+
+    run_virtual(main())
+
+
 @pytest.mark.parametrize("how", ["read", "open", "export", "removed"])
 @pytest.mark.parametrize("size", [1000, 5 * CHUNK_BYTES])
 @pytest.mark.parametrize("seed", [0, 1])
