@@ -62,7 +62,8 @@ def distribute(
 ) -> int | None:
     """Send FILE to every node in a scope.
 
-    Prints the id of the distribution, which goes on in the background; with --wait, its progress.
+    Prints the id of the distribution, which goes on in the background; with --wait, its progress, and the id
+    on stderr before that. Ctrl-C ends the waiting only.
     """
     if (file is None) == (blob is None):
         raise click.UsageError("give either a FILE or --blob HASH")
@@ -89,6 +90,7 @@ async def _distribute(
         nobody = f"no node that is known here is in {clean(scope_text(handle.scope))} now: it waits for one"
         click.echo(f"mesh: {nobody}", err=True)
     if wait:
+        click.echo(f"distribution {handle.distribution_id}", err=True)
         return await follow(control, handle.distribution_id, timeout=timeout, stream_json=False)
     token = BlobToken.from_dict(made["token"])
     text = describe(handle, token.metadata.name, token.size_bytes)
@@ -128,6 +130,10 @@ async def follow(control: Control, id: str, *, timeout: float | None = None, str
                             asked.update(last.node_statuses)
                             names.update(await node_names(control))
                         view.show(last)
+    except asyncio.CancelledError:  # Ctrl-C
+        end = f"`mesh distribution {id}` shows how far it is, `mesh cancel {id}` ends it"
+        click.echo(f"mesh: the distribution goes on: {end}", err=True)
+        raise
     except TimeoutError:
         raise DistributionTimeout(id, timeout or 0.0, last) from None
     if not (last.is_complete or last.is_cancelled or last.is_expired):

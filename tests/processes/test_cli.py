@@ -75,6 +75,30 @@ def test_a_distribution_that_nobody_can_take_times_out_and_can_be_cancelled(tmp_
         hq.mesh("distribution", id, "--watch", status=1)
 
 
+def test_who_stops_waiting_is_told_that_the_distribution_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"x")
+    with MeshProcess(tmp_path / "hq") as hq:
+        scope = f"nodes:{'a' * 52}"
+        waiting = spawn(
+            ["--home", str(hq.home), "distribute", str(tmp_path / "f"), "--scope", scope, "--wait"]
+        )
+        try:
+            lines = Lines(waiting)
+            assert lines.next() == "aaaaaaaa  pending  0%"
+            waiting.send_signal(signal.SIGINT)
+            assert waiting.wait(10) == 130
+        finally:
+            waiting.kill()
+            waiting.wait()
+            lines.join()
+        [listed] = hq.mesh("distributions")
+        id = listed["status"]["handle"]["distribution_id"]
+        assert f"distribution {id}\n" in lines.stderr
+        assert f"the distribution goes on: `mesh distribution {id}` shows how far it is" in lines.stderr
+        assert "Traceback" not in lines.stderr
+        assert not listed["status"]["is_cancelled"]
+
+
 def test_documents_travel_and_are_watched(tmp_path: Path) -> None:
     with (
         MeshProcess(tmp_path / "a") as a,

@@ -107,7 +107,7 @@ def test_wait_shows_changes_and_ends_with_success(served: ServedNode, file: str)
         ([node_status(VAN_ID, COMPLETED, 100), node_status(HUB_ID, COMPLETED, 100)], {}),
     )
     result = served.mesh("distribute", file, "--wait")
-    assert result.exit_code == 0
+    assert (result.exit_code, result.stderr) == (0, "distribution d0aaaaaaaaaaaaaaaaaaaaaaaa\n")
     assert result.stdout.splitlines() == [
         "van7  transferring  40%",
         "hhhhhhhh  pending  0%  no source",
