@@ -11,7 +11,7 @@ import msgspec
 
 from mesh.cli.distribute import describe, follow, node_names
 from mesh.cli.output import MAX_CELL, Cell, Output, Row, console, table_lines
-from mesh.cli.progress import STYLES, counts, in_order, name_of, pace, summary
+from mesh.cli.progress import STYLES, counts, in_order, name_of, pace, reason, summary
 from mesh.cli.settings import Control, common_options, controlled
 from mesh.cli.units import clean, duration, percent, short, size
 from mesh.control.methods import Listed
@@ -107,6 +107,8 @@ async def distribution(control: Control, id: str, watch: bool) -> int | None:
         word = summary(status)
         click.echo(f"{word.text}: {counts(status)}")
     names, now = await node_names(control), time.time()
+    linked = {peer["node_id"] for peer in (await control.call("node.presence"))["peers"]}
+    heard = {node_id: now - at for node_id, at in listed.heard_at.items()}
     rows: list[Row] = [
         (
             name_of(node.node_id, names),
@@ -114,8 +116,8 @@ async def distribution(control: Control, id: str, watch: bool) -> int | None:
             percent(node.progress_fraction),
             size(node.progress_bytes),
             *pace(node),
-            duration(now - listed.heard_at[node.node_id]) if node.node_id in listed.heard_at else "never",
-            node.error or "",
+            duration(heard[node.node_id]) if node.node_id in heard else "never",
+            reason(node, heard.get(node.node_id), linked=node.node_id in linked),
         )
         for node in in_order(status, names)
     ]

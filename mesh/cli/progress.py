@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -34,6 +35,9 @@ _ORDER = (
 )
 
 BAR_WIDTH = 20
+
+SILENT_SECONDS = 60.0
+"""A target that has said nothing for so long may be off: what it said is told as what it was then."""
 
 
 def summary(status: DistributionStatus) -> Cell:
@@ -132,8 +136,9 @@ class Bars(_Quiet):
         self._names = names
         self._title = title
         self._status: DistributionStatus | None = None
+        self._heard: dict[str, tuple[NodeTransferStatus, float]] = {}  # what each target said last, and when
         self._console = console()
-        self._live = Live(console=self._console, auto_refresh=False, get_renderable=self._render)
+        self._live = Live(console=self._console, refresh_per_second=1, get_renderable=self._render)
 
     def __enter__(self) -> Self:
         self._live.__enter__()
@@ -144,6 +149,9 @@ class Bars(_Quiet):
 
     def show(self, status: DistributionStatus) -> None:
         """See :class:`View`."""
+        for node_id, node in status.node_statuses.items():
+            if node_id not in self._heard or self._heard[node_id][0] != node:
+                self._heard[node_id] = (node, time.monotonic())
         self._status = status
         self._live.refresh()
 
@@ -168,12 +176,16 @@ class Bars(_Quiet):
     def _row(self, node: NodeTransferStatus) -> Row:
         style = STYLES[node.status]
         rate, left = pace(node)
+        pause = time.monotonic() - self._heard[node.node_id][1]
+        said = f"{rate:>9}  {left} left" if rate else ""
+        if pause > SILENT_SECONDS and not node.status.is_terminal:
+            said = f"nothing new for {duration(pause)}"
         return (
             name_of(node.node_id, self._names),
             Cell(f"{node.status:<{_STATE_WIDTH}}", style),
             Cell(bar(node.progress_fraction), style),
             f"{percent(node.progress_fraction):>4}",
-            Cell("  ".join(filter(None, (f"{rate:>9}  {left} left" if rate else "", node.error))), style),
+            Cell("  ".join(filter(None, (said, node.error))), style),
         )
 
 
@@ -193,6 +205,21 @@ def pace(node: NodeTransferStatus) -> tuple[str, str]:
     if node.status is not TransferState.TRANSFERRING or left is None:
         return "", ""
     return f"{size(node.rate)}/s", duration(left)
+
+
+def reason(node: NodeTransferStatus, heard: float | None, *, linked: bool) -> str:
+    """Why a target is where it is, and what keeps that from being sure.
+
+    Args:
+        heard: seconds since it was heard of; ``None``: never.
+        linked: it is linked with the node that is asked.
+    """
+    doubt = ""
+    if heard is None:
+        doubt = "not heard of yet"
+    elif not linked and heard > SILENT_SECONDS:
+        doubt = "when last heard of, no link from here"
+    return "; ".join(filter(None, ("" if node.status.is_terminal else doubt, node.error)))
 
 
 def name_of(node_id: str, names: Mapping[str, str]) -> str:

@@ -161,6 +161,7 @@ class StatusBoard:
                 receipt.completed_at,
                 receipt.error,
                 receipt.rate,
+                receipt.updated_at,
             )
             if receipt.status is TransferState.FAILED and receipt.attempt < self._record.attempt:
                 view = msgspec.structs.replace(view, status=TransferState.PENDING)

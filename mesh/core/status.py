@@ -48,6 +48,8 @@ class NodeTransferStatus(Struct, frozen=True):
         completed_at: when it was complete, by the same clock.
         rate: bytes a second that arrived there lately, as the target last told.
         error: why it failed or was cancelled, or what it is waiting for.
+        updated_at: when the target last said how far it is, by its own clock; ``None``: it was not heard of
+            yet. Nobody can tell one that is off from one that is far away: ``status`` is what it said then.
     """
 
     node_id: str
@@ -58,6 +60,7 @@ class NodeTransferStatus(Struct, frozen=True):
     completed_at: float | None = None
     error: str | None = None
     rate: float = 0.0
+    updated_at: float | None = None
 
     @property
     def progress_fraction(self) -> float:

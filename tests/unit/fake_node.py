@@ -200,7 +200,7 @@ class FakeDistributions:
         return handle
 
     async def heard_at(self, id: str) -> dict[str, float]:
-        return {VAN_ID: time.time() - 65}
+        return {VAN_ID: time.time() - 65, "far": time.time() - 125}
 
     async def dry_run(self, scope: DistributionScope) -> list[str]:
         north = NodeFacts(["north"])

@@ -189,6 +189,16 @@ def test_one_distribution(served: ServedNode, file: str) -> None:
         "hhhhhhhh  failed          0%    0 B                  never  disk\ufffd[2J full",
     ]
     assert served.json("distribution", "d0")["status"]["failed"] == 1
+    served.run(
+        served.node.distributions.push(
+            "d0" + "a" * 24,
+            node_status("far", MOVING, 40),
+            node_status(HUB_ID, TransferState.PENDING, error="waits"),
+        )
+    )
+    lines = served.mesh("distribution", "d0").stdout.splitlines()
+    assert lines[3].endswith("2 m 05 s  when last heard of, no link from here")
+    assert lines[4].endswith("never  not heard of yet; waits")
 
 
 def test_all_distributions(served: ServedNode, file: str) -> None:

@@ -83,6 +83,22 @@ async def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+async def test_bars_of_who_says_nothing_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Console(file=io.StringIO(), force_terminal=True, width=100, record=True, color_system=None)
+    monkeypatch.setattr(progress, "console", lambda: screen)
+    now = 5.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    moving = node_status(VAN_ID, TransferState.TRANSFERRING, 40, 100, rate=6.0)
+    failed = node_status(HUB_ID, TransferState.FAILED, 0, 100, "disk full")
+    with Bars({VAN_ID: "van7"}, "map") as bars:
+        bars.show(status_of(HANDLE, moving, failed))
+        now = 70.0
+        bars.show(status_of(HANDLE, moving, failed))
+    shown = screen.export_text().splitlines()[-3:]
+    assert shown[0].endswith("40%  nothing new for 1 m 05 s")
+    assert shown[1].endswith("0%  disk full")
+
+
 def test_a_pipe_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout", io.StringIO())
     assert not Output(as_json=False).is_terminal

@@ -146,6 +146,14 @@ def test_foreign_receipts_change_nothing(receipt: Receipt) -> None:
     assert _status(Formation("north"), [("receipt", receipt)]) == _status(Formation("north"), [])
 
 
+def test_who_has_not_been_heard_of_is_told_apart_and_for_others_when_they_spoke() -> None:
+    status = _status(Nodes(["a", "ghost"]), [("receipt", _receipt("a", "transferring", progress_bytes=5))])
+    assert {node_id: node.updated_at for node_id, node in status.node_statuses.items()} == {
+        "a": _receipt("a").updated_at,
+        "ghost": None,
+    }
+
+
 def test_zero_targets_is_neither_complete_nor_success() -> None:
     status = _status(AllNodes(), [])
     assert (status.is_complete, status.is_success, status.overall_progress) == (False, False, 0.0)
