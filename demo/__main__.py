@@ -136,7 +136,8 @@ async def tell_story(
     """The story in the terminal; whether it ended well."""
     story = Story(supervisor, screen, file)
     stack.push_async_callback(story.close)
-    screen.say(f"{file} is {size(file.stat().st_size)}; the nodes live in {supervisor.directory}")
+    screen.say(f"{file} is {size(file.stat().st_size)}")
+    screen.say(f"starting five nodes, which live in {supervisor.directory}: some seconds")
     await unless(supervisor.died, story.start())
     return await unless(supervisor.died, story.run())
 
@@ -151,20 +152,20 @@ async def show_page(
     port = sock.getsockname()[1]
     fleet = Fleet(supervisor, [f"http://{host}:{port}" for host in (HOST, "localhost")])
     scenarios = Scenarios(fleet, supervisor.directory, screen.say, moment=given.pace, file_bytes=FILE_BYTES)
-    screen.say(f"the nodes live in {supervisor.directory}")
+    screen.say(f"starting five nodes, which live in {supervisor.directory}: some seconds")
     await unless(supervisor.died, fleet.start())
     await stack.enter_async_context(serve(application(fleet, scenarios), sock))
     stack.push_async_callback(fleet.close)
     stack.push_async_callback(scenarios.close)
     for node in fleet.nodes:
-        screen.say(f"{node.name:<10} {node.formation or 'hub':<6} {node.address}  {node.gateway}")
+        screen.say(f"{node.name:<10} {node.formation or 'hub':<6} {node.address}  {node.gateway}", "dim")
     url = f"http://{HOST}:{port}/"
+    screen.say("the mesh stays up until Ctrl-C")
     screen.say(f"watch and control it at {url}", "bold cyan")
     if given.open:
         await asyncio.to_thread(webbrowser.open, url)
     if given.scenario:
         scenarios.begin(given.scenario)
-    screen.say("the mesh stays up until Ctrl-C")
 
 
 def stop_on_signals() -> list[signal.Signals]:

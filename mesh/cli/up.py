@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import resource
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -135,6 +137,7 @@ def up(
     """
     settings = context.ensure_object(Settings)
     tune_allocator()
+    _raise_descriptors()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("mesh").setLevel(logging.DEBUG if verbose else logging.INFO)
     if settings.home.exists():
@@ -160,6 +163,14 @@ def up(
     )
     serving = None if gateway is None else _gateway(node, gateway, gateway_token_file, gateway_origins)
     asyncio.run(_serve(node, serving, settings))
+
+
+def _raise_descriptors() -> None:
+    """Open as many files as the system lets this process: every link takes one or two, and many a default
+    is 1024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS calls it unlimited, and refuses that
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _gateway(node: Node, listen: str, token_file: Path | None, origins: tuple[str, ...]) -> Gateway:

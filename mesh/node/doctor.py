@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import stat
 from collections.abc import Iterable
@@ -24,6 +25,9 @@ FREE_BYTES = 1 << 30
 FREE_SHARE = 0.05
 """What has to be free of the disk: the lesser of the two."""
 
+DESCRIPTORS = 4096
+"""Files that a process should be allowed to open: every link takes one or two."""
+
 _SECRETS = ("identity.key", "identity.key.next", "root.key", "tls.pem")
 _DAY = 86_400.0
 
@@ -32,7 +36,7 @@ class Finding(Struct, frozen=True):
     """One thing that is not as it should be.
 
     Attributes:
-        subject: ``permissions``, ``certificate``, ``disk``, ``plaintext`` or ``clock``.
+        subject: ``permissions``, ``certificate``, ``disk``, ``descriptors``, ``plaintext`` or ``clock``.
         problem: what was found.
         advice: what to do about it.
     """
@@ -44,7 +48,7 @@ class Finding(Struct, frozen=True):
 
 def examine(home: Path, now: float) -> list[Finding]:
     """Look at a node's directory, whether the node runs or not; ``now`` in seconds since the epoch."""
-    return [*_permissions(home), *_certificate(home, now), *_disk(home)]
+    return [*_permissions(home), *_certificate(home, now), *_disk(home), *_descriptors()]
 
 
 def examine_running(presence: Presence) -> list[Finding]:
@@ -113,6 +117,17 @@ def _disk(home: Path) -> Iterable[Finding]:
             "disk",
             f"{usage.free >> 20} MiB are free on the disk of {home}",
             "make room: what is fetched waits for it, and soon nothing can be written (StorageFull)",
+        )
+
+
+def _descriptors() -> Iterable[Finding]:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= hard < DESCRIPTORS:  # negative: unlimited
+        yield Finding(
+            "descriptors",
+            f"a process that is started from here may open {hard} files, and every link takes one or two",
+            "if this node is to have hundreds of links, raise the hard limit: LimitNOFILE= in its systemd "
+            "unit, or /etc/security/limits.conf",
         )
 
 

@@ -30,7 +30,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator
     """One mesh for all tests here: they leave it as they found it. It is watched from the first line on."""
     folder = tmp_path_factory.mktemp("demo") / "mesh"
     with DemoProcess(folder, "--port", "0", "--pace", "0.3", patience=170) as process:
-        process.until("stays up")
+        process.until("watch and control it at")
         yield process
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -215,6 +216,19 @@ def test_a_signal_closes_the_node(tmp_path: Path, number: signal.Signals) -> Non
     assert "Traceback" not in node.stderr
     assert not (tmp_path / "a" / "control.sock").exists()
     assert error_of("status", "--home", str(tmp_path / "a"))["type"] == "NodeNotRunning"
+
+
+def test_a_node_may_open_as_many_files_as_the_system_lets_it(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, limits[1]))  # which the node inherits
+    try:
+        node = MeshProcess(tmp_path / "a").start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    try:
+        assert resource.prlimit(node.pid, resource.RLIMIT_NOFILE) == (limits[1], limits[1])
+    finally:
+        node.kill()
 
 
 def test_down_releases_everything(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import time
 from collections import namedtuple
@@ -86,6 +87,13 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tmp_path.chmod(0o700)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1 << 40, (1 << 40) - (1 << 28), 1 << 28))
     assert found(tmp_path) == [("disk", f"256 MiB are free on the disk of {tmp_path}")]
+
+
+def test_few_files_that_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.chmod(0o700)
+    for hard, expected in ((1024, ["descriptors"]), (4096, []), (resource.RLIM_INFINITY, [])):
+        monkeypatch.setattr(resource, "getrlimit", lambda which, hard=hard: (hard, hard))
+        assert [subject for subject, _ in found(tmp_path)] == expected
 
 
 def test_the_command_says_what_to_do_and_ends_with_one(tmp_path: Path) -> None:
