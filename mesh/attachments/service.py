@@ -57,6 +57,9 @@ async def _nothing_refers(hashes: Collection[str]) -> Collection[str]:
 class Attachments:
     """The blobs of one node. All methods raise ``NotStarted`` before ``start()`` and after ``close()``.
 
+        token = await node.attachments.add("map.mbtiles")  # on one node; a document may hold the token
+        handle = await node.attachments.fetch(token, timeout=60)  # on any other; then handle.open()
+
     A blob stays for ten minutes after it was added, fetched, opened, read or exported, and then for as long
     as something needs it: a document that holds its token, a distribution that is neither cancelled nor
     expired, a handle that is alive, a node that fetches it from here, or :meth:`pin`.

@@ -57,7 +57,8 @@ class Formation(_Scope, frozen=True, tag="formation"):
 
 
 class Nodes(_Scope, frozen=True, tag="nodes"):
-    """The nodes that are named, whether they are known yet or not; the publisher only if it is named."""
+    """The nodes with these ids (whole ones, at most 1024), whether they are known yet or not; the publisher
+    only if it is among them."""
 
     node_ids: Annotated[Sequence[Word], Meta(min_length=1, max_length=MAX_NODE_IDS)]
 

@@ -24,7 +24,22 @@ UNDECIDED = "waits for the application there to accept or reject it"
 
 
 class Delivery:
-    """One distribution that waits for this application's decision."""
+    """One distribution that waits for this application's decision, in a node with ``receive="manual"``.
+
+        async for delivery in node.deliveries():
+            if delivery.token.size_bytes < 10_000_000:
+                print("here it is:", await delivery.accept())
+            else:
+                await delivery.reject("too large for us")
+
+    Until then its receipt says pending, and that it waits; after a restart it is offered again.
+
+    Attributes:
+        distribution_id: what the publisher's status goes by.
+        publisher: the node id of who distributes it.
+        token: the blob; its ``size_bytes``, and in ``metadata`` the name that the publisher gave it.
+        priority: how urgent the publisher takes it to be.
+    """
 
     def __init__(
         self,

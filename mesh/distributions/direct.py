@@ -22,6 +22,7 @@ from mesh.distributions.expiry import ExpiryTimer
 from mesh.distributions.following import SETTLE, Followed, completion_of, progress_of
 from mesh.distributions.offers import Offers
 from mesh.distributions.ports import NODES, Blobs, OwnedDocuments
+from mesh.distributions.protocol import FileDistribution
 from mesh.distributions.reception import Reception
 from mesh.distributions.tasks import Tasks
 from mesh.distributions.watches import board_of, update_board
@@ -62,8 +63,8 @@ class _Published(Followed):
             self.changed()
 
 
-class DirectFileDistribution:
-    """The :class:`~mesh.distributions.protocol.FileDistribution` without documents: ``node.direct``.
+class DirectFileDistribution(FileDistribution):
+    """File distribution without documents: ``node.direct``.
 
     It is offered to every node that this one is linked with now or later; each judges for itself whether it
     is in the scope, fetches the blob, and acknowledges how far it is. Compared with ``node.distributions``:
@@ -157,7 +158,6 @@ class DirectFileDistribution:
         expires_in: float | None = None,
         supersedes: DistributionHandle | str | None = None,
     ) -> DistributionHandle:
-        """See :meth:`FileDistribution.distribute`; it lasts as long as this node runs."""
         replaced = None if supersedes is None else self._known(supersedes).distribution_id
         self._require_started()
         self._require_publish()
@@ -178,7 +178,6 @@ class DirectFileDistribution:
         return published.handle
 
     async def dry_run(self, scope: DistributionScope) -> list[str]:
-        """See :meth:`FileDistribution.dry_run`."""
         self._require_started()
         scope = await checked_scope(scope, self._documents)
         return sorted(
@@ -188,17 +187,14 @@ class DirectFileDistribution:
         )
 
     async def status(self, handle: DistributionHandle | str) -> DistributionStatus:
-        """See :meth:`FileDistribution.status`."""
         return self._published[self._known(handle).distribution_id].board.status()
 
     async def cancel(self, handle: DistributionHandle | str) -> None:
-        """See :meth:`FileDistribution.cancel`."""
         record = self._known(handle)
         if record.cancelled_at is None:
             self._publish(msgspec.structs.replace(record, cancelled_at=self._clock()))
 
     async def retry(self, handle: DistributionHandle | str) -> None:
-        """See :meth:`FileDistribution.retry`."""
         record = self._known(handle)
         self._publish(tried_again(record, live=self._is_live(record)))
 
@@ -210,7 +206,6 @@ class DirectFileDistribution:
         min_targets: int = 1,
         settle: float = SETTLE,
     ) -> DistributionStatus:
-        """See :meth:`FileDistribution.wait_for_completion`."""
         self._known(handle)
 
         async def present() -> DistributionStatus:
@@ -223,7 +218,6 @@ class DirectFileDistribution:
         return status
 
     def subscribe_progress(self, handle: DistributionHandle | str) -> Stream[DistributionStatus]:
-        """See :meth:`FileDistribution.subscribe_progress`."""
         self._require_started()
         id_of(handle)
         return progress_of(lambda: self._followed(handle))

@@ -30,26 +30,45 @@ class FileDistribution(Protocol):
     ) -> DistributionHandle:
         """Publish: durable when this returns; targets fetch whenever they learn of it.
 
+            token = await node.attachments.add("map.mbtiles")
+            handle = await node.distributions.distribute(token, Formation("north"), TransferPriority.HIGH)
+
         Args:
+            blob_token: what is distributed. This node, or whoever holds the blob, has to be up for targets to
+                get it; a hub keeps it for them.
+            scope: for whom: ``AllNodes()``, ``Formation(id)``, ``Nodes(ids)`` or ``Capable(...)``. Every node
+                judges for itself whether it is meant, also one that joins later. Ids are whole node ids;
+                ``await node.members()`` has them.
+            priority: urgent transfers go first, equals share.
             expires_in: seconds after which no further node begins. Each node judges by its own wall clock.
             supersedes: an earlier distribution of this node; whoever has not finished it never will.
 
         Raises:
-            InvalidScope: the scope says nothing or is malformed.
+            InvalidScope: the scope says nothing, is malformed, or names nodes otherwise than by their ids.
             InvalidToken: the token cannot be true.
             InvalidDistribution: ``expires_in`` is not a positive number of seconds, or no peer could read it.
             UnknownDistribution, PermissionDenied: ``supersedes`` is not known here, or another node's.
+            PermissionDenied: in a closed mesh, this node's certificate lacks the role ``publish``.
         """
 
     async def dry_run(self, scope: DistributionScope) -> list[str]:
         """The ids of the nodes, known here, that would receive it now.
 
+            if not await node.distributions.dry_run(Capable(min_gpu_gb=8)): ...
+
         Raises:
-            InvalidScope: the scope says nothing or is malformed.
+            InvalidScope: see :meth:`distribute`.
         """
 
     async def status(self, handle: DistributionHandle | str) -> DistributionStatus:
-        """What is known here of a distribution.
+        """What is known here of a distribution: how far each target was when it was last heard of.
+
+            status = await node.distributions.status(handle)
+            for target in status.node_statuses.values():
+                print(target.node_id, target.status, f"{target.progress_fraction:.0%}", target.error)
+
+        Targets are the nodes known to match the scope, those it names, and those that have said how far they
+        are: except for ``Nodes``, there may be more.
 
         Raises:
             UnknownDistribution: it is not known here.
@@ -65,7 +84,7 @@ class FileDistribution(Protocol):
         """
 
     async def retry(self, handle: DistributionHandle | str) -> None:
-        """Let the targets that failed try again.
+        """Let the targets that failed try again, also those that refused or rejected it.
 
         Raises:
             UnknownDistribution: it is not known here.
@@ -84,6 +103,12 @@ class FileDistribution(Protocol):
         """The status once every target is terminal, there are ``min_targets``, and nothing has changed for
         ``settle`` seconds; or as soon as it is cancelled or expired. Zero targets is never complete.
 
+            status = await node.distributions.wait_for_completion(handle, timeout=600, min_targets=3)
+            print(status.is_success)
+
+        Args:
+            timeout: seconds. A target that is off does not end the wait.
+
         Raises:
             InvalidDistribution: ``min_targets`` is below 1, or a time is not a number of seconds.
             DistributionTimeout: not after ``timeout`` seconds; carries the last ``.status``.
@@ -92,6 +117,9 @@ class FileDistribution(Protocol):
 
     def subscribe_progress(self, handle: DistributionHandle | str) -> Stream[DistributionStatus]:
         """The present status, then every change (only the newest for slow readers).
+
+            async for status in node.distributions.subscribe_progress(handle):
+                print(f"{status.overall_progress:.0%}")
 
         Ends after the terminal one: complete and settled, cancelled, or expired. The errors of
         :meth:`status` are raised by the first item.

@@ -27,6 +27,7 @@ from mesh.distributions.deliveries import Delivery
 from mesh.distributions.expiry import ExpiryTimer
 from mesh.distributions.following import SETTLE, completion_of, progress_of
 from mesh.distributions.ports import DISTRIBUTIONS, NODES, RECEIPTS, Blobs, OwnedDocuments
+from mesh.distributions.protocol import FileDistribution
 from mesh.distributions.reception import Reception
 from mesh.distributions.retention import RETENTION_SECONDS, Retention
 from mesh.distributions.subscriber import Subscriber
@@ -47,8 +48,8 @@ logger = logging.getLogger("mesh.distributions")
 _EVERYBODY = AllNodes()
 
 
-class MeshFileDistribution:
-    """The :class:`~mesh.distributions.protocol.FileDistribution` of one node; both ends of it.
+class MeshFileDistribution(FileDistribution):
+    """The file distribution of one node; both ends of it.
 
     All state is in the documents, so a restart of anyone loses nothing.
     """
@@ -149,7 +150,6 @@ class MeshFileDistribution:
         expires_in: float | None = None,
         supersedes: DistributionHandle | str | None = None,
     ) -> DistributionHandle:
-        """See :meth:`FileDistribution.distribute`."""
         self._require_started()
         replaced = None if supersedes is None else self._own(supersedes, "superseded").distribution_id
         scope = await checked_scope(scope, self._documents)
@@ -161,7 +161,6 @@ class MeshFileDistribution:
         return handle_of(record)
 
     async def dry_run(self, scope: DistributionScope) -> list[str]:
-        """See :meth:`FileDistribution.dry_run`."""
         self._require_started()
         scope = await checked_scope(scope, self._documents)
         found = []
@@ -176,7 +175,6 @@ class MeshFileDistribution:
         return sorted(found)
 
     async def status(self, handle: DistributionHandle | str) -> DistributionStatus:
-        """See :meth:`FileDistribution.status`."""
         record = self._known(handle)
         followed = self._watches.status(record.distribution_id)
         if followed is not None:
@@ -200,14 +198,12 @@ class MeshFileDistribution:
         return {receipt_id.removeprefix(prefix): at for receipt_id, at in arrivals.items()}
 
     async def cancel(self, handle: DistributionHandle | str) -> None:
-        """See :meth:`FileDistribution.cancel`."""
         async with self._writing:
             record = await self._newest(handle, "cancelled", of_others=self._admin())
             if record.cancelled_at is None:
                 await self._publish(msgspec.structs.replace(record, cancelled_at=self._clock()))
 
     async def retry(self, handle: DistributionHandle | str) -> None:
-        """See :meth:`FileDistribution.retry`."""
         async with self._writing:
             record = await self._newest(handle, "retried")
             superseded_by = self._catalogue.superseded_by(record.distribution_id)
@@ -222,7 +218,6 @@ class MeshFileDistribution:
         min_targets: int = 1,
         settle: float = SETTLE,
     ) -> DistributionStatus:
-        """See :meth:`FileDistribution.wait_for_completion`."""
         distribution_id = self._known(handle).distribution_id
         status = await completion_of(
             distribution_id,
@@ -236,13 +231,11 @@ class MeshFileDistribution:
         return status
 
     def subscribe_progress(self, handle: DistributionHandle | str) -> Stream[DistributionStatus]:
-        """See :meth:`FileDistribution.subscribe_progress`."""
         self._require_started()
         distribution_id = id_of(handle)
         return progress_of(lambda: self._watches.watch(distribution_id))
 
     async def handles(self) -> list[DistributionHandle]:
-        """See :meth:`FileDistribution.handles`."""
         self._require_started()
         found = []
         for record in self._catalogue:
