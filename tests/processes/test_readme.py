@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -112,6 +113,25 @@ def test_the_examples_of_the_gateway_do_what_they_say(tmp_path: Path) -> None:
             finally:
                 curl.kill()
                 node.kill()
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd to ask")
+def test_the_service_is_one_that_systemd_understands(tmp_path: Path) -> None:
+    [unit] = blocks("ini")
+    [command] = re.findall(r"^ExecStart=(\S+) (.*)$", unit, re.MULTILINE)
+    (tmp_path / "docmesh.service").write_text(unit.replace(command[0], sys.executable))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", str(tmp_path / "docmesh.service")],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert "docmesh.service" not in done.stdout + done.stderr
+    options = command[1].split()
+    assert options[0] == "up"
+    asked = subprocess.run(
+        [sys.executable, "-m", "mesh", *options, "--help"], cwd=ROOT, capture_output=True, timeout=60
+    )
+    assert asked.returncode == 0
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:
