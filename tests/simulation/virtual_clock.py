@@ -7,7 +7,7 @@ threads or processes on such a loop: they live in real time.
     async def test_a_week() -> None:
         await asyncio.sleep(7 * DAY)
 
-or, with arguments or a result, ``run_virtual(main())``.
+or, with a result, ``run_virtual(main())``.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import asyncio
 import functools
 import selectors
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 DAY = 86_400.0
 
@@ -86,12 +87,12 @@ def run_virtual(main: Coroutine[Any, Any, T], *, limit_virtual_seconds: float = 
         return runner.run(main)
 
 
-def virtual(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    """Make a test without arguments run by :func:`run_virtual`."""
+def virtual(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Make a test run by :func:`run_virtual`. Its fixtures live in real time."""
 
     @functools.wraps(test)
-    def run() -> None:
-        run_virtual(test())
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        run_virtual(test(*args, **kwargs))
 
     return run
 

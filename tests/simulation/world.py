@@ -9,7 +9,7 @@ import asyncio
 import random
 from collections.abc import Iterable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from mesh import Credentials, Node
 from mesh.core.delivery import ReceiveMode
@@ -128,6 +128,14 @@ class World:
         """Close everything."""
         for name in list(self.nodes):
             await self.stop(name)
+
+
+async def pair(seed: int, root: Path, **options: Any) -> tuple[World, Node, Node]:
+    """``a``, and ``b`` (of which the options are) that dials it, linked."""
+    world = World(seed, root, delay=0.005)
+    a, b = await world.start("a"), await world.start("b", ["a"], **options)
+    await asyncio.sleep(1)
+    return world, a, b
 
 
 def _host(name: str) -> str:

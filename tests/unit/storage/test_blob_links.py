@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,14 +17,6 @@ from mesh.storage.worker import InlineWorker
 from tests.unit.storage.test_blob_store_contract import content, describe
 
 DATA = content(2 * CHUNK_BYTES + 5)
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[FolderBlobs]:
-    made = FolderBlobs(tmp_path / "data", InlineWorker())
-    await made.open()
-    yield made
-    await made.close()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import asyncio
 import io
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,14 +22,6 @@ from tests.unit.storage.test_blob_store_contract import content, describe
 
 DATA = content(3 * CHUNK_BYTES + 5)
 TOKEN, HASHES, CHUNKS = describe(DATA)
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[FolderBlobs]:
-    made = FolderBlobs(tmp_path / "data", InlineWorker())
-    await made.open()
-    yield made
-    await made.close()
 
 
 def flip(file: Path, position: int) -> None:
