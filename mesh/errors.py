@@ -96,7 +96,8 @@ class PlaintextRefused(MeshError):
     def __init__(self, address: str) -> None:
         super().__init__(
             f"refusing to use {address} without credentials: an open mesh stays on loopback, "
-            "where only this machine can reach it. Use 127.0.0.1 or [::1]"
+            "where only this machine can reach it. Use 127.0.0.1 or [::1], or make it a member of a closed "
+            "mesh (`mesh init`, `mesh join`)"
         )
         self.address = address
 

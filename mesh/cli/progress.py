@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
+from time import monotonic
 from typing import TYPE_CHECKING, Protocol, Self
 
 import click
@@ -151,7 +151,7 @@ class Bars(_Quiet):
         """See :class:`View`."""
         for node_id, node in status.node_statuses.items():
             if node_id not in self._heard or self._heard[node_id][0] != node:
-                self._heard[node_id] = (node, time.monotonic())
+                self._heard[node_id] = (node, monotonic())
         self._status = status
         self._live.refresh()
 
@@ -176,7 +176,7 @@ class Bars(_Quiet):
     def _row(self, node: NodeTransferStatus) -> Row:
         style = STYLES[node.status]
         rate, left = pace(node)
-        pause = time.monotonic() - self._heard[node.node_id][1]
+        pause = monotonic() - self._heard[node.node_id][1]
         said = f"{rate:>9}  {left} left" if rate else ""
         if pause > SILENT_SECONDS and not node.status.is_terminal:
             said = f"nothing new for {duration(pause)}"

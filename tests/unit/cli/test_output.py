@@ -87,7 +87,7 @@ async def test_bars_of_who_says_nothing_any_more(monkeypatch: pytest.MonkeyPatch
     screen = Console(file=io.StringIO(), force_terminal=True, width=100, record=True, color_system=None)
     monkeypatch.setattr(progress, "console", lambda: screen)
     now = 5.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr(progress, "monotonic", lambda: now)
     moving = node_status(VAN_ID, TransferState.TRANSFERRING, 40, 100, rate=6.0)
     failed = node_status(HUB_ID, TransferState.FAILED, 0, 100, "disk full")
     with Bars({VAN_ID: "van7"}, "map") as bars:
