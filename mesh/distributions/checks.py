@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import msgspec
 
 from mesh.core.identity import is_node_id
@@ -11,6 +13,8 @@ from mesh.core.status import DistributionHandle, TransferPriority
 from mesh.core.tokens import BlobToken
 from mesh.distributions.ports import DISTRIBUTIONS, NODES, RECEIPTS, OwnRecords
 from mesh.errors import InvalidDistribution, InvalidDocument, InvalidScope, InvalidToken
+
+logger = logging.getLogger("mesh.distributions")
 
 MAX_SECONDS = 1e11
 """Some three thousand years."""
@@ -42,25 +46,27 @@ async def write_record(
 
 
 async def checked_scope(scope: object, documents: OwnRecords) -> DistributionScope:
-    """``scope``, if it is one that somebody can ever be in: names are no ids, and whoever is meant by one is
-    not guessed, as any node may call itself that.
+    """``scope``, if it can be meant: names are no ids, and whoever has one is not guessed, as any node may
+    call itself that. Whom nobody knows yet is waited for.
 
     Raises:
-        InvalidScope: it is none, or names nodes otherwise than by their ids.
+        InvalidScope: it is none, or has the name of a node instead of its id.
     """
     checked = check_scope(scope)
-    if not isinstance(checked, Nodes) or all(map(is_node_id, checked.node_ids)):
-        return checked
-    known = await documents.find(NODES)
-    given = next(given for given in checked.node_ids if not is_node_id(given))
-    ids = sorted(document["_id"] for document in known if document.get("name") == given)
-    if ids:
-        called = f"is the name of {' and of '.join(ids[:5])}: Nodes takes ids"
-    else:
-        called = (
-            "is neither an id (52 of the characters a-z and 2-7) nor the name of a node that is known here"
+    given = [each for each in checked.node_ids if not is_node_id(each)] if isinstance(checked, Nodes) else []
+    for name in given:
+        called = await documents.find(NODES, {"name": name})
+        if ids := sorted(document["_id"] for document in called):
+            raise InvalidScope(
+                f"{name!r} is the name of {' and of '.join(ids[:5])}: Nodes takes ids; "
+                "`await node.members()` lists who is known, with ids and names"
+            )
+        logger.warning(
+            "no node has the id %r, as ids are 52 of the characters a-z and 2-7, nor is it the name of one "
+            "that is known here: `await node.members()` lists those",
+            name,
         )
-    raise InvalidScope(f"{given!r} {called}; `await node.members()` lists who is known, with ids and names")
+    return checked
 
 
 def new_distribution(

@@ -44,7 +44,7 @@ class FileDistribution(Protocol):
             supersedes: an earlier distribution of this node; whoever has not finished it never will.
 
         Raises:
-            InvalidScope: the scope says nothing, is malformed, or names nodes otherwise than by their ids.
+            InvalidScope: the scope says nothing, is malformed, or has the name of a node instead of its id.
             InvalidToken: the token cannot be true.
             InvalidDistribution: ``expires_in`` is not a positive number of seconds, or no peer could read it.
             UnknownDistribution, PermissionDenied: ``supersedes`` is not known here, or another node's.
