@@ -140,10 +140,12 @@ class IdentityCloned(HandshakeFailed):
     """Two running nodes have the same identity: a data directory was copied, and both copies are in use."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(
+        MeshError.__init__(
+            self,
             f"{reason}. Stop one of the two; a copy becomes a node of its own when the file identity.key is "
-            "moved out of its data directory"
+            "moved out of its data directory",
         )
+        self.reason = str(self)
 
 
 class ProtocolViolation(MeshError):

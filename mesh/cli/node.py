@@ -24,6 +24,7 @@ async def status(control: Control) -> None:
     stats = Stats.from_dict(await control.call("node.stats"))
     vain = sum(dial.state != "connected" for dial in presence.dials)
     listens = info["address"] or "nowhere, it only dials"
+    offline = "paused until `mesh resume`" if presence.cloned is None else clean(presence.cloned)
     lines = {
         "node": info["node_id"],
         "name": clean(info["name"]),
@@ -31,8 +32,8 @@ async def status(control: Control) -> None:
         "version": info["version"],
         "home": str(control.home),
         "process": str(info["pid"]),
-        "listens": listens if presence.online else "nowhere while it is offline (paused)",
-        "online": "yes" if presence.online else "no, paused until `mesh resume`",
+        "listens": listens if presence.online else "nowhere while it is offline",
+        "online": "yes" if presence.online else f"no, {offline}",
         "peers": f"{len(presence.peers)} connected" + (f", {vain} dialled in vain" if vain else ""),
         "documents": f"{stats.documents} ({size(stats.document_disk_bytes)} on disk, "
         f"{size(stats.document_bytes_in)} received, {size(stats.document_bytes_out)} sent)",

@@ -78,6 +78,8 @@ class Replicator:
         self._announcing: asyncio.Handle | None = None
         self._next_announcement = 0.0
         self._wants_changed = False
+        self._contested: set[str] = set()
+        self._rival: Callable[[], None] = lambda: None
         self._evicted: set[str] = set()  # collections, until somebody asks for them
         self.progress = asyncio.Event()
         """Set whenever anything has happened on any link."""
@@ -117,6 +119,10 @@ class Replicator:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
+    def on_rival(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` whenever a peer tells that somebody else speaks as this node. It may lie."""
+        self._rival = callback
+
     def _handler(
         self, side: Callable[[SyncSession], Any], event: Callable[[Any, Any], list[Effect]]
     ) -> Callable[[Link, Any], Any]:
@@ -151,14 +157,16 @@ class Replicator:
         heard = sync.access.heard(interest)
         if heard is None:
             return
-        outdone = self._table.outdone
+        outdone, met = self._table.outdone, self._table.rivals_met
         if self._table.heard(link.node_id, heard, asyncio.get_running_loop().time()):
             self._expire_later()
             sync.run(sync.serving.wanted(self._table.wanted_by(link.node_id)))
             self._announce_soon()
         elif self._table.outdone and not outdone:
-            _log.error("%s (heard from %s)", IdentityCloned(CLONED).reason, link)
+            _log.warning("%s (says %s)", IdentityCloned(CLONED), link)
             self._expire_later()
+        if self._table.rivals_met != met:
+            self._rival()
 
     def _on_routes(self, link: Link, routes: Routes) -> None:
         sync = self._syncs.get(link.node_id)
@@ -189,9 +197,11 @@ class Replicator:
         self.progress.set()
 
     def _update_own(self) -> None:
-        if self._wants_changed:
+        if self._wants_changed or self._contested != self._table.contested:
             self._wants_changed = False
-            self._table.set_own(self._wants.values(), int(self._clock() * 1000))
+            self._contested = set(self._table.contested)
+            documents = (InterestEntry("nodes", {"_id": peer}) for peer in sorted(self._contested))
+            self._table.set_own([*self._wants.values(), *documents], int(self._clock() * 1000))
 
     def wants(self, collection: str) -> bool:
         """Whether this node itself asks the mesh for documents of ``collection``."""

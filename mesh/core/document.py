@@ -34,6 +34,7 @@ from mesh.core.library import (
 from mesh.core.live import Live, LiveDocuments, live_of
 from mesh.core.plans import Writes
 from mesh.core.registers import Registers, divided_share, is_number, unflatten
+from mesh.core.update_reader import MAX_CLIENT
 from mesh.core.updates import Brought, clocks_of, fields_of, read_update, settled
 from mesh.core.versions import Rank, VersionVector, covers, join
 from mesh.core.wire import Change
@@ -53,6 +54,9 @@ MAX_WRITTEN_BYTES = MAX_STATE_BYTES // 2
 
 MAX_YIELDING_ID = 1 << 32
 """Below the Yjs client ids of nearly all writers, which are random below 2^53."""
+
+MIN_WINNING_ID = MAX_CLIENT - (1 << 40)
+"""Above those of nearly all."""
 
 Name = tuple[str, str]
 """The collection of a document, and its id."""
@@ -212,7 +216,8 @@ def anew(
         former: the Yjs client id under which this store has written the registers that are to compete with
             those of others; ``None``: there are none.
         grown: this store's shares of counters that have grown, and what they were before.
-        client_id: the id for those.
+        client_id: the id for those: a :func:`winning_id`, as another life of this store may have written
+            something else under ``former`` and the same clocks, which other nodes hold.
         yielding_id: the id for the other registers, below ``MAX_YIELDING_ID``: of concurrent values, that
             with the higher id wins.
     """
@@ -237,6 +242,12 @@ def anew(
         state = DocumentState(held.rank, doc.get_update(), {clock: counter})
     change = Change("", "", state.rank, {}, state.vector, state.update)
     return change, Merged(state, unflatten(registers))
+
+
+def winning_id(former: int, drawn: int) -> int:
+    """A Yjs client id above ``former``, made of one that was ``drawn`` at random."""
+    below = min(max(former, MIN_WINNING_ID), MAX_CLIENT - 2)
+    return below + 1 + drawn % (MAX_CLIENT - 1 - below)
 
 
 @refusing_panics

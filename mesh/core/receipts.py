@@ -30,6 +30,7 @@ Rate = Annotated[float, Meta(ge=0, le=1e12)]
 Attempt = Annotated[int, Meta(ge=1, le=10**9)]
 Count = Annotated[int, Meta(ge=0, le=10**15)]
 Nonce = Annotated[str, Meta(min_length=16, max_length=64)]
+Instance = Annotated[str, Meta(min_length=1, max_length=64)]
 DistributionId = Annotated[str, Meta(pattern=r"^[a-z2-7]{26}$(?!\n)")]
 
 R = TypeVar("R", bound="OwnedRecord")
@@ -67,7 +68,11 @@ class OwnedRecord(Struct, frozen=True):
 
 
 class NodeRecord(OwnedRecord, frozen=True):
-    """What a node says of itself. ``listen`` is where it can be dialled; ``version`` that of its software."""
+    """What a node says of itself. ``listen`` is where it can be dialled; ``version`` that of its software.
+
+    ``instance`` names the process that says so, and ``answers`` another one, which has said something else in
+    the node's name: see :mod:`mesh.core.clones`.
+    """
 
     node_id: Word = msgspec.field(name="_id")
     name: Annotated[str, Meta(max_length=256)]
@@ -77,6 +82,8 @@ class NodeRecord(OwnedRecord, frozen=True):
     listen: str | None
     version: str
     started_at: Time
+    instance: Instance | None = None
+    answers: Instance | None = None
 
     @property
     def facts(self) -> NodeFacts:

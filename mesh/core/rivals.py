@@ -17,16 +17,19 @@ RISE_SECONDS = 600.0
 
 
 class Rivals:
-    """Counts them. ``outdone`` is the newest sequence that this node did not go above; 0: there is none."""
+    """Counts them. ``outdone`` is the newest sequence that this node did not go above; 0: there is none.
+    ``met``: how often somebody else spoke."""
 
     def __init__(self) -> None:
         self._rises: deque[float] = deque(maxlen=MAX_RISES)
         self.outdone = 0
+        self.met = 0
         self.next_rise: float | None = None
         """When to go above what this node was outdone by."""
 
     def rise(self, sequence: int, now: float) -> bool:
         """Whether to go above ``sequence``, which somebody said as this node."""
+        self.met += 1
         if self.next_rise is None and len(self._rises) == MAX_RISES and now < self._rises[0] + RISE_SECONDS:
             self.next_rise = now + RISE_SECONDS
         if self.next_rise is not None and now < self.next_rise:

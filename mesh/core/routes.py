@@ -54,9 +54,15 @@ class InterestTable:
 
     ``peer`` arguments are node ids; ``now`` is in seconds on any steady clock. A peer that lies can draw to
     itself what is meant for others, and keep it, as anybody can who relays.
+
+    Attributes:
+        contested: linked peers that ask for their own node documents, while somebody else speaks as them
+            elsewhere: between two that do, no way leads from one to the other, so their neighbours have to
+            ask as well.
     """
 
     def __init__(self, node_id: str) -> None:
+        self.contested: set[str] = set()
         self._node_id = node_id
         self._own = InterestSet()
         self._sequence = 0
@@ -71,6 +77,11 @@ class InterestTable:
     def outdone(self) -> bool:
         """Whether another process speaks as this node, and was let have the last word for now."""
         return self._rivals.outdone > self._sequence
+
+    @property
+    def rivals_met(self) -> int:
+        """How often another process was heard to speak as this node."""
+        return self._rivals.met
 
     @property
     def own(self) -> InterestSet:
@@ -199,6 +210,9 @@ class InterestTable:
         if link is None:
             return
         self._concerned.discard(peer)
+        self.contested.discard(peer)
+        if (known := self._origins.get(peer)) is not None:
+            known.contested = False
         for known in self._origins.values():
             known.behind.discard(peer)
             known.told.discard(peer)
@@ -239,6 +253,9 @@ class InterestTable:
             # It goes above the newest sequence that is about, as soon as it hears of it.
             newest = max(heard.sequence for heard in known.heard.values())
             sequence = newest if old is None else max(newest, old.sequence)
+            known.contested |= newest > direct.sequence and not newest % 2
+            contested = known.contested and InterestEntry("nodes", {"_id": origin}) in direct.entries
+            (self.contested.add if contested else self.contested.discard)(origin)
             self._take(origin, Way(origin, sequence, 1, direct.entries))
             return
         current = old.via if isinstance(old, Way) else None

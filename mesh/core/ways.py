@@ -53,6 +53,8 @@ class Origin:
     """Peers that spoke of it under an older sequence than the way's when they last spoke of it."""
     told: set[str] = field(default_factory=set)
     """Peers that have been told of it, and not that it is over: for so long it is known here."""
+    contested: bool = False
+    """It was linked with, and somebody else spoke as it, newer."""
 
 
 @dataclass(slots=True)

@@ -232,7 +232,7 @@ class Introductions:
             case LinkClosed(reason=reason) if CLONED in reason:
                 return IdentityCloned(f"{CLONED} (says {url})")
             case IdentityCloned():
-                return IdentityCloned(f"{error.reason} (at {url})")
+                return IdentityCloned(f"{CLONED} (at {url})")
             case LinkClosed():
                 code, colon, reason = plain(error.reason).partition(": ")
                 if colon and code in REFUSALS:

@@ -188,9 +188,9 @@ class Peers:
         self._introductions.offline = ""
         self.dialer.start()
 
-    async def pause(self) -> None:
+    async def pause(self, reason: str = "the node is paused") -> None:
         """Go offline: close every connection, accept none and dial nobody until :meth:`resume`."""
-        await self._go_offline("the node is paused")
+        await self._go_offline(reason)
 
     async def close(self) -> None:
         """Close everything. May be repeated."""

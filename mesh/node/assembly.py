@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ from mesh.membership.service import MembershipService
 from mesh.network.peers import Peers
 from mesh.node.blob_references import BlobReferences, cache_limit
 from mesh.node.checks import MAX_NAME_CHARS, check_home, check_inbox
+from mesh.node.clone_watch import CloneWatch
 from mesh.node.neighbourhood import Neighbourhood
 from mesh.node.presence import PresenceView
 from mesh.node.profile import Profile
@@ -98,8 +100,16 @@ def open_home(settings: Settings, stack: AsyncExitStack) -> Home:
 class Assembly:
     """Builds and starts every part; ``stack`` takes them down in the opposite order."""
 
-    def __init__(self, settings: Settings, home: Home, stack: AsyncExitStack) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        home: Home,
+        stack: AsyncExitStack,
+        stop: Callable[[str], Awaitable[None]],
+    ) -> None:
+        """``stop``: the node stays offline from now on, for a reason."""
         self._settings = settings
+        self._stop = stop
         self._environment = settings.environment
         self._directory = settings.data_dir
         self._identity = home.identity
@@ -135,6 +145,8 @@ class Assembly:
         worker = self._file_worker()
         profile = self._make_profile(owned, peers, worker)
         distributions, direct = self._make_distributions(owned, attachments, peers, profile, worker)
+        clones = CloneWatch(owned, profile, store, peers, self._environment.random, stop=self._stop)
+        replicator.on_rival(clones.suspect)
         profile.on_change(distributions.facts_changed, direct.facts_changed)
         await profile.take(settings.capabilities or self._environment.probe)
         references.connect(attachments, distributions, direct)
@@ -157,6 +169,8 @@ class Assembly:
             membership.watch()
         stack.push_async_callback(profile.close)
         await profile.publish(self._environment.clock())
+        stack.push_async_callback(clones.close)
+        clones.start()
         stack.callback(store.end_transactions)  # else what ends first might wait for them
         stack.callback(presence.close)
         return Parts(
@@ -270,6 +284,7 @@ class Assembly:
             worker,
             None if self._directory is None else self._directory.path,
             address=lambda: peers.address,
+            new_instance=self._environment.new_id,
         )
 
     def _make_distributions(

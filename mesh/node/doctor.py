@@ -9,6 +9,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
+from mesh.core.handshake import CLONED
 from mesh.core.identity import short_id
 from mesh.core.renewal import OTHERS_RENEW_SECONDS
 from mesh.core.structs import Struct
@@ -36,7 +37,8 @@ class Finding(Struct, frozen=True):
     """One thing that is not as it should be.
 
     Attributes:
-        subject: ``permissions``, ``certificate``, ``disk``, ``descriptors``, ``plaintext`` or ``clock``.
+        subject: ``permissions``, ``certificate``, ``disk``, ``descriptors``, ``identity``, ``plaintext`` or
+            ``clock``.
         problem: what was found.
         advice: what to do about it.
     """
@@ -53,7 +55,7 @@ def examine(home: Path, now: float) -> list[Finding]:
 
 def examine_running(presence: Presence) -> list[Finding]:
     """Look at a node that runs."""
-    return [*_revoked(presence), *_plaintext(presence), *_clocks(presence)]
+    return [*_cloned(presence), *_revoked(presence), *_plaintext(presence), *_clocks(presence)]
 
 
 def _permissions(home: Path) -> Iterable[Finding]:
@@ -129,6 +131,14 @@ def _descriptors() -> Iterable[Finding]:
             "if this node is to have hundreds of links, raise the hard limit: LimitNOFILE= in its systemd "
             "unit, or /etc/security/limits.conf",
         )
+
+
+def _cloned(presence: Presence) -> Iterable[Finding]:
+    refused = (dial.error for dial in presence.dials if dial.error is not None and CLONED in dial.error)
+    found = presence.cloned or next(refused, None)
+    if found is not None:
+        problem, _, advice = found.partition(". ")
+        yield Finding("identity", problem, advice)
 
 
 def _revoked(presence: Presence) -> Iterable[Finding]:

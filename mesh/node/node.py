@@ -16,6 +16,7 @@ from mesh.collections.transactions import Transaction, transaction
 from mesh.collections.yjs_documents import YjsDocuments
 from mesh.core.certificates import EVERYTHING as EVERY_COLLECTION
 from mesh.core.delivery import ReceiveMode
+from mesh.core.handshake import CLONED
 from mesh.core.identity import short_id
 from mesh.core.scopes import Capabilities
 from mesh.distributions.deliveries import Delivery
@@ -145,7 +146,7 @@ class Node:
             async with AsyncExitStack() as stack:
                 home = open_home(self._settings, stack)
                 self._node_id, self.name = home.identity.node_id, home.name
-                self._parts = await Assembly(self._settings, home, stack).build()
+                self._parts = await Assembly(self._settings, home, stack, self._give_way).build()
 
     async def close(self) -> None:
         """Leave the mesh and release everything; what was written is kept. May be repeated."""
@@ -352,7 +353,9 @@ class Node:
         Raises:
             PeerUnreachable, HandshakeFailed, InvalidAddress, PlaintextRefused: this first attempt failed, and
                 none follows.
+            IdentityCloned: another process runs with this node's identity.
         """
+        self._started.presence.check_alone()
         return await self._started.peers.connect(url)
 
     async def disconnect(self, node_id: str) -> None:
@@ -368,14 +371,24 @@ class Node:
                 await parts.peers.pause()
                 parts.presence.changed()
 
+    async def _give_way(self, reason: str) -> None:
+        """Go offline for good: another process runs with this node's identity."""
+        async with self._turn:
+            parts = self._started
+            parts.presence.online, parts.presence.cloned = False, reason
+            await parts.peers.pause(CLONED)
+            parts.presence.changed()
+
     async def resume(self) -> None:
         """Come back online after :meth:`pause`.
 
         Raises:
             AddressInUse: somebody else listens there now.
+            IdentityCloned: another process runs with this node's identity, and goes on in its place.
         """
         async with self._turn:
             parts = self._started
+            parts.presence.check_alone()
             if not parts.presence.online:
                 await parts.peers.resume()
                 parts.presence.online = True

@@ -8,6 +8,7 @@ from weakref import WeakSet
 from mesh.attachments.service import Attachments
 from mesh.core.certificates import REVOKED
 from mesh.core.structs import Struct
+from mesh.errors import IdentityCloned
 from mesh.network.peers import Peers
 from mesh.storage.documents import DocumentStore
 from mesh.streams import Stream
@@ -44,7 +45,13 @@ class DialPresence(Struct, frozen=True):
 
 
 class Presence(Struct, frozen=True):
-    """This node's view of its links at one moment. ``online``: it is not paused."""
+    """This node's view of its links at one moment.
+
+    Attributes:
+        online: it is neither paused nor ``cloned``.
+        cloned: why it stays offline, and what to do: another process runs with its identity, and goes on in
+            its place; ``None``: not that this is known.
+    """
 
     node_id: str
     name: str
@@ -52,6 +59,7 @@ class Presence(Struct, frozen=True):
     online: bool
     peers: list[PeerPresence]
     dials: list[DialPresence]
+    cloned: str | None = None
 
     @property
     def revoked_by(self) -> str | None:
@@ -85,11 +93,13 @@ class PresenceView:
     """The links of a running node, for those who look once and those who watch.
 
     Attributes:
-        online: the node is not paused.
+        online: the node is neither paused nor ``cloned``.
+        cloned: why it stays offline, if another process runs with its identity.
     """
 
     def __init__(self, peers: Peers, node_id: str, name: str) -> None:
         self.online = True
+        self.cloned: str | None = None
         self._peers = peers
         self._node_id = node_id
         self._name = name
@@ -119,7 +129,17 @@ class PresenceView:
                 DialPresence(t.url, t.node_id, t.state, None if t.error is None else str(t.error))
                 for t in self._peers.dialer.targets
             ],
+            cloned=None if self.cloned is None else str(IdentityCloned(self.cloned)),
         )
+
+    def check_alone(self) -> None:
+        """Make sure that no other process goes on in this one's place.
+
+        Raises:
+            IdentityCloned: one does.
+        """
+        if self.cloned is not None:
+            raise IdentityCloned(self.cloned)
 
     def unlinked(self) -> list[str]:
         """The addresses that are dialled, but for this node's own, and not linked with."""

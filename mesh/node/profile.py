@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from mesh.collections.owned import OwnedDocuments
+from mesh.core.clones import Clones, Finding
 from mesh.core.receipts import NodeRecord
 from mesh.core.scopes import Capabilities, NodeFacts
 from mesh.core.values import identical
@@ -21,10 +22,6 @@ from mesh.storage.worker import Worker
 logger = logging.getLogger("mesh.node")
 
 PROBE_SECONDS = 3600.0
-
-REWRITE_SECONDS = 600.0
-"""So long what another process writes in this node's name stands, once such a thing was replaced: two that
-run with one identity would go on for ever."""
 
 NOTABLE_SHARE = 0.1
 """Free storage that has changed by less is not worth a new document."""
@@ -43,8 +40,9 @@ class Profile:
     """The node's own document, kept true.
 
     Args:
-        record: what the document says, but for the facts and the address.
+        record: what the document says, but for the facts, the address and the process that says it.
         worker: where probes run.
+        new_instance: draws a name for this process.
     """
 
     def __init__(
@@ -54,9 +52,12 @@ class Profile:
         worker: Worker,
         data_dir: Path | None,
         address: Callable[[], str | None],
+        new_instance: Callable[[], str],
     ) -> None:
         self._owned = owned
-        self._record = record
+        self._new_instance = new_instance
+        self._clones = Clones(new_instance())
+        self._record = msgspec.structs.replace(record, instance=self._clones.instance)
         self._worker = worker
         self._data_dir = data_dir
         self._address = address
@@ -65,6 +66,11 @@ class Profile:
         self._published = False
         self._turn = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def node_id(self) -> str:
+        """Whose document it is."""
+        return self._record.node_id
 
     @property
     def facts(self) -> NodeFacts:
@@ -106,7 +112,27 @@ class Profile:
             await self._say(self._record)
         if not self._tasks:
             loop = asyncio.get_running_loop()
-            self._tasks = [loop.create_task(work) for work in (self._probe_for_ever(), self._stay_true())]
+            self._tasks = [loop.create_task(self._probe_for_ever())]
+
+    async def put_right(self) -> tuple[NodeRecord, Finding] | None:
+        """If another process has written the document: what it says, and what follows from that. Then it is
+        written again, unless this process has to stop, and says no more.
+
+        Raises:
+            MeshError: it cannot be written.
+        """
+        async with self._turn:
+            document = await self._owned.get("nodes", self.node_id)
+            if document is None or identical(document, {"_id": self.node_id, **self._record.body()}):
+                return None
+            said = NodeRecord.parse(document)
+            finding = self._clones.meet(said, self._record.started_at, self._new_instance())
+            self._published = not finding.stops
+            self._record = msgspec.structs.replace(
+                self._record, instance=self._clones.instance, answers=self._clones.answers
+            )
+            await self._say(self._record)
+            return said, finding
 
     async def close(self) -> None:
         """Probe no more, and leave the document to itself."""
@@ -151,39 +177,13 @@ class Profile:
 
     async def _probe_for_ever(self) -> None:
         while True:
-            await _pass(PROBE_SECONDS)
+            await elapse(PROBE_SECONDS)
             async with self._turn:
                 await self._detect()
 
-    async def _stay_true(self) -> None:
-        """Write the document again when it comes back as another process has written it."""
-        async with self._owned.observe("nodes", {"_id": self._record.node_id}) as changes:
-            async for _ in changes:
-                async with self._turn:
-                    rewritten = await self._rewrite()
-                if rewritten:
-                    await _pass(REWRITE_SECONDS)
 
-    async def _rewrite(self) -> bool:
-        said = await self._owned.get("nodes", self._record.node_id)
-        if said is None or identical(said, {"_id": self._record.node_id, **self._record.body()}):
-            return False
-        logger.error(
-            "another process has written in the name of this node (as %r, at %s), which is put right. Unless "
-            "this node is a backup that was put back, or has lost its store, its directory was copied: a "
-            "copy becomes a node of its own when the file identity.key is moved out of it before it runs for "
-            "the first time",
-            said.get("name"),
-            said.get("listen") or "no address",
-        )
-        try:
-            await self._say(self._record)
-        except MeshError as error:
-            logger.error("what another process has written in the name of this node stands: %s", error)
-        return True
-
-
-async def _pass(seconds: float) -> None:
+async def elapse(seconds: float) -> None:
+    """Return so much later."""
     loop = asyncio.get_running_loop()
     due: asyncio.Future[None] = loop.create_future()
     timer = loop.call_later(seconds, due.set_result, None)

@@ -202,7 +202,10 @@ class Lineage:
         """Start a log of its own, under a new clock identity; ``found`` is the log of another life."""
         if self.former is not None:
             self.former += found
-        _log.warning("this store has been restored from a backup: it starts a log of its own")
+        _log.warning(
+            "there is another life of this store (a backup was put back, or a copy runs): it starts a log of "
+            "its own"
+        )
         self._renew()
 
     def _renew(self) -> None:

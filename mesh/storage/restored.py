@@ -10,9 +10,12 @@ anew, where peers know it from after another one was found out only.
 What it has written since it was put back is kept, but for this. A field that was unset comes back if peers
 have it. What it has counted before its latest start may be taken for what its other life has counted. And if
 it meets a peer first that does not know what its other life wrote, that peer takes what is new under numbers
-that others take for the old ones: of a document that both lives have written, nodes may read different values
-until they are written again. So a backup is best put back as a new file, which is noticed at once (see
+that others take for the old ones: of a counter that both lives have raised, nodes may read different values
+for ever. So a backup is best put back as a new file, which is noticed at once (see
 :func:`~mesh.storage.lineage.host_of`).
+
+The other life may also be one that goes on, in a copy of the whole machine. Each then finds out about the
+other, as above or by what it says in its node's name (:mod:`mesh.core.clones`), and both write anew.
 """
 
 from __future__ import annotations
@@ -38,11 +41,11 @@ def meet(rows: Rows, vector: Mapping[bytes, int]) -> bool:
 
 def renew(rows: Rows, number: int | None, log_id: bytes = b"") -> None:
     """Start a log of its own: a peer knows the ``number`` of this store, which it never gave, or its log
-    ``log_id``, which it never had.
+    ``log_id``, which it never had; or another process has gone on from where this one was.
 
     What it has written stands under counters and Yjs client ids that its other life may have used as well. It
     is written anew, as if by another: the fields as they are now, over nothing. Where a peer holds the
-    document, both merge. A field that this store has written since the two parted competes with what the peer
+    document, both merge. A field that this store has written since the two parted wins over what the peer
     has; any other gives way, for the peer has it from the same source or knows better. So does its share of a
     counter, but for what it has added since, which is a share of its own.
     """
@@ -64,6 +67,8 @@ def renew(rows: Rows, number: int | None, log_id: bytes = b"") -> None:
         row = rows.get(collection, document_id)
         assert row is not None
         client_id = rows.new_client_id()
+        if former is not None:
+            client_id = document.winning_id(former, client_id)
         change, merged = document.anew(
             row.state,
             *rows.lineage.tick(),

@@ -96,6 +96,7 @@ def test_invalid_vectors_are_refused_by_schema_and_parser(kind: str, vector: dic
 TIMES = st.floats(0, 1e12)
 WORDS = st.text("abcé-_.0", min_size=1, max_size=20)
 NAMES = st.text(min_size=1, max_size=20).filter(str.strip)
+INSTANCES = st.none() | st.text(min_size=1, max_size=64)
 TAGS = st.lists(WORDS, max_size=3)
 CAPABILITIES = st.builds(
     Capabilities,
@@ -174,6 +175,8 @@ def test_distributions_and_receipts_that_we_write_are_valid(
         st.none() | st.text(),
         st.text(),
         TIMES,
+        INSTANCES,
+        INSTANCES,
     )
 )
 def test_node_documents_that_we_write_are_valid(node: NodeRecord) -> None:

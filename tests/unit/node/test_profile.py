@@ -13,7 +13,7 @@ import pytest
 from mesh import Capabilities, Capable, Formation, InvalidNode, Node, NotStarted, TransferState
 from mesh.node import probe
 from mesh.node.probe import declaring, detect_capabilities
-from mesh.node.profile import PROBE_SECONDS, REWRITE_SECONDS, is_notable
+from mesh.node.profile import PROBE_SECONDS, is_notable
 from tests.simulation.virtual_clock import run_virtual
 from tests.simulation.world import World
 
@@ -103,29 +103,6 @@ def test_what_another_process_wrote_in_the_name_of_a_node_is_put_right(
         await copy.settled(60)
         assert (await copy.collection("nodes").get(hub.node_id)) == await _said(hub) != before
         assert complaints() == 1
-        await world.close()
-
-    run_virtual(main())
-
-
-def test_two_processes_in_one_name_do_not_wear_each_other_out(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """They meet by way of two hubs."""
-
-    async def main() -> None:
-        world = World(2, tmp_path)
-        await world.start("one")
-        await world.stop("one")
-        shutil.copytree(tmp_path / "one", tmp_path / "other")
-        await world.start("left", hub=True)
-        await world.start("right", ["left"], hub=True)
-        for name, hub in (("one", "left"), ("other", "right")):
-            node = await world.start(name, [hub])
-            await node.collection("nodes").subscribe()
-        await asyncio.sleep(5 * REWRITE_SECONDS)
-        complaints = [r for r in caplog.records if "another process has written" in r.message]
-        assert 2 <= len(complaints) <= 12
         await world.close()
 
     run_virtual(main())
