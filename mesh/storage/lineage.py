@@ -203,8 +203,7 @@ class Lineage:
         if self.former is not None:
             self.former += found
         _log.warning(
-            "there is another life of this store (a backup was put back, or a copy runs): it starts a log of "
-            "its own"
+            "this store was restored from a backup, or a copy of it is in use: it starts a log of its own"
         )
         self._renew()
 

@@ -17,6 +17,7 @@ from mesh import IdentityCloned, Node
 from mesh.core import clones, records
 from mesh.core.clones import Finding
 from mesh.core.document import ABSENT
+from mesh.core.numbering import MIN_GAP
 from mesh.core.receipts import NodeRecord
 from mesh.core.rivals import MAX_RISES, RISE_SECONDS
 from mesh.core.wire import Change, Interest, Resume
@@ -175,7 +176,7 @@ def test_whole_machines_that_were_copied_find_out_and_hold_the_same_in_the_end(
     """Nothing tells the copy that it is one: both write under one clock identity, the same Yjs client ids and
     the same numbers, and everybody subscribes. They have gone on from one snapshot: none was started."""
     monkeypatch.setattr(lineage, "host_of", lambda path: "everywhere")
-    monkeypatch.setattr(lineage, "MAX_GAP", lineage.MIN_GAP)
+    monkeypatch.setattr(lineage, "MAX_GAP", MIN_GAP)
     monkeypatch.setattr(clone_watch, "CALM_SECONDS", 300.0)
 
     async def main() -> None:

@@ -269,6 +269,7 @@ class FakeNode:
         self.waiting: list[FakeDelivery] = []
         self.delivery_streams: list[Stream[FakeDelivery]] = []
         self.is_paused = False
+        self.cloned: str | None = None
         self.formations: list[str] = []
         self.capabilities: Probe | None = None
         self.dialled: list[str] = []
@@ -313,7 +314,7 @@ class FakeNode:
             DialPresence("ws://127.0.0.1:1", VAN_ID, "connected", None),
             DialPresence("ws://127.0.0.1:2", None, "waiting", "nobody answers"),
         ]
-        return Presence(SELF_ID, "desk", self.address, not self.is_paused, [peer], dials)
+        return Presence(SELF_ID, "desk", self.address, not self.is_paused, [peer], dials, self.cloned)
 
     def observe_presence(self) -> Stream[Presence]:
         stream: Stream[Presence] = Stream()

@@ -347,8 +347,10 @@ def test_status(served: ServedNode) -> None:
     assert "blobs      3 (5.0 MB on disk, 0 B received, 7.0 MB sent)\n" in text
     served.mesh("pause")
     text = served.mesh("status").stdout
-    assert "listens    nowhere while it is offline (paused)\n" in text
+    assert "listens    nowhere while it is offline\n" in text
     assert "online     no, paused until `mesh resume`\n" in text
+    served.node.cloned = "another runs. Stop one"
+    assert "online     no, another runs. Stop one\n" in served.mesh("status").stdout
 
 
 def test_invitations(served: ServedNode) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import resource
@@ -16,7 +17,7 @@ from click.testing import CliRunner
 from mesh import Credentials, CredentialsUnusable
 from mesh.cli.main import cli
 from mesh.node.doctor import examine, examine_running
-from tests.simulation.virtual_clock import virtual
+from tests.simulation.virtual_clock import run_virtual, virtual
 from tests.simulation.world import World
 
 DAY = 86_400.0
@@ -123,4 +124,25 @@ async def test_clocks_that_are_apart_and_open_meshes() -> None:
     await hq.collection("cars").insert({"_id": "c"})
     await van.settled(10)
     assert "the clock of hq is 300 s behind" in examine_running(van.presence())[1].problem
+    await world.close()
+
+
+def test_a_copy_that_is_refused_by_a_neighbour_of_both(tmp_path: Path) -> None:
+    run_virtual(_refused_copy(tmp_path))
+
+
+async def _refused_copy(tmp_path: Path) -> None:
+    world = World(2, tmp_path)
+    await world.start("hub")
+    await world.start("van")
+    await world.stop("van")
+    shutil.copytree(tmp_path / "van", tmp_path / "copy")
+    await world.restart("van", peers=("hub",))
+    await asyncio.sleep(1)
+    copy = await world.start("copy", ["hub"])
+    await asyncio.sleep(10)
+    identity, *_ = examine_running(copy.presence())
+    assert identity.subject == "identity"
+    assert identity.problem.startswith("another running node has the same identity")
+    assert identity.advice.startswith("Stop one of the two; a copy becomes a node of its own")
     await world.close()
