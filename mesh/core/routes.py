@@ -249,13 +249,14 @@ class InterestTable:
         known = self._origins[origin]
         old = known.way
         direct = known.heard.get(origin)
+        self.contested.discard(origin)
         if direct is not None:
             # It goes above the newest sequence that is about, as soon as it hears of it.
             newest = max(heard.sequence for heard in known.heard.values())
             sequence = newest if old is None else max(newest, old.sequence)
             known.contested |= newest > direct.sequence and not newest % 2
-            contested = known.contested and InterestEntry("nodes", {"_id": origin}) in direct.entries
-            (self.contested.add if contested else self.contested.discard)(origin)
+            if known.contested and InterestEntry("nodes", {"_id": origin}) in direct.entries:
+                self.contested.add(origin)
             self._take(origin, Way(origin, sequence, 1, direct.entries))
             return
         current = old.via if isinstance(old, Way) else None

@@ -89,6 +89,26 @@ def test_two_who_speak_as_one_node_do_not_go_on_for_ever() -> None:
     assert turns <= 6 * MAX_RISES
 
 
+def test_a_peer_is_contested_that_asks_for_its_own_document_while_another_speaks_as_it() -> None:
+    own_document = InterestEntry("nodes", {"_id": "a"})
+    made = table("b")
+    link(made, "a", said("a", 0, own_document))
+    made.heard("b", said("a", 1, RED, sequence=3), 0.0)
+    assert not made.contested, "that one stood in for it"
+    made.heard("b", said("a", 1, RED, sequence=4), 0.0)
+    assert made.contested == {"a"}
+    made.heard("a", said("a", 0, own_document, sequence=6), 0.0)
+    assert made.contested == {"a"}, "it has the last word, for now"
+    made.heard("a", said("a", 0, RED, sequence=8), 0.0)
+    assert not made.contested
+    made.heard("a", said("a", 0, own_document, sequence=10), 0.0)
+    assert made.contested == {"a"}
+    made.link_down("a", 0.0)
+    assert not made.contested
+    link(made, "a", said("a", 0, own_document, sequence=12))
+    assert not made.contested, "perhaps the other one is gone"
+
+
 def test_stand_ins_are_gone_above_however_often() -> None:
     made = table("a", own=(CARS,))
     for sequence in range(101, 101 + 8 * MAX_RISES, 4):
