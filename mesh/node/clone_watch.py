@@ -96,9 +96,8 @@ class CloneWatch:
             self._linked.clear()
 
     def _committed(self, commits: list[Commit]) -> None:
-        if (
-            self._log_id != self._store.log_id
-        ):  # somebody knows of writes under its numbers that it never made
+        if self._log_id != self._store.log_id:
+            # A peer knows of writes that this store has never made.
             self._log_id = self._store.log_id
             self.suspect()
 
@@ -122,7 +121,7 @@ class CloneWatch:
                 try:
                     stopped = await self._look()
                 except MeshError as error:
-                    log.error("what another process has written in the name of this node stands: %s", error)
+                    log.error("another process writes in the name of this node, which goes on: %s", error)
                 if stopped:
                     return
                 await self._slow_down()
@@ -136,7 +135,9 @@ class CloneWatch:
         self._answered.append(asyncio.get_running_loop().time())
         who = f"as {said.name!r}, at {said.listen or 'no address'}"
         if finding.stops:
-            reason = f"{CLONED} ({who}), and was started first: this one stays offline"
+            reason = (
+                f"{CLONED} ({who}), and was started first: this one stays offline until it is started again"
+            )
             log.error("%s", IdentityCloned(reason))
             await self._stop(reason)
         if finding.stops or finding.forked:

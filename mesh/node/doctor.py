@@ -137,7 +137,7 @@ def _cloned(presence: Presence) -> Iterable[Finding]:
     refused = (dial.error for dial in presence.dials if dial.error is not None and CLONED in dial.error)
     found = presence.cloned or next(refused, None)
     if found is not None:
-        problem, _, advice = found.partition(". ")
+        problem, _, advice = found.rpartition(". ")
         yield Finding("identity", problem, advice)
 
 

@@ -16,7 +16,6 @@ from mesh.collections.transactions import Transaction, transaction
 from mesh.collections.yjs_documents import YjsDocuments
 from mesh.core.certificates import EVERYTHING as EVERY_COLLECTION
 from mesh.core.delivery import ReceiveMode
-from mesh.core.handshake import CLONED
 from mesh.core.identity import short_id
 from mesh.core.scopes import Capabilities
 from mesh.distributions.deliveries import Delivery
@@ -376,7 +375,7 @@ class Node:
         async with self._turn:
             parts = self._started
             parts.presence.online, parts.presence.cloned = False, reason
-            await parts.peers.pause(CLONED)
+            await parts.peers.pause("the node has stopped, as another one runs with its identity")
             parts.presence.changed()
 
     async def resume(self) -> None:
