@@ -27,6 +27,7 @@ from mesh.node.doctor import examine_running
 from mesh.storage import lineage
 from mesh.storage.rows import Rows
 from tests.adversary.adversary import Adversary, offer
+from tests.simulation.closed_mesh import member
 from tests.simulation.virtual_clock import run_virtual
 from tests.simulation.world import World
 
@@ -147,6 +148,23 @@ def test_one_that_is_started_again_while_the_other_runs_stops_again_and_after_it
                 await asyncio.sleep(60)
                 assert not stopped(world)
                 await world.stop(name)
+        await world.close()
+
+    run_virtual(main())
+
+
+def test_members_of_a_closed_mesh_between_which_relays_are(tmp_path: Path) -> None:
+    async def main() -> None:
+        world = World(2, tmp_path, delay=0.02)
+        await world.start("one", credentials=member("one"))
+        await world.stop("one")
+        shutil.copytree(tmp_path / "one", tmp_path / "other")
+        for name, peers in (("x", []), ("y", ["x"]), ("z", ["y"])):
+            await world.start(name, peers, credentials=member(name, role="relay"))
+        for name, peer in (("one", "x"), ("other", "z")):
+            await world.start(name, [peer], credentials=member("one"))
+            await asyncio.sleep(5)
+        assert stopped(world) == ["other"]
         await world.close()
 
     run_virtual(main())
