@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 
 from mesh.attachments.readers import Readers
 from mesh.attachments.requests import Job, RequestQueue, SentBefore
@@ -21,11 +22,11 @@ from mesh.storage.blobs import BlobStore
 LIST_PIECE_HASHES = 2048
 """Chunk hashes in one message: 64 KiB."""
 
-READ_AHEAD = 16
-"""Small blobs that are read before it is their turn, for each connection: 1 MiB."""
+READ_AHEAD = 32
+"""Small blobs that are read before it is their turn, for each connection: 2 MiB."""
 
 QUEUED_READS = 4
-"""Reads that wait for the store's worker at once, whoever they are for."""
+"""Reads that wait for the store's worker at once, whoever they are for; small blobs are read together."""
 
 log = peer_log(__name__)
 
@@ -173,6 +174,7 @@ class Server:
         """Send one answer while the next is being read; what comes with a higher priority overtakes."""
         queue, uplink = downloader.queue, self.uplink
         readings: set[asyncio.Task[bytearray | Message]] = set()
+        ahead = 0  # small blobs that were read and not sent
 
         def read(job: Job) -> asyncio.Task[bytearray | Message]:
             if job.answer is None:
@@ -208,9 +210,13 @@ class Server:
                 ended = size == downloader.left(job, answer)
                 if ended:
                     queue.pop()
-                    if (following := queue.peek()) is not None and following.answer is None:
-                        for ahead in self._small_ahead(following, queue) or [following]:
-                            read(ahead)
+                    ahead -= 1
+                    following = queue.peek()
+                    if following is not None and (following.answer is None or ahead == READ_AHEAD // 2):
+                        small = self._small_ahead(following, queue)
+                        ahead = len(small)
+                        for job_ahead in small or [following]:
+                            read(job_ahead)
                 await downloader.send(job, answer, size)
                 job.sent += size
                 uplink.sent(downloader, ended=ended and downloader.ends_chunk(job, answer))
@@ -224,8 +230,8 @@ class Server:
                 await asyncio.wait(readings)
 
     def _small_ahead(self, job: Job, queue: RequestQueue) -> list[Job]:
-        """If the next job is a small blob, the small blobs among the jobs that come next, with it: one after
-        another each would wait for the store's worker."""
+        """If the next job is a small blob, the small blobs among the jobs that come next, with it: they are
+        read together."""
         if not self._store.is_small(job.request.hash.hex()):
             return []
         return [job for job in queue.ahead(READ_AHEAD) if self._store.is_small(job.request.hash.hex())]
@@ -243,7 +249,7 @@ class Server:
         try:
             if not (self._readers.open or await self._readers.may(downloader.peer, request.hash)):
                 raise BlobNotFound(request.hash.hex())
-            async with self._reads:
+            async with nullcontext() if self._store.is_small(request.hash.hex()) else self._reads:
                 if isinstance(request, ChunkListGet):
                     hashes = await self._store.chunk_list(request.hash.hex())
                     start = request.start * HASH_BYTES

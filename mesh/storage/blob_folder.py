@@ -31,7 +31,7 @@ from mesh.storage.blob_sources import (
     writing,
 )
 from mesh.storage.blobs import SMALL_BYTES, OnLost, PartialBlob, Source
-from mesh.storage.worker import Worker
+from mesh.storage.worker import Together, Worker
 from mesh.storage.write_back import WriteBack, make_durable
 
 _ZEROS = bytes(CHUNK_BYTES)
@@ -53,6 +53,7 @@ class FolderBlobs:
         """
         self._folder = BlobFolder(Path(root), clock)
         self._worker = worker
+        self._together = Together(worker)
         self._exporting = asyncio.Lock()
         self._small = SmallBlobs(self._folder, worker)
         self._lost: OnLost = lambda error, token: None
@@ -215,7 +216,9 @@ class FolderBlobs:
         small = self._small.open.get(hash)
         if small is not None and index in small.held:
             return bytearray(headroom) + small.data
-        return await self._run(self._folder.read_chunk, hash, index, headroom, verified=verified)
+        run = self._together.run if self.is_small(hash) else self._worker.run
+        with self._noticing():
+            return await run(self._folder.read_chunk, hash, index, headroom, verified=verified)
 
     async def read(self, hash: str) -> bytes:
         """See the port."""

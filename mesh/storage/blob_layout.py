@@ -153,7 +153,10 @@ class BlobFolder:
         return self.partials / f"{hash}.data"
 
     def _place(self, hash: str) -> Path:
-        return self.blobs / self._shelves.get(hash, hash[:2]) / hash
+        return Path(self._content(hash))
+
+    def _content(self, hash: str) -> str:
+        return f"{self.blobs}/{self._shelves.get(hash, hash[:2])}/{hash}"
 
     def shelve(self, hash: str, shelf: str) -> None:
         """A blob that is not here will lie in the folder ``shelf``."""
@@ -299,7 +302,7 @@ class BlobFolder:
         self.size(hash)
         link = self._links.get(hash)
         try:
-            return open_file(self._place(hash)) if link is None else link.open(hash)
+            return open_file(self._content(hash)) if link is None else link.open(hash)
         except FileNotFoundError as error:  # somebody removed or replaced it
             self._note_rotten(hash)
             self.delete(hash)
@@ -332,7 +335,8 @@ class BlobFolder:
                 self._list_of = (hash, self.chunk_list(hash))
             if not chunk_matches(self.token(hash), self._list_of[1], index, view):
                 self.drop_rotten(hash)
-        self.cached.note_served(hash, self._sides.path(hash, ".cached"))
+        if hash in self.cached.served:
+            self.cached.note_served(hash, self._sides.path(hash, ".cached"))
         return data
 
     def damaged_chunks(self, hash: str, hashes: bytes, index: int) -> tuple[list[int], int]:

@@ -40,14 +40,12 @@ class CachedMarks:
             self.served.pop(hash, None)
 
     def note_served(self, hash: str, mark: Path) -> None:
-        """A blob, cached or not, was served."""
-        before = self.served.pop(hash, None)
-        if before is not None:
-            now = self._clock()
-            if now >= before + _SERVED_SECONDS:
-                os.utime(mark, (now, now))
-                before = now
-            self.served[hash] = before
+        """A cached blob was served."""
+        before, now = self.served.pop(hash), self._clock()
+        if now >= before + _SERVED_SECONDS:
+            os.utime(mark, (now, now))
+            before = now
+        self.served[hash] = before
 
 
 class Pins:

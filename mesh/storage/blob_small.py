@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +56,7 @@ class SmallBlobs:
     def __init__(self, folder: BlobFolder, worker: Worker) -> None:
         self._folder = folder
         self._worker = worker
+        self._syncing = ThreadPoolExecutor(SYNCS_AT_ONCE, "mesh-sync")
         self._waiting: list[tuple[Small, asyncio.Future[None]]] = []
         self.open: dict[str, SmallPartial] = {}
         self._task: asyncio.Task[None] | None = None
@@ -73,13 +74,15 @@ class SmallBlobs:
         """Wait until what was begun is written."""
         if self._task is not None:
             await asyncio.wait({self._task})
+        self._syncing.shutdown()  # none of its threads is at work any more, so this does not block
 
     async def _work(self) -> None:
         try:
             while self._waiting:
                 batch, self._waiting = self._waiting[:MAX_TOGETHER], self._waiting[MAX_TOGETHER:]
                 batch = [(small, done) for small, done in batch if not done.done()]
-                problems = await self._worker.run(publish_together, self._folder, [one for one, _ in batch])
+                small = [one for one, _ in batch]
+                problems = await self._worker.run(publish_together, self._folder, self._syncing, small)
                 for (_, done), problem in zip(batch, problems, strict=True):
                     if done.done():
                         continue  # who waited for it was cancelled
@@ -132,12 +135,12 @@ class SmallPartial:
             del self._blobs.open[self.token.hash]
 
 
-def publish_together(folder: BlobFolder, blobs: Sequence[Small]) -> list[Problem]:
+def publish_together(folder: BlobFolder, syncing: Executor, blobs: Sequence[Small]) -> list[Problem]:
     """Verify small blobs and make them visible, syncing all of them at once; what became of each. A job of
     the worker."""
     problems = [_refused(small) for small in blobs]
     good = [small for small, problem in zip(blobs, problems, strict=True) if problem is None]
-    written = iter(_write_together(folder, good))
+    written = iter(_write_together(folder, syncing, good))
     return [problem or next(written) for problem in problems]
 
 
@@ -149,7 +152,7 @@ def _refused(small: Small) -> Problem:
     return None
 
 
-def _write_together(folder: BlobFolder, blobs: Sequence[Small]) -> list[Problem]:
+def _write_together(folder: BlobFolder, syncing: Executor, blobs: Sequence[Small]) -> list[Problem]:
     size = sum(small.token.size_bytes for small in blobs)
     temps: list[tuple[int, str]] = []
     done = False
@@ -159,7 +162,7 @@ def _write_together(folder: BlobFolder, blobs: Sequence[Small]) -> list[Problem]
             for small in blobs:
                 temps.append(folder.open_temp())
                 write_all(temps[-1][0], small.data, 0)
-            _make_all_durable([fd for fd, _ in temps])
+            _make_all_durable([fd for fd, _ in temps], syncing)
             # All into one folder: each that is written to has to be synced.
             shelf = blobs[0].token.hash[:2] if blobs else ""
             places = {_put(folder, path, small, shelf) for (_, path), small in zip(temps, blobs, strict=True)}
@@ -169,7 +172,7 @@ def _write_together(folder: BlobFolder, blobs: Sequence[Small]) -> list[Problem]
     except MeshError as error:
         if len(blobs) == 1:
             return [error]
-        return [problem for small in blobs for problem in _write_together(folder, [small])]
+        return [problem for small in blobs for problem in _write_together(folder, syncing, [small])]
     finally:
         for fd, path in temps:
             os.close(fd)
@@ -197,8 +200,8 @@ def _put(folder: BlobFolder, temp: str, small: Small, shelf: str) -> str:
     return str(folder.put_in_place(Path(temp), token, hashes, cached=small.cached, durable=False))
 
 
-def _make_all_durable(fds: Sequence[int]) -> None:
-    """Sync files; many on a few threads, which end with this."""
+def _make_all_durable(fds: Sequence[int], syncing: Executor) -> None:
+    """Sync files, many by several threads."""
 
     def sync(some: Sequence[int]) -> None:
         for fd in some:
@@ -209,6 +212,5 @@ def _make_all_durable(fds: Sequence[int]) -> None:
     if len(fds) < SYNCS_AT_ONCE:
         sync(fds)
         return
-    with ThreadPoolExecutor(SYNCS_AT_ONCE, "mesh-sync") as pool:
-        for _ in pool.map(sync, [fds[first::SYNCS_AT_ONCE] for first in range(SYNCS_AT_ONCE)]):
-            pass
+    for _ in syncing.map(sync, [fds[first::SYNCS_AT_ONCE] for first in range(SYNCS_AT_ONCE)]):
+        pass

@@ -26,7 +26,7 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def open_file(path: Path) -> int:
+def open_file(path: Path | str) -> int:
     """A file descriptor to read from.
 
     Raises:

@@ -22,6 +22,8 @@ _NICE = 10
 Then = Callable[[Any, BaseException | None], object]
 """Given what a function returned, or what it raised."""
 
+_Result = tuple[Any, BaseException | None]
+
 
 class Worker(Protocol):
     """Runs blocking functions one after another, in the order they were asked for."""
@@ -93,20 +95,56 @@ class ThreadWorker:
 def _make(
     loop: asyncio.AbstractEventLoop, then: Then, function: Callable[..., Any], args: tuple[Any, ...]
 ) -> None:
-    result: Any = None
-    problem: BaseException | None = None
-    try:
-        result = function(*args)
-    except BaseException as error:  # noqa: BLE001 - it is raised where the function was asked for
-        problem = error
     with contextlib.suppress(RuntimeError):  # the loop is gone, and so is who asked
-        loop.call_soon_threadsafe(then, result, problem)
+        loop.call_soon_threadsafe(then, *_result(function, *args))
 
 
 def _give_way() -> None:
     if sys.platform == "linux":  # where a thread has a priority of its own
         nice = os.getpriority(os.PRIO_PROCESS, os.getpid()) + _NICE
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
+
+
+class Together:
+    """Asks a worker for quick functions, for all those of one turn of the event loop at once: each by itself
+    would wake two threads."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._asked: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
+
+    def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[R]:
+        """The result of ``function``."""
+        loop = asyncio.get_running_loop()
+        if not self._asked:
+            loop.call_soon(self._ask)
+        done: asyncio.Future[R] = loop.create_future()
+        self._asked.append((partial(function, *args, **kwargs), done))
+        return done
+
+    def _ask(self) -> None:
+        asked, self._asked = self._asked, []
+        asked = [(function, done) for function, done in asked if not done.done()]
+
+        def then(results: list[_Result] | None, problem: BaseException | None) -> None:
+            for (_, done), result in zip(asked, results or [(None, problem)] * len(asked), strict=True):
+                settle(done, *result)
+
+        try:
+            self._worker.call(then, _each, [function for function, _ in asked])
+        except RuntimeError as closed:
+            then(None, closed)
+
+
+def _each(functions: list[Callable[[], Any]]) -> list[_Result]:
+    return [_result(function) for function in functions]
+
+
+def _result(function: Callable[..., Any], *args: Any) -> _Result:
+    try:
+        return function(*args), None
+    except BaseException as error:  # noqa: BLE001 - it is raised where the function was asked for
+        return None, error
 
 
 _Call = tuple[asyncio.AbstractEventLoop, Then, Callable[..., Any], tuple[Any, ...]]

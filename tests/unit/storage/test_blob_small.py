@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,7 @@ async def test_many_arrive_together_and_are_there_after_a_restart(store: FolderB
         assert await again.info(token_of(data).hash) == token_of(data)
     assert not list((tmp_path / "temp").iterdir())
     await again.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("blobs", "mesh-sync"))]
 
 
 async def test_one_that_there_is_no_room_for_does_not_fail_the_others(
