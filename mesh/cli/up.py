@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import resource
@@ -220,6 +221,7 @@ async def _serve(node: Node, gateway: Gateway | None, settings: Settings) -> Non
             if gateway is not None:
                 await gateway.start()
             started()
+            gc.freeze()  # or it looks through all that is loaded now and then: everything stops for 20 ms
             _announce(node, gateway, settings)
             await stop.wait()
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
 import time
@@ -31,6 +32,7 @@ class BlobWorker:
         """Open the node; where it can be dialled."""
         self._running = Node(folder, upload_limit=upload_limit)
         await self._running.start()
+        gc.freeze()  # as `mesh up` does
         return self._running.address
 
     async def connect(self, urls: list[str]) -> None:
