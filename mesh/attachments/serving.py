@@ -174,7 +174,7 @@ class Server:
         """Send one answer while the next is being read; what comes with a higher priority overtakes."""
         queue, uplink = downloader.queue, self.uplink
         readings: set[asyncio.Task[bytearray | Message]] = set()
-        ahead = 0  # small blobs that were read and not sent
+        unsent = 0  # small blobs that are read ahead
 
         def read(job: Job) -> asyncio.Task[bytearray | Message]:
             if job.answer is None:
@@ -210,13 +210,13 @@ class Server:
                 ended = size == downloader.left(job, answer)
                 if ended:
                     queue.pop()
-                    ahead -= 1
+                    unsent -= 1
                     following = queue.peek()
-                    if following is not None and (following.answer is None or ahead == READ_AHEAD // 2):
+                    if following is not None and (following.answer is None or unsent == READ_AHEAD // 2):
                         small = self._small_ahead(following, queue)
-                        ahead = len(small)
-                        for job_ahead in small or [following]:
-                            read(job_ahead)
+                        unsent = len(small)
+                        for ahead in small or [following]:
+                            read(ahead)
                 await downloader.send(job, answer, size)
                 job.sent += size
                 uplink.sent(downloader, ended=ended and downloader.ends_chunk(job, answer))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,5 +212,7 @@ def _make_all_durable(fds: Sequence[int], syncing: Executor) -> None:
     if len(fds) < SYNCS_AT_ONCE:
         sync(fds)
         return
-    for _ in syncing.map(sync, [fds[first::SYNCS_AT_ONCE] for first in range(SYNCS_AT_ONCE)]):
-        pass
+    parts = [syncing.submit(sync, fds[first::SYNCS_AT_ONCE]) for first in range(SYNCS_AT_ONCE)]
+    wait(parts)  # for all of them: the files are closed next, whatever has failed
+    for part in parts:
+        part.result()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from mesh.core.chunks import chunks_hash
 from mesh.core.tokens import BlobMetadata, BlobToken
 from mesh.errors import StorageFull
 from mesh.storage.blob_folder import FolderBlobs
-from mesh.storage.blob_small import MAX_TOGETHER
+from mesh.storage.blob_small import MAX_TOGETHER, SYNCS_AT_ONCE
 from mesh.storage.blob_sources import check_room
 from mesh.storage.blobs import SMALL_BYTES, PartialBlob
 from mesh.storage.worker import ThreadWorker
@@ -71,6 +73,30 @@ async def test_one_that_there_is_no_room_for_does_not_fail_the_others(
     assert isinstance(results[1], StorageFull)
     assert set(store.hashes()) == {token_of(b"a").hash, token_of(b"b").hash}
     assert not list((tmp_path / "temp").iterdir())
+    await store.close()
+
+
+async def test_a_disk_that_is_full_when_many_are_synced_fails_one_and_closes_no_file_under_another(
+    store: FolderBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[int] = []
+
+    def sync(fd: int) -> None:
+        if os.fstat(fd).st_size == SMALL_BYTES:
+            raise OSError(errno.ENOSPC, "no space left")
+        time.sleep(0.01)  # so that the failure comes before this
+        try:
+            os.fsync(fd)
+        except OSError:
+            closed.append(fd)
+
+    monkeypatch.setattr("mesh.storage.blob_small.make_durable", sync)
+    contents = [b"%d" % number for number in range(2 * SYNCS_AT_ONCE)] + [bytes(SMALL_BYTES)]
+    partials = [await arrive(store, data) for data in contents]
+    *good, bad = await asyncio.gather(*(partial.finish() for partial in partials), return_exceptions=True)
+    assert good == [[]] * len(good)
+    assert isinstance(bad, StorageFull)
+    assert not closed
     await store.close()
 
 
