@@ -24,9 +24,8 @@ from mesh.storage.rows import Row, Rows
 SCANNED_SHARE = 8
 """Reading a row out of order costs about as much as passing over so many."""
 
-FEW_DOCUMENTS = 500
-"""No more documents of some collections are looked up one by one, where more positions of the log would have
-to be passed over to find them."""
+FEW_DOCUMENTS = 20_000
+"""Of more documents, the positions are not looked up for every page."""
 
 _decode_json = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -161,12 +160,14 @@ def _read_documents(
     rows: Rows, peer: str, after: int, until: int, limit: int, interest: InterestSet
 ) -> tuple[list[LogEntry], int]:
     where, parameters = _in_collections(interest)
+    there = f"seq > ? AND seq <= ? AND {where}"
+    if _are_few(rows, until - after, interest):
+        there = f"seq IN (SELECT seq FROM documents INDEXED BY idx_documents_collection_id WHERE {there})"
     found = rows.connection.execute(
         "SELECT seq, collection, id, rank_major, rank_minor, vector, json, "
         f"CASE WHEN length(state) <= {SMALL_DOCUMENT_BYTES} THEN state END "
-        f"FROM documents {_walk(rows, after, until, interest)} "
-        f"WHERE seq > ? AND seq <= ? AND source IS NOT ? AND {where} ORDER BY seq LIMIT ?",
-        (after, until, peer, *parameters, limit),
+        f"FROM documents NOT INDEXED WHERE {there} AND source IS NOT ? ORDER BY seq LIMIT ?",
+        (after, until, *parameters, peer, limit),
     )
     entries: list[LogEntry] = []
     size = 0
@@ -184,17 +185,18 @@ def _read_documents(
     return entries, entries[-1].seq if len(entries) == limit else until
 
 
-def _walk(rows: Rows, after: int, until: int, interest: InterestSet) -> str:
-    """How SQLite is to find that: along the log, unless that is long and few documents are of these
-    collections. Left to itself it looks up and sorts all of them, for every page."""
-    if until - after <= FEW_DOCUMENTS or interest.everything:
-        return "NOT INDEXED"
+def _are_few(rows: Rows, positions: int, interest: InterestSet) -> bool:
+    """Whether the log is not to be read along: it is long, and few documents are of these collections. Left
+    to itself, SQLite looks up and sorts all of them, for every page."""
+    most = min(positions // SCANNED_SHARE, FEW_DOCUMENTS)
+    if not most or interest.everything:
+        return False
     where, parameters = _in_collections(interest)
-    few = rows.connection.execute(
+    more = rows.connection.execute(
         f"SELECT 1 FROM documents INDEXED BY idx_documents_collection_id WHERE {where} LIMIT 1 OFFSET ?",
-        (*parameters, FEW_DOCUMENTS),
+        (*parameters, most),
     )
-    return "NOT INDEXED" if few.fetchall() else "INDEXED BY idx_documents_collection_id"
+    return not more.fetchall()
 
 
 def read_wanted(rows: Rows, wants: Sequence[Want], positions: Sequence[int]) -> Found:
