@@ -27,6 +27,9 @@ SCANNED_SHARE = 8
 FEW_DOCUMENTS = 20_000
 """Of more documents, the positions are not looked up for every page."""
 
+MAX_PASSED = 50_000
+"""Positions of the log that one page is read along: other reads wait for that."""
+
 _decode_json = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -163,6 +166,8 @@ def _read_documents(
     there = f"seq > ? AND seq <= ? AND {where}"
     if _are_few(rows, until - after, interest):
         there = f"seq IN (SELECT seq FROM documents INDEXED BY idx_documents_collection_id WHERE {there})"
+    else:
+        until = min(until, after + MAX_PASSED)
     found = rows.connection.execute(
         "SELECT seq, collection, id, rank_major, rank_minor, vector, json, "
         f"CASE WHEN length(state) <= {SMALL_DOCUMENT_BYTES} THEN state END "

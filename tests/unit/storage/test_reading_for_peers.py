@@ -75,3 +75,17 @@ def test_a_page_is_read_along_the_log_unless_few_are_wanted_of_much(
     ).fetchall()
     assert [(entry.seq,) for entry in page[0]] == expected
     assert page[1] == until
+
+
+def test_a_page_passes_over_so_much_of_the_log_and_the_next_one_goes_on(
+    rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replicas, "MAX_PASSED", 50)
+    monkeypatch.setattr(replicas, "FEW_DOCUMENTS", 0)
+    interest = InterestSet([InterestEntry("few")])
+    after, end, found = 0, rows.lineage.seq, 0
+    while after < end:
+        entries, upto, _ = replicas.read_log(rows, "peer", after, end, 500, interest)
+        assert upto == min(after + 50, end)
+        after, found = upto, found + len(entries)
+    assert found == FEW
