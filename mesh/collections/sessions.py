@@ -195,7 +195,7 @@ class SyncSession:
     def _answer_resumes(self) -> None:
         while self._resumes:
             arrived, message = self._resumes[0]
-            known = isinstance(message, Resume) and (message.empty or message.log_id == self._log_id)
+            known = isinstance(message, Resume) and self.serving.knows(message)
             if self._applied < arrived or (self.following.reading_positions and not known):
                 return
             self._resumes.popleft()

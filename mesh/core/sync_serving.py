@@ -175,6 +175,10 @@ class Serving:
             effects.append(self._window.frame(0, self._head, last))  # the last one tells the position
         return effects + self._evaluate()
 
+    def knows(self, message: Resume) -> bool:
+        """Whether the peer is no stranger: it holds nothing, or what it holds is from our log."""
+        return message.empty or message.log_id == self._log_id
+
     def on_resume(self, message: Resume) -> list[Effect]:
         """The peer says where it stands, and wants the rest, even if its way leads elsewhere by now.
 

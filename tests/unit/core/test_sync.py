@@ -150,9 +150,7 @@ class Session:
     def answer_resumes(self) -> None:
         while self.resumes:
             message = self.resumes[0]
-            known = isinstance(message, Resume) and (
-                message.empty or message.log_id == self.node.rows.lineage.log_id
-            )
+            known = isinstance(message, Resume) and self.serving.knows(message)
             if self.following.reading_positions and not known:
                 return
             self.resumes.popleft()
