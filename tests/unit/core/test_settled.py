@@ -22,6 +22,9 @@ ids = st.tuples(st.integers(1, 3), st.integers(0, 3))
 items = st.tuples(st.sampled_from("ab") | ids, st.none() | st.integers(0, 9))
 states = st.dictionaries(st.integers(1, 3), st.lists(items, min_size=1, max_size=4), min_size=1)
 removals = st.lists(ids, max_size=2, unique=True)
+writes = st.lists(
+    st.tuples(st.integers(1, 3), st.sampled_from("abc"), st.integers(0, 9)), min_size=1, max_size=12
+)
 
 
 def encoded(state: State, removed: list[tuple[int, int]]) -> bytes:
@@ -60,6 +63,27 @@ def test_what_is_read_of_a_state_is_what_the_library_makes_of_it(
     doc.apply_update(update)
     assert clocks_of(doc.get_state()) == {client: len(written) for client, written in state.items()}
     assert registers == registers_of(doc.get_update())
+
+
+@given(writes)
+def test_a_state_whose_writers_knew_all_that_was_written_before_takes_no_library(
+    written: list[tuple[int, str, int]],
+) -> None:
+    state: State = {}
+    tips: dict[str, tuple[int, int]] = {}
+    overwritten: list[tuple[int, int]] = []
+    for client, key, value in written:
+        own = state.setdefault(client, [])
+        tip = tips.get(key)
+        if tip is not None:
+            left, _ = state[tip[0]][tip[1]]
+            state[tip[0]][tip[1]] = (left, None)
+            overwritten.append(tip)
+        tips[key] = (client, len(own))
+        own.append((tip or key, value))
+    update = encoded(state, overwritten)
+    expected = {key: value for _, key, value in written}
+    assert settled(read_update(update, ROOT_NAME, chains=True)) == expected == registers_of(update)
 
 
 def test_a_state_that_waits_for_itself_is_left_to_the_library() -> None:
