@@ -19,6 +19,7 @@ from mesh.core.versions import check_version, covers, decode_vector
 from mesh.core.wire import Change, Changes, Grave, InterestEntry, Version, Want
 from mesh.errors import InvalidCollectionName, InvalidDocument, PermissionDenied
 from mesh.storage import graves, restored
+from mesh.storage.queries import BY_ID
 from mesh.storage.rows import Row, Rows
 
 SCANNED_SHARE = 8
@@ -165,7 +166,7 @@ def _read_documents(
     where, parameters = _in_collections(interest)
     there = f"seq > ? AND seq <= ? AND {where}"
     if _are_few(rows, until - after, interest):
-        there = f"seq IN (SELECT seq FROM documents INDEXED BY idx_documents_collection_id WHERE {there})"
+        there = f"seq IN (SELECT seq FROM documents INDEXED BY {BY_ID} WHERE {there})"
     else:
         until = min(until, after + MAX_PASSED)
     found = rows.connection.execute(
@@ -198,7 +199,7 @@ def _are_few(rows: Rows, positions: int, interest: InterestSet) -> bool:
         return False
     where, parameters = _in_collections(interest)
     more = rows.connection.execute(
-        f"SELECT 1 FROM documents INDEXED BY idx_documents_collection_id WHERE {where} LIMIT 1 OFFSET ?",
+        f"SELECT 1 FROM documents INDEXED BY {BY_ID} WHERE {where} LIMIT 1 OFFSET ?",
         (*parameters, most),
     )
     return not more.fetchall()

@@ -16,9 +16,9 @@ from tests.unit.edits import edit, plan_merge
 from tests.unit.tables import open_tables
 
 MANY, FEW = 300, 5
-LONG = "SEARCH documents USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"
+ALONG_LOG = "SEARCH documents USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"
 LOOKED_UP = "SEARCH documents USING INTEGER PRIMARY KEY (rowid=?)"
-SHORT = "SEARCH documents USING INDEX idx_documents_collection_id (collection=?)"
+BY_COLLECTION = "SEARCH documents USING INDEX idx_documents_collection_id (collection=?)"
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_they_are_the_same_however_they_are_read(rows: Rows, collection: str, pr
         assert half.position(i) == keys.position_of(half.key(i))
 
 
-@pytest.mark.parametrize(("collection", "how"), [("many", "SCAN documents"), ("few", SHORT)])
+@pytest.mark.parametrize(("collection", "how"), [("many", "SCAN documents"), ("few", BY_COLLECTION)])
 def test_what_is_most_of_all_is_read_in_the_order_of_the_table(rows: Rows, collection: str, how: str) -> None:
     queries: list[str] = []
     rows.connection.set_trace_callback(queries.append)
@@ -58,7 +58,7 @@ def test_what_is_most_of_all_is_read_in_the_order_of_the_table(rows: Rows, colle
 
 @pytest.mark.parametrize(
     ("collection", "last", "how"),
-    [("many", MANY, LONG), ("many", 10, LONG), ("few", MANY, LOOKED_UP), ("few", 10, LONG)],
+    [("many", MANY, ALONG_LOG), ("many", 10, ALONG_LOG), ("few", MANY, LOOKED_UP), ("few", 10, ALONG_LOG)],
 )
 def test_a_page_is_read_along_the_log_unless_few_are_wanted_of_much(
     rows: Rows, collection: str, last: int, how: str
