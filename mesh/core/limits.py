@@ -36,6 +36,8 @@ Everything that a peer, or somebody who is none yet, can make a node hold or do 
     core.routes.MAX_HOPS                        16          links that interest is passed on over
     core.rivals.MAX_RISES                       32          times that a node goes above what is said in its
                                                             name; then not for rivals.RISE_SECONDS
+    node.clone_watch.MAX_ANSWERS                16          times that it puts its own document right at once;
+                                                            then not for clone_watch.ANSWER_SECONDS
     core.interest.MAX_ENTRIES                   64          selectors of a collection; of more, it is all
     core.interest.MAX_BYTES                     98304       all selectors of a peer's interest; of more, the
                                                             collections with most are wanted whole

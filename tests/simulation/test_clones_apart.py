@@ -286,6 +286,7 @@ def deaf(self: clones.Clones, record: NodeRecord, started_at: float, fresh: str)
     return Finding(proven=False, stops=False, forked=False)
 
 
+@pytest.mark.limit("node.clone_watch.MAX_ANSWERS")
 def test_two_of_which_none_stops_do_not_answer_each_other_for_ever(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
