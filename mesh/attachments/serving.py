@@ -26,7 +26,8 @@ READ_AHEAD = 32
 """Small blobs that are read before it is their turn, for each connection: 2 MiB."""
 
 QUEUED_READS = 4
-"""Reads that wait for the store's worker at once, whoever they are for; small blobs are read together."""
+"""Reads that wait for the store's worker at once, whoever they are for, but for small blobs: those are read
+together."""
 
 log = peer_log(__name__)
 

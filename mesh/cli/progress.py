@@ -122,9 +122,9 @@ class Lines(_Quiet):
             seen = (node.status, node.error, int(node.progress_fraction * 10))
             if self._shown.get(node.node_id) != seen:
                 self._shown[node.node_id] = seen
-                reason = f"  {clean(node.error)}" if node.error else ""
+                why = f"  {clean(node.error)}" if node.error else ""
                 name = name_of(node.node_id, self._names)
-                click.echo(f"{name}  {node.status}  {percent(node.progress_fraction)}{reason}")
+                click.echo(f"{name}  {node.status}  {percent(node.progress_fraction)}{why}")
 
 
 class Bars(_Quiet):

@@ -34,7 +34,7 @@ class Brought(NamedTuple):
         registers: the root map, if the update is all there is to a document that was written once: nothing in
             it was overwritten or deleted.
         rich: whether there is anything that belongs to a collaborative root.
-        values: the value in each element, if ``simple``.
+        values: the value in each element, if ``simple`` or ``chained``.
         above: which element each of those stands on, or in which key it is the first one.
         simple: whether the update is made of such values, one per item, and of deletions.
         chained: whether it is made of such values and of overwritten ones, all of which ``above`` has, and of

@@ -35,7 +35,7 @@ def metrics(
     who = {"node_id": presence.node_id, "name": presence.name, "version": VERSION}
     families = [
         ("mesh_node_info", "gauge", "The node.", [_Sample(who, 1)]),
-        ("mesh_node_online", "gauge", "1 unless the node is paused.", total(presence.online)),
+        ("mesh_node_online", "gauge", "1 unless the node is paused or cloned.", total(presence.online)),
         ("mesh_links", "gauge", "Links with peers.", total(stats.links)),
         (
             "mesh_link_rtt_seconds",

@@ -28,7 +28,8 @@ MAX_PENDING_BYTES = 16 << 20
 """A link with more pending is closed."""
 
 SMALL_FRAME_BYTES = 4096
-"""Smaller frames are counted (see ``MESSAGES_PER_SECOND``); larger ones take time to arrive."""
+"""Smaller frames are counted (see ``MESSAGES_PER_SECOND``); larger ones take time to arrive. Frames go out
+together until they are as large."""
 
 FLUSH_SECONDS = 2.0
 """How long a link that is closed in good order tries to send what is pending."""

@@ -121,7 +121,7 @@ class CloneWatch:
                 try:
                     stopped = await self._look()
                 except MeshError as error:
-                    log.error("another process writes in the name of this node, which goes on: %s", error)
+                    log.error("what another process has written in the name of this node stands: %s", error)
                 if stopped:
                     return
                 await self._slow_down()

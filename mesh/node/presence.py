@@ -157,7 +157,7 @@ class PresenceView:
         return stream
 
     def changed(self, *_: object) -> None:
-        """A link came up or went down, or the node paused or resumed."""
+        """A link came up or went down, or the node went offline or came back."""
         for stream in list(self._streams):
             stream.push(self.now())
 

@@ -105,7 +105,7 @@ def test_of_those_that_run_one_goes_on(
     for life in range(lives):
         disk = model.start(disk, 5.0 * life).held
     if len(clocks) == 3:
-        clocks = [clock + number / 10 for number, clock in enumerate(clocks)]  # see test_forks for equal ones
+        clocks = [clock + number / 10 for number, clock in enumerate(clocks)]  # for equal ones: the next test
     processes = [model.start(disk, clock) for clock in clocks]
     for kind, who, what in steps:
         process = processes[who % len(processes)]

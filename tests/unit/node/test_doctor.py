@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from mesh import Credentials, CredentialsUnusable
 from mesh.cli.main import cli
 from mesh.node.doctor import examine, examine_running
-from tests.simulation.virtual_clock import run_virtual, virtual
+from tests.simulation.virtual_clock import virtual
 from tests.simulation.world import World
 
 DAY = 86_400.0
@@ -127,11 +127,8 @@ async def test_clocks_that_are_apart_and_open_meshes() -> None:
     await world.close()
 
 
-def test_a_copy_that_is_refused_by_a_neighbour_of_both(tmp_path: Path) -> None:
-    run_virtual(_refused_copy(tmp_path))
-
-
-async def _refused_copy(tmp_path: Path) -> None:
+@virtual
+async def test_a_copy_that_is_refused_by_a_neighbour_of_both(tmp_path: Path) -> None:
     world = World(2, tmp_path)
     await world.start("hub")
     await world.start("van")
