@@ -25,7 +25,8 @@ def doctor(context: click.Context) -> int | None:
     """Look for what is wrong with the node on --home, or soon will be.
 
     Permissions, certificate, disk, and how many files it may open; if it runs, also its clock and its
-    peers', and whether it listens in the clear. Ends with 1 if there is something to do.
+    peers', whether another node has its identity, and whether it listens in the clear. Ends with 1 if there
+    is something to do.
     """
     settings = context.ensure_object(Settings)
     running, found = asyncio.run(_running(settings))
