@@ -54,9 +54,9 @@ async def checked_scope(scope: object, documents: OwnRecords) -> DistributionSco
     """
     checked = check_scope(scope)
     given = [each for each in checked.node_ids if not is_node_id(each)] if isinstance(checked, Nodes) else []
+    called = await documents.find(NODES, {"name": {"$in": given}}) if given else []
     for name in given:
-        called = await documents.find(NODES, {"name": name})
-        if ids := sorted(document["_id"] for document in called):
+        if ids := sorted(document["_id"] for document in called if document["name"] == name):
             raise InvalidScope(
                 f"{name!r} is the name of {' and of '.join(ids[:5])}: Nodes takes ids; "
                 "`await node.members()` lists who is known, with ids and names"
