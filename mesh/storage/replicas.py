@@ -165,7 +165,7 @@ def _read_documents(
 ) -> tuple[list[LogEntry], int]:
     where, parameters = _in_collections(interest)
     there = f"seq > ? AND seq <= ? AND {where}"
-    if _are_few(rows, until - after, interest):
+    if _are_few(rows, interest, min((until - after) // SCANNED_SHARE, FEW_DOCUMENTS)):
         there = f"seq IN (SELECT seq FROM documents INDEXED BY {BY_ID} WHERE {there})"
     else:
         until = min(until, after + MAX_PASSED)
@@ -191,16 +191,14 @@ def _read_documents(
     return entries, entries[-1].seq if len(entries) == limit else until
 
 
-def _are_few(rows: Rows, positions: int, interest: InterestSet) -> bool:
-    """Whether the log is not to be read along: it is long, and few documents are of these collections. Left
-    to itself, SQLite looks up and sorts all of them, for every page."""
-    most = min(positions // SCANNED_SHARE, FEW_DOCUMENTS)
+def _are_few(rows: Rows, interest: InterestSet, most: int) -> bool:
+    """Whether documents of these collections are to be looked up one by one, as there are at most so many. In
+    the order of the index, each is on another page; left to itself, SQLite always takes that."""
     if not most or interest.everything:
         return False
     where, parameters = _in_collections(interest)
     more = rows.connection.execute(
-        f"SELECT 1 FROM documents INDEXED BY {BY_ID} WHERE {where} LIMIT 1 OFFSET ?",
-        (*parameters, most),
+        f"SELECT 1 FROM documents INDEXED BY {BY_ID} WHERE {where} LIMIT 1 OFFSET ?", (*parameters, most)
     )
     return not more.fetchall()
 
@@ -253,11 +251,8 @@ def key_set(rows: Rows, interest: InterestSet) -> KeySet:
     execute = rows.connection.execute
     columns = "key_hash, version_hash, seq"
     buried = execute(f"SELECT {columns} FROM graves WHERE {where}", parameters).fetchall()
-    [(wanted, held)] = execute(
-        f"SELECT (SELECT count(*) FROM documents WHERE {where}), (SELECT count(*) FROM documents)", parameters
-    )
-    # In the order of the index, each row is on another page: so all are read instead if many are wanted.
-    documents = "documents NOT INDEXED" if wanted * SCANNED_SHARE >= held else "documents"
+    [(held,)] = execute("SELECT count(*) FROM documents").fetchall()
+    documents = "documents" if _are_few(rows, interest, held // SCANNED_SHARE) else "documents NOT INDEXED"
     if not interest.selective:
         found = execute(f"SELECT {columns} FROM {documents} WHERE {where} ORDER BY key_hash", parameters)
         return KeySet(sorted([*found, *buried]) if buried else found)
