@@ -26,6 +26,10 @@ from mesh.storage.worker import Worker
 
 _MAX_RESERVE = 1 << 30
 
+_CALL_BYTES = 128 << 10
+"""Bytes that are written by one call: many kernels let nothing else on the processor before it returns, and
+fresh memory for a megabyte of file can take several milliseconds."""
+
 WRITE_BACK_BYTES = 4 << 20
 """So much of a growing file may be on its way to the disk: whoever syncs another file of the same disk, as
 every commit of a document does, waits for it."""
@@ -230,7 +234,7 @@ def write_all(fd: int, data: Buffer, offset: int) -> None:
     """Write all of ``data`` (at most 1 MiB) at ``offset``."""
     view = memoryview(data)
     while len(view):
-        written = os.pwrite(fd, view, offset)
+        written = os.pwrite(fd, view[:_CALL_BYTES], offset)
         view = view[written:]
         offset += written
 
