@@ -175,7 +175,7 @@ class Server:
         """Send one answer while the next is being read; what comes with a higher priority overtakes."""
         queue, uplink = downloader.queue, self.uplink
         readings: set[asyncio.Task[bytearray | Message]] = set()
-        unsent = 0  # small blobs that are read ahead
+        unsent = 0  # of what was read together last
 
         def read(job: Job) -> asyncio.Task[bytearray | Message]:
             if job.answer is None:
@@ -214,9 +214,9 @@ class Server:
                     unsent -= 1
                     following = queue.peek()
                     if following is not None and (following.answer is None or unsent == READ_AHEAD // 2):
-                        small = self._small_ahead(following, queue)
-                        unsent = len(small)
-                        for ahead in small or [following]:
+                        together = self._read_together(following, queue)
+                        unsent = len(together)
+                        for ahead in together:
                             read(ahead)
                 await downloader.send(job, answer, size)
                 job.sent += size
@@ -230,12 +230,13 @@ class Server:
             if readings:
                 await asyncio.wait(readings)
 
-    def _small_ahead(self, job: Job, queue: RequestQueue) -> list[Job]:
-        """If the next job is a small blob, the small blobs among the jobs that come next, with it: they are
-        read together."""
-        if not self._store.is_small(job.request.hash.hex()):
-            return []
-        return [job for job in queue.ahead(READ_AHEAD) if self._store.is_small(job.request.hash.hex())]
+    def _read_together(self, job: Job, queue: RequestQueue) -> list[Job]:
+        """The next job, and what of the jobs after it is read with it: many small blobs, or two chunks."""
+        if self._store.is_small(job.request.hash.hex()):
+            return [job for job in queue.ahead(READ_AHEAD) if self._store.is_small(job.request.hash.hex())]
+        if isinstance(job.request, ChunkGet):
+            return [job for job in queue.ahead(2) if isinstance(job.request, ChunkGet)]
+        return [job]
 
     def _part(self, downloader: _Downloader, job: Job, answer: bytearray | Message) -> int:
         """How many bytes of a job are sent next."""

@@ -70,8 +70,8 @@ class FetchPlan:
     5. Once a chunk is here, every other outstanding request for it has been cancelled.
     6. A peer that sent bytes that do not verify is dropped: not asked for ``LIE_PAUSE``, doubled with every
        further lie, or until its link was lost. It may have healed, and a liar costs a chunk each time.
-    7. While a peer that is not silent holds a missing chunk that nobody was asked for, some such peer's
-       window is full, the chunk list is missing, or the gate is closed.
+    7. While a peer that is not silent holds a missing chunk that nobody was asked for, some such peer is not
+       hungry (its window is nearly full), the chunk list is missing, or the gate is closed.
     8. Before the chunk list is known nothing but the list is asked for.
     """
 
@@ -289,7 +289,7 @@ class FetchPlan:
         if not self.list_known:
             self._ask_for_list(lively, actions)
             return actions
-        asking = lively
+        asking = [source for source in lively if source.is_hungry]
         while asking:
             asking = [source for source in asking if self._ask_next(source, actions)]
         for source in self._probes():

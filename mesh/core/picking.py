@@ -17,6 +17,10 @@ MIN_WINDOW = 2 * CHUNK_BYTES
 MAX_WINDOW = 32 * CHUNK_BYTES
 """Bytes asked of one source and not yet arrived: starts at 8 MiB, then what it delivers in a second."""
 
+ASK_BYTES = 4 * CHUNK_BYTES
+"""A source is asked for more once there is room for so much, or for a quarter of its window: a message for
+every chunk would cost more than what it carries."""
+
 MAX_SEGMENT_CHUNKS = 16
 """Ties are broken by a random order of segments, runs of up to so many chunks (a 64th of the blob):
 neighbours on disk stay neighbours."""
@@ -57,6 +61,12 @@ class Source:
         if index == LIST:
             return self.has_list and (self.have is None or bool(self.have))
         return self.have is None or index in self.have
+
+    @property
+    def is_hungry(self) -> bool:
+        """Whether it is time to ask it for more."""
+        room = min(ASK_BYTES, max(CHUNK_BYTES, self.window // 4))
+        return self.in_flight + room <= self.window
 
     def delivered(self, size: int, now: float) -> None:
         """It is alive, and its window follows what it delivers in a second."""

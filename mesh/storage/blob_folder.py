@@ -216,9 +216,8 @@ class FolderBlobs:
         small = self._small.open.get(hash)
         if small is not None and index in small.held:
             return bytearray(headroom) + small.data
-        run = self._together.run if self.is_small(hash) else self._worker.run
         with self._noticing():
-            return await run(self._folder.read_chunk, hash, index, headroom, verified=verified)
+            return await self._together.run(self._folder.read_chunk, hash, index, headroom, verified=verified)
 
     async def read(self, hash: str) -> bytes:
         """See the port."""

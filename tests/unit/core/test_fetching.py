@@ -37,10 +37,11 @@ def asks(actions: list[Action]) -> list[tuple[str, int]]:
     return [(action.peer, action.index) for action in actions if isinstance(action, Ask)]
 
 
-def test_a_single_source_is_asked_in_order_for_a_window_and_goes_on_as_chunks_arrive() -> None:
+def test_a_single_source_is_asked_in_order_for_a_window_and_then_for_several_chunks_at_once() -> None:
     plan = plan_of(20)
     assert asks(plan.holder("a", None, 0.0)) == [("a", index) for index in range(START_WINDOW // CHUNK_BYTES)]
-    assert asks(plan.arrived("a", 0, 0.1)) == [("a", 8)]
+    assert asks(plan.arrived("a", 0, 0.1)) == []
+    assert asks(plan.arrived("a", 1, 0.1)) == [("a", 8), ("a", 9)]
     assert plan.state() == ("transferring", ["a"], None)
 
 
