@@ -16,6 +16,6 @@ What a peer, or an application that asks for too much, can make a node hold is b
 - small blobs on their way to the disk: as many as there are fetches under way, ``storage.blobs.SMALL_BYTES``
   each;
 - what one downloader has asked for and not got: ``requests.MAX_QUEUED`` chunks; more end its connection;
-  read for it and not sent: two of them, or ``serving.READ_AHEAD`` small blobs;
+  read for it and not sent: three of them, or ``serving.READ_AHEAD`` small blobs;
 - demands that a link brought: ``core.demand.MAX_DEMANDS_PER_LINK``; more are ignored until they are repeated.
 """

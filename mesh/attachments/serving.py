@@ -16,7 +16,7 @@ from mesh.core.tokens import CHUNK_BYTES
 from mesh.core.wire import ChunkGet, ChunkList, ChunkListGet, ChunkPiece, ChunkRefused, Message, PieceGet
 from mesh.errors import BlobNotFound, LinkClosed, ProtocolViolation
 from mesh.network.link import Link
-from mesh.network.transport import Connection
+from mesh.network.transport import HEADROOM_BYTES, Connection
 from mesh.storage.blobs import BlobStore
 
 LIST_PIECE_HASHES = 2048
@@ -28,6 +28,8 @@ READ_AHEAD = 32
 QUEUED_READS = 4
 """Reads that wait for the store's worker at once, whoever they are for, but for small blobs: those are read
 together."""
+
+_HEADROOM_BYTES = HEADROOM_BYTES + CHUNK_HEAD_BYTES
 
 log = peer_log(__name__)
 
@@ -93,17 +95,18 @@ class Server:
             if isinstance(answer, bytearray):
                 assert isinstance(job.request, ChunkGet)
                 part = answer
-                if size < len(answer) - CHUNK_HEAD_BYTES:
-                    start = CHUNK_HEAD_BYTES + job.sent
-                    part = bytearray(CHUNK_HEAD_BYTES) + memoryview(answer)[start : start + size]
-                pack_head(part, job.request.blob, job.index, size, job.sent)
-                await connection.send(part)
+                if size < len(answer) - _HEADROOM_BYTES:
+                    start = _HEADROOM_BYTES + job.sent
+                    part = bytearray(_HEADROOM_BYTES) + memoryview(answer)[start : start + size]
+                message = memoryview(part)[HEADROOM_BYTES:]
+                pack_head(message, job.request.blob, job.index, size, job.sent)
+                await connection.send_in_place(part)
                 self.served_bytes += size
             else:
                 for frame in frames_of(answer, 0):
                     await connection.send(frame)
 
-        downloader = _Downloader(peer, self._before, send, in_parts=True, headroom=CHUNK_HEAD_BYTES)
+        downloader = _Downloader(peer, self._before, send, in_parts=True, headroom=_HEADROOM_BYTES)
         frames = FrameReader()
         self._connections[connection] = peer
         writer = asyncio.create_task(self._write(downloader), name="serve chunks")

@@ -78,7 +78,7 @@ def chunk_matches(token: BlobToken, hashes: Buffer, index: int, data: Buffer) ->
     return hash_chunk(data) == hashes[index * HASH_BYTES : (index + 1) * HASH_BYTES]
 
 
-def pack_head(into: bytearray, blob: int, index: int, length: int, offset: int = 0) -> None:
+def pack_head(into: bytearray | memoryview, blob: int, index: int, length: int, offset: int = 0) -> None:
     """Write the head of a chunk message into the first 16 bytes of ``into``."""
     _HEAD.pack_into(into, 0, CHUNK_KIND << 24 | offset, blob, index, length)
 

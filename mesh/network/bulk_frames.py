@@ -1,4 +1,4 @@
-"""WebSocket frames of a server, received into memory that is used again. No I/O.
+"""WebSocket frames of a server, sent from where they are and received into memory that is used again. No I/O.
 
 A chunk is read where it stays: fresh memory for every one costs more than the network. What the other end may
 send is what a WebSocket server sends to this one: whole binary messages, pings, pongs and a close.
@@ -6,6 +6,7 @@ send is what a WebSocket server sends to this one: whole binary messages, pings,
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -17,10 +18,20 @@ STAGING_BYTES = 64 * 1024
 
 MAX_SPARE_BUFFERS = 8
 
+LARGE_BYTES = 1 << 16
+"""A message of so many bytes has a head of ``HEADROOM_BYTES``; one of fewer a shorter one."""
+
+_HEAD = struct.Struct("!BBQ")
 _FIN, _RESERVED, _OPCODE, _MASKED, _LENGTH = 0x80, 0x70, 0x0F, 0x80, 0x7F
 _LENGTH_16, _LENGTH_64 = 126, 127
 _MAX_CONTROL_BYTES = 125
 _TAKEN = (Opcode.BINARY, Opcode.CLOSE, Opcode.PING, Opcode.PONG)
+
+
+def pack_frame_head(into: bytearray) -> None:
+    """Write the head of a binary message of a server, of ``LARGE_BYTES`` at least, into the first
+    ``HEADROOM_BYTES`` of ``into``, which are followed by it (RFC 6455, section 5.2)."""
+    _HEAD.pack_into(into, 0, _FIN | Opcode.BINARY, _LENGTH_64, len(into) - _HEAD.size)
 
 
 class Received(NamedTuple):

@@ -13,7 +13,13 @@ from websockets.protocol import State
 from mesh.core.limits import peer_log
 from mesh.errors import LinkClosed
 from mesh.network.bulk_frames import STAGING_BYTES, FrameError, FrameReceiver
-from mesh.network.transport import BULK_PATH, MAX_BULK_MESSAGE_BYTES, MAX_STRANGER_BYTES, Buffer
+from mesh.network.transport import (
+    BULK_PATH,
+    HEADROOM_BYTES,
+    MAX_BULK_MESSAGE_BYTES,
+    MAX_STRANGER_BYTES,
+    Buffer,
+)
 
 CLOSE_SECONDS = 2.0
 
@@ -97,6 +103,10 @@ class BulkConnection(asyncio.BufferedProtocol):
                 await self._may_write.wait()
         if self._why is not None:
             raise LinkClosed(self._why)
+
+    async def send_in_place(self, message: bytearray) -> None:
+        """See :class:`mesh.network.transport.Connection`."""
+        await self.send(memoryview(message)[HEADROOM_BYTES:])  # masking copies it
 
     async def receive(self) -> Buffer:
         """See :class:`mesh.network.transport.Connection`."""

@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from mesh.errors import LinkClosed
-from mesh.network.transport import MAX_STRANGER_BYTES, Buffer, max_message_bytes
+from mesh.network.transport import HEADROOM_BYTES, MAX_STRANGER_BYTES, Buffer, max_message_bytes
 
 if TYPE_CHECKING:
     from mesh.network.memory import MemoryNetwork
@@ -151,6 +151,10 @@ class MemoryConnection:
             if path.loss and self._network.rng.random() < path.loss:
                 self.break_off()
             await self._outgoing.send(bytes(message))
+
+    async def send_in_place(self, message: bytearray) -> None:
+        """See :class:`mesh.network.transport.Connection`."""
+        await self.send(memoryview(message)[HEADROOM_BYTES:])
 
     async def receive(self) -> bytes:
         """See :class:`mesh.network.transport.Connection`."""

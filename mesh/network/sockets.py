@@ -14,6 +14,7 @@ from websockets.protocol import State
 from mesh.core.handshake import MAX_HANDSHAKE_BYTES
 from mesh.core.limits import crowder, greediest, origin_of, peer_log
 from mesh.network.addresses import Endpoint
+from mesh.network.bulk_frames import pack_frame_head
 from mesh.network.transport import MAX_BULK_MESSAGE_BYTES
 
 OPEN_SECONDS = 10.0
@@ -159,6 +160,12 @@ class Incoming(_Unflooded, ServerConnection):
     def _send_together(self) -> None:
         self._sends_soon = False
         super().send_data()
+
+    def send_in_place(self, message: bytearray) -> None:
+        """Send a large message, with its head in its first ``HEADROOM_BYTES``, after what was sent before."""
+        self._send_together()
+        pack_frame_head(message)
+        self.transport.write(message)
 
     def trust(self, max_message_bytes: int) -> None:
         """The other end has proven who it is."""

@@ -26,6 +26,9 @@ PATHS = ("/", BULK_PATH, JOIN_PATH)
 MAX_STRANGER_BYTES = MAX_HANDSHAKE_BYTES
 """Largest message of somebody who has not proven who it is."""
 
+HEADROOM_BYTES = 10
+"""What is free in front of a message that is sent from where it is: the head of a WebSocket frame."""
+
 MAX_BULK_MESSAGE_BYTES = CHUNK_HEAD_BYTES + CHUNK_BYTES
 """Largest message on a bulk connection: a chunk and its header."""
 
@@ -60,6 +63,14 @@ class Connection(Protocol):
 
     async def send(self, *messages: Buffer) -> None:
         """Send some messages; returns when there is room for the next (back-pressure).
+
+        Raises:
+            LinkClosed: the connection has ended.
+        """
+
+    async def send_in_place(self, message: bytearray) -> None:
+        """Send what follows the first ``HEADROOM_BYTES`` of ``message``, which is given away: where that is
+        possible, it is not copied. Otherwise as :meth:`send`.
 
         Raises:
             LinkClosed: the connection has ended.

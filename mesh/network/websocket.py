@@ -19,6 +19,7 @@ from websockets.protocol import State
 from mesh.core.limits import peer_log
 from mesh.errors import AddressInUse, InvalidAddress, LinkClosed, PeerUnreachable, PlaintextRefused
 from mesh.network.addresses import Endpoint, is_loopback, is_wildcard, parse_listen, parse_url
+from mesh.network.bulk_frames import LARGE_BYTES
 from mesh.network.bulk_stream import BulkConnection, OpeningConnection
 from mesh.network.sockets import (
     OPEN_SECONDS,
@@ -33,6 +34,7 @@ from mesh.network.tls import Tls, fingerprint_of
 from mesh.network.transport import (
     BROKE,
     BULK_PATH,
+    HEADROOM_BYTES,
     MAX_STRANGER_BYTES,
     PATHS,
     Accept,
@@ -78,8 +80,22 @@ class WebSocketConnection:
             for message in messages:
                 socket.protocol.send_binary(message)
             socket.send_data()
-            if not (socket.paused or socket.transport.is_closing()):
-                return  # as nearly always: what follows takes several times as long
+        await self._has_room()
+
+    async def send_in_place(self, message: bytearray) -> None:
+        """See :class:`mesh.network.transport.Connection`."""
+        socket = self._socket
+        if not isinstance(socket, Incoming) or len(message) < HEADROOM_BYTES + LARGE_BYTES:
+            await self.send(memoryview(message)[HEADROOM_BYTES:])  # it is masked, or goes with others
+            return
+        if socket.state is State.OPEN:
+            socket.send_in_place(message)
+        await self._has_room()
+
+    async def _has_room(self) -> None:
+        socket = self._socket
+        if socket.state is State.OPEN and not (socket.paused or socket.transport.is_closing()):
+            return  # as nearly always: what follows takes several times as long
         try:
             async with socket.send_context():
                 pass

@@ -17,6 +17,7 @@ from mesh.network.memory import MemoryNetwork
 from mesh.network.tls import Tls, make_certificate
 from mesh.network.transport import (
     BULK_PATH,
+    HEADROOM_BYTES,
     MAX_BULK_MESSAGE_BYTES,
     MAX_STRANGER_BYTES,
     Accept,
@@ -235,6 +236,37 @@ async def test_a_trusted_bulk_connection_carries_chunks(transport: Transport) ->
     sending = asyncio.ensure_future(dialled.send(chunk))
     assert await accepted.receive() == chunk
     await sending
+    await done(listener, collector, dialled)
+
+
+@pytest.mark.parametrize("by_dialler", [True, False], ids=["dialler", "listener"])
+async def test_messages_are_sent_in_place_among_others(transport: Transport, by_dialler: bool) -> None:
+    dialled, accepted, listener, collector = await pair(transport, BULK_PATH)
+    dialled.trust()
+    accepted.trust()
+    sender, receiver = (dialled, accepted) if by_dialler else (accepted, dialled)
+    sizes = [1, 125, 126, 65535 - HEADROOM_BYTES, 65535, 65536, 65537, 300_000, MAX_BULK_MESSAGE_BYTES]
+    messages = [random.Random(size).randbytes(size) for size in sizes]
+
+    async def send() -> None:
+        for message in messages:
+            await sender.send(b"small")
+            await sender.send_in_place(bytearray(HEADROOM_BYTES) + message)
+
+    sending = asyncio.ensure_future(send())
+    for message in messages:
+        assert await receiver.receive() == b"small"
+        assert await receiver.receive() == message
+    await sending
+    await done(listener, collector, dialled)
+
+
+async def test_a_closed_connection_sends_nothing_in_place(transport: Transport) -> None:
+    dialled, accepted, listener, collector = await pair(transport, BULK_PATH)
+    accepted.trust()
+    await accepted.close()
+    with pytest.raises(LinkClosed):
+        await accepted.send_in_place(bytearray(HEADROOM_BYTES + 100_000))
     await done(listener, collector, dialled)
 
 
