@@ -50,9 +50,9 @@ class StoreTooNew(MeshError):
 
     def __init__(self, path: str, unknown: list[str]) -> None:
         super().__init__(
-            f"the store {path} was written by a newer version of docmesh "
+            f"the store {path} was written by a newer version of the mesh "
             f"(it has migrations this one does not know: {', '.join(unknown)}): "
-            "upgrade docmesh, or open another data directory. Nothing was changed"
+            "upgrade it, or open another data directory. Nothing was changed"
         )
         self.path = path
         self.unknown = unknown

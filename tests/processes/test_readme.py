@@ -119,13 +119,13 @@ def test_the_examples_of_the_gateway_do_what_they_say(tmp_path: Path) -> None:
 def test_the_service_is_one_that_systemd_understands(tmp_path: Path) -> None:
     [unit] = blocks("ini")
     [command] = re.findall(r"^ExecStart=(\S+) (.*)$", unit, re.MULTILINE)
-    (tmp_path / "docmesh.service").write_text(unit.replace(command[0], sys.executable))
+    (tmp_path / "mesh.service").write_text(unit.replace(command[0], sys.executable))
     done = subprocess.run(
-        ["systemd-analyze", "verify", str(tmp_path / "docmesh.service")],
+        ["systemd-analyze", "verify", str(tmp_path / "mesh.service")],
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0
-    assert "docmesh.service" not in done.stdout + done.stderr
+    assert "mesh.service" not in done.stdout + done.stderr
     options = command[1].split()
     assert options[0] == "up"
     asked = subprocess.run(
