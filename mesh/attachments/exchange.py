@@ -30,7 +30,7 @@ from mesh.network.peers import Peers
 from mesh.storage.blobs import BlobStore
 
 RELAY_PAUSE_SECONDS = 60.0
-"""After a failure here, a blob is not fetched for others for so long."""
+"""After a failure here that room would not heal, a blob is not fetched for others for so long."""
 
 log = logging.getLogger(__name__)
 

@@ -241,6 +241,7 @@ class Transfer(Wanted):
         try:
             self.partial = await self._around.store.begin(self.token, cached=not self.waiters)
         except (MeshError, OSError) as error:
+            self._around.slots.give_back(self)
             self._broke(error)
             return
         self._full = None
@@ -351,7 +352,7 @@ class Transfer(Wanted):
         """It cannot go on, and no source is to blame. Where room is all that is missing, it waits for it."""
         if self._ended or (self._full is not None and self._timer is not None):
             return
-        patient = any(waiter.patient for waiter in self.waiters)
+        patient = self.relay_priority or any(waiter.patient for waiter in self.waiters)
         if isinstance(error, StorageFull) and not error.is_lasting and patient:
             self._pause(error)
         else:

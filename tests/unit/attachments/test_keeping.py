@@ -359,6 +359,39 @@ async def test_room_that_somebody_else_made_is_noticed(world: World) -> None:
     assert world["b"].received_bytes <= 4 * MIB + received  # what had arrived was not dropped
 
 
+@pytest.mark.parametrize("impatient", [False, True])
+def test_a_relay_that_had_no_room_goes_on_as_soon_as_there_is_some(impatient: bool) -> None:
+    @simulated()
+    async def relay(world: World) -> None:
+        await world.link("ab", "bc")
+        store = world.nodes["b"].store
+        store._max_bytes = 5 * MIB
+        other = await world["b"].add(content(4 * MIB, 1))
+        data = content(3 * MIB)
+        token = await world["c"].add(data)
+        fetching = asyncio.create_task(world["a"].fetch(token))
+        await asyncio.sleep(1)
+        if impatient:  # who does not wait for room here keeps nobody from it
+            with pytest.raises(StorageFull):
+                await world["b"].fetch(token, wait_for_room=False)
+        await asyncio.sleep(1)
+        assert world["b"]._exchange.slots.taken == 0  # it stands in nobody's way
+        await world["b"].delete(other.hash)
+        handle = await asyncio.wait_for(fetching, 1)
+        assert await handle.read() == data
+        assert await store.cached(token.hash)
+
+    relay()
+
+
+@simulated()
+async def test_what_is_kept_for_others_makes_room_for_what_others_want_now(world: World) -> None:
+    await world.link("ab", "bc")
+    world.nodes["b"].store._max_bytes = 5 * MIB
+    tokens = await relayed(world, 2 * MIB, 2 * MIB, 2 * MIB)
+    assert await held(world, "b", tokens) == [False, True, True]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_a_disk_that_fills_up_at_any_point_costs_time_and_no_more(seed: int) -> None:
     @simulated(bytes_per_second=4 * MIB)
