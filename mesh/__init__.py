@@ -81,6 +81,7 @@ from mesh.errors import (
 )
 from mesh.membership.credentials import Credentials
 from mesh.node.environment import Environment
+from mesh.node.missing_blobs import MissingBlob
 from mesh.node.node import Node
 from mesh.node.presence import Presence, Stats
 from mesh.node.probe import Probe
@@ -141,6 +142,7 @@ __all__ = [
     "LinkedFileChanged",
     "MembershipRefused",
     "MeshError",
+    "MissingBlob",
     "NestedTransaction",
     "Node",
     "NodeNotRunning",

@@ -163,7 +163,8 @@ class Attachments:
             content_type: a MIME type, for people.
             custom: whatever else they want to know.
             link: make no copy: the file at the path ``source`` is read where it is whenever it is needed.
-                Once it has changed, the blob is not held here any more.
+                Once it has changed, the blob is not held here any more; ``Node.missing_blobs()`` names those
+                that are distributed nevertheless.
 
         Raises:
             SourceError: it cannot be read: ``SourceNotFound``, ``SourceNotAFile``, ``SourceUnreadable`` or

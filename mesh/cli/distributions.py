@@ -18,6 +18,7 @@ from mesh.control.methods import Listed
 from mesh.core.scopes import scope_text
 from mesh.core.status import DistributionStatus
 from mesh.errors import NodeNotRunning
+from mesh.node.missing_blobs import MissingBlob
 
 COLUMNS = ("id", "file", ">size", "to", "priority", ">age", ">done", ">targets", "state")
 
@@ -106,6 +107,9 @@ async def distribution(control: Control, id: str, watch: bool) -> int | None:
         click.echo(f"{handle.distribution_id}  {clean(describe(handle, listed.name, listed.size_bytes))}")
         word = summary(status)
         click.echo(f"{word.text}: {counts(status)}")
+        missing = msgspec.convert(await control.call("node.missing_blobs"), list[MissingBlob])
+        if any(handle.distribution_id in blob.distribution_ids for blob in missing):
+            click.echo("this node does not hold the file that it distributes: see `mesh doctor`")
     names, now = await node_names(control), time.time()
     linked = {peer["node_id"] for peer in (await control.call("node.presence"))["peers"]}
     heard = {node_id: now - at for node_id, at in listed.heard_at.items()}

@@ -6,12 +6,14 @@ import asyncio
 import time
 
 import click
+import msgspec
 
 from mesh.cli.output import Output
 from mesh.cli.settings import Control, Settings, common_options
 from mesh.cli.units import clean
 from mesh.errors import NodeNotRunning
 from mesh.node.doctor import Finding, examine, examine_running
+from mesh.node.missing_blobs import MissingBlob
 from mesh.node.presence import Presence
 
 UNWELL = 1
@@ -25,8 +27,8 @@ def doctor(context: click.Context) -> int | None:
     """Look for what is wrong with the node on --home, or soon will be.
 
     Permissions, certificate, disk, and how many files it may open; if it runs, also its clock and its
-    peers', whether another node has its identity, and whether it listens in the clear. Ends with 1 if there
-    is something to do.
+    peers', whether another node has its identity, whether it listens in the clear, and whether it lacks a
+    file that it distributes. Ends with 1 if there is something to do.
     """
     settings = context.ensure_object(Settings)
     running, found = asyncio.run(_running(settings))
@@ -46,6 +48,8 @@ def doctor(context: click.Context) -> int | None:
 async def _running(settings: Settings) -> tuple[bool, list[Finding]]:
     try:
         async with Control(settings) as control:
-            return True, examine_running(Presence.from_dict(await control.call("node.presence")))
+            presence = Presence.from_dict(await control.call("node.presence"))
+            missing = msgspec.convert(await control.call("node.missing_blobs"), list[MissingBlob])
+            return True, examine_running(presence, missing)
     except NodeNotRunning:
         return False, []

@@ -143,6 +143,10 @@ class DirectFileDistribution(FileDistribution):
         """The hashes of the blobs of the distributions that nodes may still begin with."""
         return {record.token.hash for record in self._catalogue.live(self._clock())}
 
+    def own_live(self) -> list[DistributionRecord]:
+        """The distributions of this node that nodes may still begin with."""
+        return [r for r in self._catalogue.live(self._clock()) if r.publisher == self._node_id]
+
     def of_blob(self, hash: str) -> list[DistributionRecord]:
         """The distributions of a blob that are known here."""
         return [record for record in self._catalogue if record.token.hash == hash]

@@ -134,6 +134,10 @@ class MeshFileDistribution(FileDistribution):
         """The hashes of the blobs of the distributions that nodes may still begin with."""
         return {record.token.hash for record in self._catalogue.live(self._clock())}
 
+    def own_live(self) -> list[DistributionRecord]:
+        """The distributions of this node that nodes may still begin with."""
+        return [r for r in self._catalogue.live(self._clock()) if r.publisher == self._node_id]
+
     def deliveries(self) -> Stream[Delivery]:
         """``receive="manual"``: the undecided distributions for this node, then every new one."""
         self._require_started()
@@ -357,7 +361,7 @@ class MeshFileDistribution(FileDistribution):
 
     async def _tell_wants(self) -> None:
         own = [r for r in self._catalogue if r.publisher == self._node_id]
-        live = [r for r in self._catalogue.live(self._clock()) if r.publisher == self._node_id]
+        live = self.own_live()
         watched = (watch.record for watch in self._watches)
         foreign = [record.distribution_id for record in watched if record.publisher != self._node_id]
         await self._wants.tell(

@@ -6,7 +6,7 @@ import os
 import resource
 import shutil
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mesh.core.handshake import CLONED
@@ -15,6 +15,7 @@ from mesh.core.renewal import OTHERS_RENEW_SECONDS
 from mesh.core.structs import Struct
 from mesh.errors import CredentialsUnusable
 from mesh.membership.credentials import Credentials
+from mesh.node.missing_blobs import MissingBlob
 from mesh.node.presence import Presence
 from mesh.storage.data_dir import DataDir
 from mesh.storage.private_files import foreign
@@ -37,8 +38,8 @@ class Finding(Struct, frozen=True):
     """One thing that is not as it should be.
 
     Attributes:
-        subject: ``permissions``, ``certificate``, ``disk``, ``descriptors``, ``identity``, ``plaintext`` or
-            ``clock``.
+        subject: ``permissions``, ``certificate``, ``disk``, ``descriptors``, ``identity``, ``plaintext``,
+            ``clock`` or ``blob``.
         problem: what was found.
         advice: what to do about it.
     """
@@ -53,9 +54,10 @@ def examine(home: Path, now: float) -> list[Finding]:
     return [*_permissions(home), *_certificate(home, now), *_disk(home), *_descriptors()]
 
 
-def examine_running(presence: Presence) -> list[Finding]:
-    """Look at a node that runs."""
-    return [*_cloned(presence), *_revoked(presence), *_plaintext(presence), *_clocks(presence)]
+def examine_running(presence: Presence, missing: Sequence[MissingBlob] = ()) -> list[Finding]:
+    """Look at a node that runs; ``missing`` is what its ``missing_blobs()`` gave."""
+    found = [*_cloned(presence), *_revoked(presence), *_plaintext(presence), *_clocks(presence)]
+    return [*found, *map(_missing, missing)]
 
 
 def _permissions(home: Path) -> Iterable[Finding]:
@@ -170,3 +172,15 @@ def _clocks(presence: Presence) -> Iterable[Finding]:
                 "that of this node",
                 "set both by NTP: distributions expire and certificates count by them",
             )
+
+
+def _missing(blob: MissingBlob) -> Finding:
+    return Finding(
+        "blob",
+        f"{blob.token.metadata.name or 'a blob'} is distributed by this node, which does not hold it, nor is "
+        f"a linked node known to: who has not got it waits (blob {blob.token.hash}, "
+        f"distribution {', '.join(blob.distribution_ids)})",
+        "if it was added with --link, the file has changed or is gone: put it back and `mesh add` it; or "
+        "`mesh distribute` the new one with --supersedes ID; or `mesh cancel ID`. If another node holds it, "
+        "connect with that one",
+    )

@@ -29,6 +29,7 @@ from mesh.membership.service import MembershipService
 from mesh.node.assembly import Assembly, Parts, open_home
 from mesh.node.checks import check_discovery, check_limits, check_settings
 from mesh.node.environment import Environment
+from mesh.node.missing_blobs import MissingBlob, missing_blobs
 from mesh.node.neighbourhood import Neighbour
 from mesh.node.presence import Presence, Stats, stats_of
 from mesh.node.probe import Probe
@@ -243,6 +244,19 @@ class Node:
         """
         node_id, linked = self.node_id, self._started.replicator.confirmed()
         return await self._started.store.read(lambda rows: authors.unsynced(rows, node_id, linked))
+
+    async def missing_blobs(self) -> list[MissingBlob]:
+        """The blobs that this node distributes and does not hold, nor, as far as it knows, does a node that
+        it is linked with, while there are targets without them, or none yet.
+
+            for blob in await node.missing_blobs():
+                print(blob.token.metadata.name, blob.distribution_ids)
+
+        The usual reason is a file that was added with ``link=True`` and has changed: its targets say in the
+        status that they wait for a source. They go on when somebody adds the same bytes again.
+        """
+        parts = self._started
+        return await missing_blobs((parts.distributions, parts.direct), parts.attachments, parts.peers)
 
     async def subscriptions(self) -> list[Subscription]:
         """What this node subscribes to, of all collections."""

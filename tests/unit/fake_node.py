@@ -21,6 +21,7 @@ from mesh.core.status import (
 from mesh.core.tokens import BlobMetadata, BlobToken
 from mesh.core.wire import InterestEntry
 from mesh.errors import InvalidNode, PeerUnreachable, SourceNotFound, UnknownDistribution
+from mesh.node.missing_blobs import MissingBlob
 from mesh.node.presence import DialPresence, PeerPresence, Presence, Stats
 from mesh.node.probe import Probe
 from mesh.streams import Stream
@@ -270,6 +271,7 @@ class FakeNode:
         self.delivery_streams: list[Stream[FakeDelivery]] = []
         self.is_paused = False
         self.cloned: str | None = None
+        self.missing: list[MissingBlob] = []
         self.formations: list[str] = []
         self.capabilities: Probe | None = None
         self.dialled: list[str] = []
@@ -326,6 +328,9 @@ class FakeNode:
 
     async def disconnect(self, node_id: str) -> None:
         self.disconnected.append(node_id)
+
+    async def missing_blobs(self) -> list[MissingBlob]:
+        return self.missing
 
     async def members(self) -> list[dict[str, Any]]:
         capabilities = self.capabilities(None).to_dict() if self.capabilities else {}

@@ -13,6 +13,7 @@ from mesh.control.lookup import find_node
 from mesh.control.methods.table import METHODS, Text
 from mesh.control.registry import Served
 from mesh.errors import MeshError
+from mesh.node.missing_blobs import MissingBlob
 from mesh.node.presence import Presence, Stats
 from mesh.node.probe import declaring
 from mesh.version import VERSION
@@ -73,6 +74,12 @@ async def observe_presence(
 async def members(served: Served) -> list[dict[str, Any]]:
     """``Node.members()``."""
     return await served.node.members()
+
+
+@METHODS.add("node.missing_blobs")
+async def missing_blobs(served: Served) -> list[MissingBlob]:
+    """``Node.missing_blobs()``."""
+    return await served.node.missing_blobs()
 
 
 @METHODS.add("node.set_limits")

@@ -19,6 +19,8 @@ from mesh.core.status import (
     TransferPriority,
     TransferState,
 )
+from mesh.core.tokens import BlobMetadata, BlobToken
+from mesh.node.missing_blobs import MissingBlob
 from tests.unit.cli.conftest import ServedNode
 from tests.unit.fake_node import HUB_ID, VAN_ID, node_status, status_of
 
@@ -199,6 +201,22 @@ def test_one_distribution(served: ServedNode, file: str) -> None:
     lines = served.mesh("distribution", "d0").stdout.splitlines()
     assert lines[3].endswith("2 m 05 s  when last heard of, no link from here")
     assert lines[4].endswith("never  not heard of yet; waits")
+
+
+def test_a_file_that_its_publisher_does_not_hold(served: ServedNode, file: str) -> None:
+    served.mesh("distribute", file)
+    token, id = BlobToken("h" * 64, 1, "c" * 64, BlobMetadata("map\x1b[2J")), "d0" + "a" * 24
+    lacks = "this node does not hold the file that it distributes: see `mesh doctor`"
+    served.node.missing = [MissingBlob(token, ["e" * 26])]
+    assert lacks not in served.mesh("distribution", "d0").stdout
+    served.node.missing = [MissingBlob(token, [id])]
+    assert lacks in served.mesh("distribution", "d0").stdout.splitlines()
+    result = served.mesh("doctor")
+    assert result.exit_code == 1
+    assert "blob: map\ufffd[2J is distributed by this node, which does not hold it" in result.stdout
+    assert f"(blob {token.hash}, distribution {id})\n  if it was added with --link" in result.stdout
+    *_, finding = json.loads(served.mesh("doctor", "--json").stdout)["findings"]
+    assert finding["subject"] == "blob"
 
 
 def test_all_distributions(served: ServedNode, file: str) -> None:
