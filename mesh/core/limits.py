@@ -33,7 +33,7 @@ Everything that a peer, or somebody who is none yet, can make a node hold or do 
     core.sync_comparing.MAX_KEYS                262144      keys held to be compared with those of one peer;
                                                             one set is read at a time, and may be larger
     core.routes.MAX_ORIGINS                     16384       nodes for which one peer speaks
-    core.routes.MAX_HOPS                        16          links that interest is passed on over
+    core.ways.MAX_HOPS                          16          links that interest is passed on over
     core.rivals.MAX_RISES                       32          times that a node goes above what is said in its
                                                             name; then not for rivals.RISE_SECONDS
     node.clone_watch.MAX_ANSWERS                16          times that it puts its own document right at once;

@@ -24,14 +24,12 @@ from collections.abc import Iterable
 from itertools import islice
 
 from mesh.core.interest import MAX_INTEREST_BYTES, MAX_INTEREST_ENTRIES, InterestSet
-from mesh.core.rivals import Rivals
+from mesh.core.own_interest import OwnInterest
+from mesh.core.telling import Telling
 from mesh.core.told import Told
-from mesh.core.ways import MAX_SEQUENCE, Heard, LinkState, Origin, StandIn, Way, above, leads_away
-from mesh.core.wire import WITHDRAWN, Interest, InterestEntry, Routes
+from mesh.core.ways import MAX_HOPS, MAX_SEQUENCE, Heard, LinkState, Origin, StandIn, Way, above, leads_away
+from mesh.core.wire import Interest, InterestEntry, Routes
 from mesh.errors import InvalidSelector, ProtocolViolation
-
-MAX_HOPS = 16
-"""Links that an interest crosses at most."""
 
 MAX_ORIGINS = 16_384
 """Origins that one peer speaks for, and of those it spoke for, how many this node stands in for."""
@@ -39,14 +37,8 @@ MAX_ORIGINS = 16_384
 SOFT_STATE_SECONDS = 15 * 60.0
 """How long a node stands in for an origin."""
 
-
 _OWN_BYTES = MAX_INTEREST_BYTES // 4
 """What the interest of others leaves to this node's own of what it may tell a peer."""
-
-_TRIED = 256
-"""Origins of which there was no room to tell that are tried again at once."""
-
-_NOTHING = Origin()
 
 
 class InterestTable:
@@ -63,61 +55,50 @@ class InterestTable:
 
     def __init__(self, node_id: str) -> None:
         self.contested: set[str] = set()
-        self._node_id = node_id
-        self._own = InterestSet()
-        self._sequence = 0
+        self._own = OwnInterest(node_id)
         self._origins: dict[str, Origin] = {}
         self._links: dict[str, LinkState] = {}
+        self._telling = Telling(self._own, self._origins, self._links)
         self._standing_in: dict[str, StandIn] = {}  # in the order in which they end
         self._left_by: Counter[str] = Counter()  # lost peer -> origins that are stood in for since
-        self._concerned: set[str] = set()
-        self._rivals = Rivals()
 
     @property
     def outdone(self) -> bool:
         """Whether another process speaks as this node, and was let have the last word for now."""
-        return self._rivals.outdone > self._sequence
+        return self._own.outdone
 
     @property
     def rivals_met(self) -> int:
         """How often another process was heard to speak as this node."""
-        return self._rivals.met
+        return self._own.rivals_met
 
     @property
     def own(self) -> InterestSet:
         """What this node wants itself."""
-        return self._own
+        return self._own.wanted
 
     @property
     def concerned(self) -> set[str]:
         """Linked peers for which there is something new, until :meth:`tell`."""
-        return set(self._concerned)
+        return set(self._telling.concerned)
 
     def set_own(self, entries: Iterable[InterestEntry], sequence: int) -> None:
         """Replace this node's own interest; ``sequence`` should grow (milliseconds since the epoch do)."""
-        self._own = InterestSet(entries)
-        self._go_above(max(self._sequence, sequence - 1))
-        for origin in self._origins:
-            self._mark(origin, self._links)
+        self._own.replace(entries, sequence)
+        for origin in (self._own.node_id, *self._origins):
+            self._telling.mark(origin, self._links)
 
-    def _go_above(self, sequence: int) -> None:
-        self._sequence = min(sequence + 2 - sequence % 2, MAX_SEQUENCE)
-        self._mark(self._node_id, self._links)
-
-    def _mark(self, origin: str, peers: Iterable[str]) -> None:
-        """There may be something to tell these peers of an origin."""
-        for peer in peers:
-            if peer in self._links:
-                self._links[peer].changed.add(origin)
-                self._concerned.add(peer)
+    def tell(self, peer: str) -> list[Interest | Routes]:
+        """What ``peer`` has not been told yet, in order."""
+        return self._telling.tell(peer)
 
     # --- what is heard ----------------------------------------------------------------------------
 
     def link_up(self, peer: str) -> None:
         """There is a link with ``peer``, and nothing has been said on it."""
         told = Told(MAX_ORIGINS - 1, MAX_INTEREST_BYTES - _OWN_BYTES)
-        self._links[peer] = LinkState(told, changed={self._node_id, *self._origins})
-        self._concerned.add(peer)
+        self._links[peer] = LinkState(told, changed={self._own.node_id, *self._origins})
+        self._telling.concerned.add(peer)
 
     def heard(self, peer: str, interest: Interest, now: float) -> bool:
         """Take in what ``peer`` says; whether that changes anything.
@@ -132,14 +113,10 @@ class InterestTable:
             raise ProtocolViolation(
                 f"{peer} speaks of {origin} as of {interest.sequence}, {interest.hops} hops off"
             )
-        if origin == self._node_id:
-            # Somebody stands in for this node, or it was restarted with a clock that was set back.
-            if interest.sequence <= self._sequence:
+        if origin == self._own.node_id:
+            if not self._own.heard(interest.sequence, now):
                 return False
-            stand_in = interest.sequence % 2
-            if not stand_in and not self._rivals.rise(interest.sequence, now):
-                return False
-            self._go_above(interest.sequence)
+            self._telling.mark(origin, self._links)
             return True
         if interest.hops > MAX_HOPS:  # WITHDRAWN is
             return self._taken_back(peer, interest, now)
@@ -169,7 +146,7 @@ class InterestTable:
         self._choose(origin, now)
         if origin == peer and not fresh.entries:
             self._end(origin, fresh.sequence, now)
-        self._mark(origin, [peer])
+        self._telling.mark(origin, [peer])
         return True
 
     def routed(self, peer: str, routes: Routes) -> None:
@@ -201,7 +178,7 @@ class InterestTable:
         link.unhear(origin)
         del known.heard[peer]
         self._choose(origin, now)
-        self._mark(origin, [peer])
+        self._telling.mark(origin, [peer])
         return True
 
     def link_down(self, peer: str, now: float) -> None:
@@ -209,7 +186,7 @@ class InterestTable:
         link = self._links.pop(peer, None)
         if link is None:
             return
-        self._concerned.discard(peer)
+        self._telling.concerned.discard(peer)
         self.contested.discard(peer)
         if (known := self._origins.get(peer)) is not None:
             known.contested = False
@@ -218,18 +195,17 @@ class InterestTable:
             known.told.discard(peer)
         for origin in sorted(link.heard.keys() | link.told.origins()):
             known = self._origins[origin]
-            if known.heard.pop(peer, None) is None:
-                self._forget(origin)
-            else:
+            if known.heard.pop(peer, None) is not None:
                 self._choose(origin, now, lost=peer)
+            elif known.is_over:
+                del self._origins[origin]
 
     def expire(self, now: float) -> bool:
         """Stand in no longer for those who have been gone for too long, and go above who speaks as this node
         again; whether there was anything to do."""
-        outdone, due = self._rivals.outdone, self._rivals.next_rise
-        risen = due is not None and due <= now and self._rivals.rise(outdone, now)
+        risen = self._own.rise(now)
         if risen:
-            self._go_above(max(outdone, self._sequence))
+            self._telling.mark(self._own.node_id, self._links)
         ended = [(o, s.sequence) for o, s in self._standing_in.items() if s.expires <= now]
         for origin, sequence in ended:
             self._end(origin, sequence, now)
@@ -239,7 +215,7 @@ class InterestTable:
     def next_expiry(self) -> float | None:
         """When there is something to :meth:`expire`."""
         ends = [stand_in.expires for stand_in in islice(self._standing_in.values(), 1)]
-        due = self._rivals.next_rise
+        due = self._own.next_rise
         return min(ends if due is None else [*ends, due], default=None)
 
     # --- ways -------------------------------------------------------------------------------------
@@ -290,7 +266,7 @@ class InterestTable:
     def _speak_up(self, origin: str, stand_in: StandIn) -> None:
         stand_in.quiet = False
         stand_in.sequence = above(stand_in.sequence)
-        self._mark(origin, self._links)
+        self._telling.mark(origin, self._links)
 
     def _end(self, origin: str, sequence: int, now: float) -> None:
         """What was said of an origin up to ``sequence`` counts no longer, for nobody."""
@@ -312,7 +288,7 @@ class InterestTable:
             self._take(origin, None if direct is None else way)
         for peer in concerned:
             self._links[peer].ended[origin] = sequence
-        self._mark(origin, concerned)
+        self._telling.mark(origin, concerned)
         if origin in self._origins:
             self._choose(origin, now)
 
@@ -326,123 +302,23 @@ class InterestTable:
             return
         if isinstance(old, Way) and old.via in self._links:
             self._links[old.via].routed.discard(origin)
-            self._mark(origin, [old.via])
+            self._telling.mark(origin, [old.via])
         if not isinstance(way, StandIn):
             gone = self._standing_in.pop(origin, None)
             if gone is not None:
                 self._left_by[gone.lost] -= 1
         if isinstance(way, Way):
             self._links[way.via].routed.add(origin)
-            self._mark(origin, [way.via])
+            self._telling.mark(origin, [way.via])
         if way is None:
             known.behind.clear()
         # A hub with thousands of peers passes nothing on, so there is nothing to tell them.
-        passed_on = self._uncovered(way)
-        self._mark(origin, self._links if passed_on else {*known.behind, *known.told, origin})
-        self._forget(origin)
-
-    def _forget(self, origin: str) -> None:
-        """Drop what is over for everybody."""
-        known = self._origins[origin]
-        if known.way is None and not known.heard and not known.told:
+        passed_on = way is not None and self._own.uncovered(way.entries)
+        self._telling.mark(origin, self._links if passed_on else {*known.behind, *known.told, origin})
+        if known.is_over:
             del self._origins[origin]
 
-    def _uncovered(self, way: Way | StandIn | None) -> list[InterestEntry]:
-        return [entry for entry in way.entries if not self._own.covers(entry)] if way is not None else []
-
-    # --- what is told -----------------------------------------------------------------------------
-
-    def tell(self, peer: str) -> list[Interest | Routes]:
-        """What ``peer`` has not been told yet, in order."""
-        link = self._links[peer]
-        messages: list[Interest | Routes] = []
-        news: list[Interest] = []
-        for origin in sorted(link.changed, key=lambda origin: (origin != self._node_id, origin)):
-            interest = self.announcement(peer, origin)
-            ended = link.ended.pop(origin, 0)
-            if interest is None:
-                if self._untell(peer, origin) or ended:
-                    messages.append(Interest(origin, ended, WITHDRAWN, []))
-            elif origin != self._node_id:
-                news.append(interest)
-            elif interest != link.told_own:
-                link.told_own = interest
-                messages.append(interest)
-        link.changed.clear()
-        for interest in news:
-            messages += self._tell(peer, interest)
-        while link.told.has_room and link.untold:
-            messages += self._try_again(peer)
-        told = link.routed_told or set()
-        if link.routed != link.routed_told:
-            messages.append(Routes(sorted(link.routed - told), sorted(told - link.routed)))
-            link.routed_told = set(link.routed)
-        self._concerned.discard(peer)
-        return messages
-
-    def _tell(self, peer: str, interest: Interest) -> list[Interest]:
-        """What to say to have told a peer what another node wants, if there is room for it."""
-        link, known = self._links[peer], self._origins[interest.origin]
-        if interest == link.told.get(interest.origin) or known.way is None:
-            return []
-        # Somebody may make up any number of origins, and the peer would not know that it was not us.
-        via = known.way.via if isinstance(known.way, Way) else known.way.lost
-        crowded_out = link.told.add(interest, via)
-        if crowded_out is None:
-            link.untold[interest.origin] = None
-            return []
-        link.untold.pop(interest.origin, None)
-        known.told.add(peer)
-        for origin in crowded_out:
-            self._origins[origin].told.discard(peer)
-            link.untold[origin] = None
-        return [*(Interest(origin, 0, WITHDRAWN, []) for origin in crowded_out), interest]
-
-    def _try_again(self, peer: str) -> list[Interest]:
-        """What to say now that there is room; only so much is tried that fails."""
-        link = self._links[peer]
-        link.told.has_room = False
-        messages: list[Interest] = []
-        for origin in list(islice(link.untold, _TRIED)):
-            del link.untold[origin]
-            interest = self.announcement(peer, origin)
-            if interest is not None and (said := self._tell(peer, interest)):
-                messages += said
-                link.told.has_room = True
-        return messages
-
-    def _untell(self, peer: str, origin: str) -> bool:
-        """A peer is not told of an origin any more; whether it was."""
-        link, known = self._links[peer], self._origins.get(origin)
-        link.untold.pop(origin, None)
-        was_told = link.told.remove(origin)
-        if known is not None:
-            known.told.discard(peer)
-            self._forget(origin)
-        return was_told
-
-    def announcement(self, peer: str, origin: str) -> Interest | None:
-        """What ``peer`` is to know of an origin; ``None``: nothing."""
-        if origin == self._node_id:
-            return Interest(origin, self._sequence, 0, list(self._own.entries.values()))
-        known = self._origins.get(origin, _NOTHING)
-        way = known.way
-        if way is None or way.hops > MAX_HOPS:
-            return None
-        if origin == peer:
-            direct = known.heard.get(peer)
-            behind = direct is not None and direct.sequence < way.sequence
-            return Interest(origin, way.sequence, way.hops, []) if behind else None
-        if isinstance(way, Way):
-            if way.via == peer:
-                return None
-        elif way.quiet:
-            return None
-        entries = self._uncovered(way)
-        # Whoever is on an older way to the origin has to hear of the newer one, whatever is left to ask for.
-        if not entries and peer not in known.behind:
-            return None
-        return Interest(origin, way.sequence, way.hops, entries)
+    # --- what documents are asked for -------------------------------------------------------------
 
     def wanted_by(self, peer: str) -> InterestSet:
         """What ``peer`` is to be kept up to date with, for itself and for those to whom the way is via it, as
@@ -452,7 +328,7 @@ class InterestTable:
         origins |= {peer} & link.heard.keys()
         entries = [e for origin in origins for e in self._origins[origin].heard[peer].entries]
         # Neighbours always know each other's node documents.
-        return InterestSet([*entries, InterestEntry("nodes", {"_id": self._node_id})])
+        return InterestSet([*entries, InterestEntry("nodes", {"_id": self._own.node_id})])
 
     def wanted_from(self, peer: str) -> InterestSet:
         """What ``peer`` is asked to keep this node up to date with, as it has been told."""

@@ -10,6 +10,9 @@ from mesh.core.wire import Interest, InterestEntry
 MAX_SEQUENCE = 1 << 53
 """Sequences are milliseconds since the epoch, rounded to even, or a little above what was heard."""
 
+MAX_HOPS = 16
+"""Links that an interest is passed on over at most, after the first one."""
+
 
 @dataclass(slots=True)
 class Heard:
@@ -55,6 +58,11 @@ class Origin:
     """Peers that have been told of it, and not that it is over: for so long it is known here."""
     contested: bool = False
     """It was linked with, and somebody else spoke as it, newer."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing left of it for anybody."""
+        return self.way is None and not self.heard and not self.told
 
 
 @dataclass(slots=True)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.core.interest import EVERYTHING
-from mesh.core.routes import MAX_HOPS, SOFT_STATE_SECONDS, InterestTable
-from mesh.core.ways import StandIn, Way
+from mesh.core.routes import SOFT_STATE_SECONDS, InterestTable
+from mesh.core.ways import MAX_HOPS, StandIn, Way
 from mesh.core.wire import Interest, InterestEntry, Routes
 
 CARS = InterestEntry("cars")

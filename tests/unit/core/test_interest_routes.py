@@ -7,8 +7,8 @@ import pytest
 
 from mesh.core.interest import EVERYTHING, InterestSet
 from mesh.core.rivals import MAX_RISES, RISE_SECONDS
-from mesh.core.routes import MAX_HOPS, MAX_ORIGINS, SOFT_STATE_SECONDS, InterestTable
-from mesh.core.ways import MAX_SEQUENCE
+from mesh.core.routes import MAX_ORIGINS, SOFT_STATE_SECONDS, InterestTable
+from mesh.core.ways import MAX_HOPS, MAX_SEQUENCE
 from mesh.core.wire import WITHDRAWN, Interest, InterestEntry, Routes
 from mesh.errors import ProtocolViolation
 
@@ -43,7 +43,7 @@ def link(made: InterestTable, peer: str, *heard: Interest) -> None:
 def relayed(made: InterestTable, peer: str) -> dict[str, Interest]:
     """What a peer knows of the origins "a" to "d"."""
     made.tell(peer)
-    found = {origin: made.announcement(peer, origin) for origin in "abcd"}
+    found = {origin: made._telling.announcement(peer, origin) for origin in "abcd"}
     return {origin: interest for origin, interest in found.items() if interest is not None}
 
 
@@ -60,7 +60,7 @@ def test_what_an_earlier_run_has_said_is_gone_above() -> None:
     for peer, sequence in (("a", 100), ("b", 40), ("b", 200)):
         assert made.heard(peer, said("me", 3, CARS, sequence=sequence), 0.0) == (sequence != 40)
         assert not made.outdone
-    assert made.announcement("a", "me") == said("me", 0, sequence=202)
+    assert made._telling.announcement("a", "me") == said("me", 0, sequence=202)
 
 
 @pytest.mark.limit("core.rivals.MAX_RISES")
@@ -71,7 +71,7 @@ def test_two_who_speak_as_one_node_do_not_go_on_for_ever() -> None:
     hears, says, turns, now = "a", "b", 0, 0.0
     for _ in range(3):
         while True:
-            interest = tables[says].announcement(says, "me")
+            interest = tables[says]._telling.announcement(says, "me")
             assert interest is not None
             if not tables[hears].heard(hears, msgspec.structs.replace(interest, hops=2), now):
                 break
@@ -183,7 +183,7 @@ def test_what_a_peer_says_last_counts_whatever_its_number() -> None:
     assert not served(made, "p").covers(RED)
 
 
-@pytest.mark.limit("core.routes.MAX_HOPS")
+@pytest.mark.limit("core.ways.MAX_HOPS")
 def test_hops_are_limited() -> None:
     made = table("p", "x")
     made.heard("p", said("a", MAX_HOPS, RED), 0.0)
