@@ -40,9 +40,9 @@ _PONG = b"\x8a"
 log = peer_log("mesh.network.websocket")
 
 
-class _Unflooded(Connection):
-    """Answers no pings of who does not read the answers: they would pile up. What is sent at once takes one
-    call of the system."""
+class _Sparing(Connection):
+    """Sends in as few calls of the system as it can: one for what is sent at once. And sends no answers to
+    the pings of who does not read them: they would pile up."""
 
     def send_data(self) -> None:
         writes = self.protocol.writes
@@ -54,7 +54,7 @@ class _Unflooded(Connection):
         super().send_data()
 
 
-class Dialled(_Unflooded, ClientConnection):
+class Dialled(_Sparing, ClientConnection):
     """What this node has dialled for a link."""
 
 
@@ -99,7 +99,7 @@ class Entrance:
         self._total -= self._taken.pop(connection, 0)
 
 
-class Incoming(_Unflooded, ServerConnection):
+class Incoming(_Sparing, ServerConnection):
     """Known from its first byte on: a WebSocket, once it is one, may be closed in good order, and what has
     not become one can be dropped.
 
