@@ -139,12 +139,14 @@ class MembershipRefused(HandshakeFailed):
 class IdentityCloned(HandshakeFailed):
     """Two running nodes have the same identity: a data directory was copied, and both copies are in use."""
 
-    def __init__(self, reason: str) -> None:
-        MeshError.__init__(
-            self,
-            f"{reason}. Stop one of the two; a copy becomes a node of its own when the file identity.key is "
-            "moved out of its data directory",
-        )
+    ADVICE = (
+        "Stop one of the two; a copy becomes a node of its own when the file identity.key is moved out of "
+        "its data directory"
+    )
+
+    def __init__(self, problem: str) -> None:
+        MeshError.__init__(self, f"{problem}. {self.ADVICE}")
+        self.problem = problem
         self.reason = str(self)
 
 

@@ -9,11 +9,10 @@ import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mesh.core.handshake import CLONED
 from mesh.core.identity import short_id
 from mesh.core.renewal import OTHERS_RENEW_SECONDS
 from mesh.core.structs import Struct
-from mesh.errors import CredentialsUnusable
+from mesh.errors import CredentialsUnusable, IdentityCloned
 from mesh.membership.credentials import Credentials
 from mesh.node.missing_blobs import MissingBlob
 from mesh.node.presence import Presence
@@ -136,11 +135,8 @@ def _descriptors() -> Iterable[Finding]:
 
 
 def _cloned(presence: Presence) -> Iterable[Finding]:
-    refused = (dial.error for dial in presence.dials if dial.error is not None and CLONED in dial.error)
-    found = presence.cloned or next(refused, None)
-    if found is not None:
-        problem, _, advice = found.rpartition(". ")
-        yield Finding("identity", problem, advice)
+    if presence.rival is not None:
+        yield Finding("identity", presence.rival, IdentityCloned.ADVICE)
 
 
 def _revoked(presence: Presence) -> Iterable[Finding]:

@@ -51,6 +51,7 @@ class Presence(Struct, frozen=True):
         online: it is neither paused nor ``cloned``.
         cloned: why it stays offline, and what to do: another process runs with its identity, and goes on in
             its place; ``None``: not that this is known.
+        rival: what is known of another process with its identity, whichever goes on; ``None``: nothing.
     """
 
     node_id: str
@@ -60,6 +61,7 @@ class Presence(Struct, frozen=True):
     peers: list[PeerPresence]
     dials: list[DialPresence]
     cloned: str | None = None
+    rival: str | None = None
 
     @property
     def revoked_by(self) -> str | None:
@@ -107,6 +109,8 @@ class PresenceView:
 
     def now(self) -> Presence:
         """The links of this moment."""
+        targets = self._peers.dialer.targets
+        refused = (t.error.problem for t in targets if isinstance(t.error, IdentityCloned))
         return Presence(
             self._node_id,
             self._name,
@@ -127,9 +131,10 @@ class PresenceView:
             ],
             dials=[
                 DialPresence(t.url, t.node_id, t.state, None if t.error is None else str(t.error))
-                for t in self._peers.dialer.targets
+                for t in targets
             ],
             cloned=None if self.cloned is None else str(IdentityCloned(self.cloned)),
+            rival=self.cloned or next(refused, None),
         )
 
     def check_alone(self) -> None:
