@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from mesh.core.structs import UNREADABLE
 from mesh.errors import ProtocolViolation
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
@@ -80,7 +81,7 @@ def decode_request(text: str | bytes) -> Request:
     """
     try:
         return _request.decode(text)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise ProtocolViolation(f"malformed control request: {error}") from error
 
 
@@ -92,5 +93,5 @@ def decode_reply(text: str | bytes) -> Reply:
     """
     try:
         return _reply.decode(text)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise ProtocolViolation(f"malformed control reply: {error}") from error

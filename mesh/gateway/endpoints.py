@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from mesh.control.registry import Served
+from mesh.core.structs import UNREADABLE
 from mesh.errors import MeshError
 from mesh.gateway.answers import BadRequest, TooLarge, answer, failure, refusal
 
@@ -132,7 +133,7 @@ def queried(name: str, text: str, kind: Any) -> Any:
 def _decoded(data: bytes, kind: Any) -> Any:
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except UNREADABLE as error:
         raise BadRequest(f"the body is not what it should be: {error}") from error
 
 

@@ -15,6 +15,7 @@ from mesh.core.enrolment import read_token
 from mesh.core.identity import PRIVATE_KEY_BYTES, Identity, short_id
 from mesh.core.membership import Membership
 from mesh.core.renewal import retired, succeeded
+from mesh.core.structs import UNREADABLE
 from mesh.errors import CredentialsUnusable, MembershipRefused
 from mesh.membership.asking import enrol_by, succeed_at
 from mesh.network.tls import Tls, make_certificate
@@ -103,7 +104,7 @@ class Credentials:
                 identity = _go_over(path)
             credentials = cls(identity, chain, path)
             credentials.membership.admit(chain, identity.public_key, chain[0].not_before)
-        except (msgspec.MsgspecError, IndexError, MembershipRefused) as error:
+        except (IndexError, MembershipRefused, *UNREADABLE) as error:
             raise CredentialsUnusable(str(path / CERTIFICATES), str(error)) from error
         return credentials
 
@@ -181,7 +182,7 @@ class Credentials:
             return None
         try:
             return msgspec.json.decode(read_private(self._home / _RETIRED), type=Revocation)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise CredentialsUnusable(str(self._home / _RETIRED), str(error)) from error
 
     @classmethod

@@ -10,6 +10,7 @@ from mesh.core.enrolment import Invited
 from mesh.core.identity import node_id_of
 from mesh.core.membership import Membership
 from mesh.core.records import OWNED_COLLECTIONS
+from mesh.core.structs import UNREADABLE
 from mesh.errors import InvitationRefused, ProtocolViolation
 from mesh.storage.rows import Rows
 
@@ -54,7 +55,7 @@ def revocations(rows: Rows) -> list[Revocation]:
     for (fact,) in rows.connection.execute("SELECT fact FROM revocations ORDER BY node_id"):
         try:
             facts.append(msgspec.msgpack.decode(fact, type=Revocation))
-        except (msgspec.MsgspecError, TypeError):
+        except (TypeError, *UNREADABLE):
             continue  # a damaged store was salvaged: peers know it, too
     return facts
 

@@ -24,6 +24,7 @@ import sqlite_utils
 from mesh.core import document, records
 from mesh.core.document import ABSENT
 from mesh.core.records import OWNED_COLLECTIONS
+from mesh.core.structs import UNREADABLE
 from mesh.core.values import check_collection, check_id, identical
 from mesh.core.versions import check_version, decode_vector, key_hash, version_hash
 from mesh.core.wire import Change
@@ -241,7 +242,7 @@ def _subscriptions(damaged: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
             name, collection, selector = row
             check_collection(collection)
             msgspec.json.decode(selector, type=dict[str, Any])
-        except (MeshError, msgspec.MsgspecError, TypeError):
+        except (MeshError, TypeError, *UNREADABLE):
             continue
         if isinstance(name, str):
             yield row

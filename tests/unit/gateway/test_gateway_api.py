@@ -105,6 +105,7 @@ async def test_ids_may_hold_anything(client: httpx.AsyncClient, node: Node) -> N
         ("GET", '/api/collections/cars/documents?selector={"a":{"$no":1}}', b"", 400, "InvalidSelector"),
         ("PUT", "/api/collections/cars/documents/c", b"[]", 400, "BadRequest"),
         ("PUT", "/api/collections/cars/documents/c", b"[" * 100_000, 400, "BadRequest"),
+        ("PUT", "/api/collections/cars/documents/c", b'{"a": "\xff"}', 400, "BadRequest"),
         ("PUT", "/api/collections/cars/documents/c", b'{"_id": "d"}', 422, "InvalidDocument"),
         ("PUT", "/api/collections/cars/documents/c", b'{"a": 9007199254740993}', 422, "InvalidDocument"),
         ("PUT", "/api/collections/nodes/documents/c", b"{}", 403, "PermissionDenied"),

@@ -94,7 +94,8 @@ def test_certificates_of_another_node_or_of_nobody_are_refused(tmp_path: Path) -
         Credentials.create(tmp_path / name)
     path = tmp_path / "hq" / CERTIFICATES
     own = path.read_bytes()
-    for content in (b"", b"[]", b"{}", own[:-9], own.replace(b"member", b"nobody"), b"\xff"):
+    roles = (own.replace(b"member", role) for role in (b"nobody", b"\xffember"))
+    for content in (b"", b"[]", b"{}", own[:-9], b"\xff", *roles):
         path.write_bytes(content)
         with pytest.raises(CredentialsUnusable):
             Credentials.load(tmp_path / "hq")

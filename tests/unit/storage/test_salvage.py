@@ -298,6 +298,9 @@ async def test_what_else_there_was_is_carried_over(path: Path) -> None:
         graves.bury(rows, NOW + graves.TOMBSTONE_SECONDS)
         rows.quarantine(gone, "peer", "no update")
         membership.remember_revocations(rows, [fact])
+        [(raw,)] = rows.connection.execute("SELECT fact FROM revocations").fetchall()
+        flipped = raw.replace(root.node_id.encode(), b"\xff" + root.node_id[1:].encode())
+        rows.connection.execute("INSERT INTO revocations VALUES ('damaged', ?)", (flipped,))
 
     await store.write(job)
     await store.close()
