@@ -17,6 +17,7 @@ from mesh.core.file_names import safe_file_name, suffixed_file_name
 from mesh.core.tokens import BlobToken
 from mesh.distributions.ports import Blobs
 from mesh.errors import InvalidNode
+from mesh.storage.folders import sync_folder
 from mesh.storage.worker import Worker
 
 _READ_BYTES = 1 << 20
@@ -102,7 +103,7 @@ class Inbox:
             except FileExistsError:
                 if not _is_file_of(target, token):
                     continue  # else another distribution of the same blob was faster
-            _sync_directory(self._directory)
+            sync_folder(self._directory)
             return target
         raise FileExistsError(
             errno.EEXIST, "the inbox holds other files under this name: move them away and retry", str(target)
@@ -134,11 +135,3 @@ def _move_without_overwriting(source: Path, target: Path) -> None:
         if os.path.lexists(target):
             raise FileExistsError(errno.EEXIST, "the name is taken", str(target)) from error
         source.rename(target)
-
-
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -11,7 +11,8 @@ from blake3 import blake3
 
 from mesh.core.chunks import hash_chunk
 from mesh.core.tokens import CHUNK_BYTES
-from mesh.storage.blob_sources import check_room, storage_full, sync_folder, write_all
+from mesh.storage.blob_sources import check_room, storage_full, write_all
+from mesh.storage.folders import sync_folder
 
 _NO_RANGE_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM}
 

@@ -42,8 +42,9 @@ from mesh.errors import (
 from mesh.storage.blob_links import Link
 from mesh.storage.blob_marks import CachedMarks, Pins
 from mesh.storage.blob_sides import SUFFIXES, SideFiles, read_file
-from mesh.storage.blob_sources import Intake, sync_folder, writing
+from mesh.storage.blob_sources import Intake, writing
 from mesh.storage.blob_strays import move, open_file, remove
+from mesh.storage.folders import sync_folder
 
 if TYPE_CHECKING:
     from mesh.storage.blob_partial import PartialFile

@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from mesh.storage.blob_sources import sync_folder, writing
+from mesh.storage.blob_sources import writing
+from mesh.storage.folders import sync_folder
 
 _SERVED_SECONDS = 60.0
 """When a cached blob was last served is written down at most this often."""

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 from mesh.core.chunks import Buffer, ChunkMap, derived_hashes
 from mesh.core.tokens import BlobMetadata, BlobToken
 from mesh.errors import MeshError
-from mesh.storage.blob_sources import check_room, sync_folder, write_all, writing
+from mesh.storage.blob_sources import check_room, write_all, writing
 from mesh.storage.blobs import CorruptChunk, verified_hashes
+from mesh.storage.folders import sync_folder
 from mesh.storage.worker import Worker
 from mesh.storage.write_back import make_durable, start
 

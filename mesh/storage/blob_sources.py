@@ -237,12 +237,3 @@ def write_all(fd: int, data: Buffer, offset: int) -> None:
         written = os.pwrite(fd, view[:_CALL_BYTES], offset)
         view = view[written:]
         offset += written
-
-
-def sync_folder(folder: Path | str) -> None:
-    """Make what was created, renamed or removed in ``folder`` durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mesh.core.identity import PRIVATE_KEY_BYTES, Identity
 from mesh.errors import DataDirUnusable
+from mesh.storage.folders import sync_folder
 
 
 def load_or_create_identity(path: str | os.PathLike[str]) -> Identity:
@@ -57,8 +58,4 @@ def _create(file: Path) -> None:
             return
     finally:
         draft.unlink()
-    directory = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_folder(file.parent)

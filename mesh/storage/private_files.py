@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 from mesh.errors import CredentialsUnusable
+from mesh.storage.folders import sync_folder
 
 _MAX_BYTES = 1 << 20
 
@@ -72,11 +73,7 @@ def write_private(path: Path, content: bytes) -> None:
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_folder(path.parent)
     except OSError as error:
         raise CredentialsUnusable(str(path), error.strerror or str(error)) from error
 
