@@ -9,6 +9,7 @@ import logging
 import socket
 import ssl
 from http import HTTPStatus
+from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import Server, ServerConnection, serve
@@ -51,6 +52,16 @@ _MAX_CLOSE_REASON_BYTES = 123  # what a WebSocket close frame has room for
 log = peer_log(__name__)
 # websockets logs tracebacks of what strangers send. What matters of it is said here, in one line.
 _quiet = logging.Logger("websockets", logging.CRITICAL + 1)
+
+_EITHER_END: dict[str, Any] = {
+    "compression": None,
+    "ping_interval": None,  # links have their own heartbeat
+    "close_timeout": CLOSE_SECONDS,
+    "max_size": MAX_STRANGER_BYTES,
+    "max_queue": QUEUED_MESSAGES,
+    "write_limit": _WRITE_BUFFER_BYTES,
+    "logger": _quiet,
+}
 
 
 class WebSocketConnection:
@@ -148,17 +159,11 @@ class WebSocketListener:
             host,
             port,
             origins=[None],  # a web page may reach loopback: refuse whatever a browser sends
-            compression=None,
             process_request=self._check_path,
             server_header=None,
             open_timeout=OPEN_SECONDS,
-            ping_interval=None,  # links have their own heartbeat
-            close_timeout=CLOSE_SECONDS,
-            max_size=MAX_STRANGER_BYTES,
-            max_queue=QUEUED_MESSAGES,
-            write_limit=_WRITE_BUFFER_BYTES,
-            logger=_quiet,
             create_connection=Here,
+            **_EITHER_END,
         )
         bound, self.port = self._server.sockets[0].getsockname()[:2]
         dialable = _outward_address(bound) if is_wildcard(bound) else bound
@@ -272,17 +277,11 @@ class WebSocketTransport:
             host=host,
             port=endpoint.port,
             proxy=None,
-            compression=None,
             user_agent_header=None,
             open_timeout=None,  # dial() has one around everything
-            ping_interval=None,
-            close_timeout=CLOSE_SECONDS,
-            max_size=MAX_STRANGER_BYTES,
-            max_queue=QUEUED_MESSAGES,
-            write_limit=_WRITE_BUFFER_BYTES,
-            logger=_quiet,
             ssl=self._tls.client if self._tls else None,
             create_connection=OpeningConnection if endpoint.path == BULK_PATH else Dialled,
+            **_EITHER_END,
         )
         if endpoint.path != BULK_PATH:
             read_little(client.transport)
