@@ -67,9 +67,6 @@ class Range(NamedTuple):
         return [Range(self.bits + STEP_BITS, prefix) for prefix in range(first, first + _CHILDREN)]
 
 
-WHOLE = Range(0, 0)
-
-
 class KeySet:
     """An immutable set of (key hash, version hash, position in the log), sorted by key.
 

@@ -24,7 +24,7 @@ from mesh.core.identity import Identity
 from mesh.core.library import EMPTY_UPDATE, registers_of
 from mesh.core.membership import Membership
 from mesh.core.receipts import distribution_id_of, new_receipt
-from mesh.core.reconcile import WHOLE, KeySet, Listing, Summary, answer, differing, summary
+from mesh.core.reconcile import KeySet, Listing, Range, Summary, answer, differing, summary
 from mesh.core.scopes import NodeFacts, matches, parse_scope
 from mesh.core.selector import compile_selector
 from mesh.core.tokens import BlobToken
@@ -461,7 +461,9 @@ READERS = {
         nested=True,
     ),
     "selector": Reader([_as_json(s) for s in _SELECTORS], _selector, (InvalidSelector,), nested=True),
-    "summaries": Reader([msgspec.msgpack.encode([summary(_SET, WHOLE)])], _summaries, (ProtocolViolation,)),
+    "summaries": Reader(
+        [msgspec.msgpack.encode([summary(_SET, Range(0, 0))])], _summaries, (ProtocolViolation,)
+    ),
     "listings": Reader(
         [msgspec.msgpack.encode([Listing(4, 1, 3, b"x" * 60)])], _listings, (ProtocolViolation,)
     ),
