@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import shutil
 import stat
@@ -19,6 +20,8 @@ from mesh.distributions.ports import Blobs
 from mesh.errors import InvalidNode
 from mesh.storage.folders import sync_folder
 from mesh.storage.worker import Worker
+
+logger = logging.getLogger("mesh.distributions")
 
 _READ_BYTES = 1 << 20
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
@@ -76,7 +79,9 @@ class Inbox:
             await self._blobs.export(token.hash, staging / "blob")
 
             async def reveal() -> Path:
-                return await self._worker.run(self._reveal, staging / "blob", names, token)
+                path = await self._worker.run(self._reveal, staging / "blob", names, token)
+                logger.info("distribution %s is in the inbox: %s", distribution_id, path)
+                return path
 
             yield reveal
         finally:

@@ -186,6 +186,7 @@ class Jobs:
         except Exception:
             logger.exception("distribution %s: its failure cannot be written", job.record.distribution_id)
             return False
+        logger.warning("distribution %s has failed here: %s", job.record.distribution_id, error)
         return True
 
     def _retry(self, job: Job) -> None:

@@ -58,14 +58,19 @@ def test_given_hostile_names_when_delivered_then_they_stay_inside(tmp_path: Path
     in_a_world(run)
 
 
-def test_given_the_same_name_and_size_when_the_content_differs_then_both_are_there(tmp_path: Path) -> None:
+def test_given_the_same_name_and_size_when_the_content_differs_then_both_are_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def run(world: World) -> None:
         hq, _ = await _start(world, tmp_path)
         await _deliver(hq, b"one")
         second = await _deliver(hq, b"two")
-        assert _files(tmp_path) == {"map.bin": b"one", f"map-{second.distribution_id}.bin": b"two"}
+        other = f"map-{second.distribution_id}.bin"
+        assert _files(tmp_path) == {"map.bin": b"one", other: b"two"}
+        assert f"distribution {second.distribution_id} is in the inbox: {tmp_path / other}" in caplog.messages
 
-    in_a_world(run)
+    with caplog.at_level("INFO", "mesh.distributions"):
+        in_a_world(run)
 
 
 def test_given_symbolic_links_in_the_way_when_delivered_then_nothing_is_written_through(
@@ -90,7 +95,7 @@ def test_given_symbolic_links_in_the_way_when_delivered_then_nothing_is_written_
 
 
 def test_given_both_names_are_taken_when_delivered_then_the_receipt_says_so_and_retry_heals(
-    tmp_path: Path,
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def run(world: World) -> None:
         hq, van = await world.start("hq"), world.add("van", ["north"], inbox=tmp_path)
@@ -102,6 +107,7 @@ def test_given_both_names_are_taken_when_delivered_then_the_receipt_says_so_and_
         world.reconnect(van)
         status = await hq.service.wait_for_completion(handle, 60)
         assert "move them away and retry" in (status.node_statuses["van"].error or "")
+        assert f"distribution {handle.distribution_id} has failed here: " in caplog.text
         assert _files(tmp_path) == {path.name: b"mine" for path in taken}
         taken[0].unlink()
         await hq.service.retry(handle)
