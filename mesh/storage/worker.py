@@ -12,6 +12,8 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, ParamSpec, Protocol, TypeVar
 
+from mesh.errors import NotStarted
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -29,7 +31,11 @@ class Worker(Protocol):
     """Runs blocking functions one after another, in the order they were asked for."""
 
     def call(self, then: Then, function: Callable[..., Any], *args: Any) -> None:
-        """Ask for ``function``; ``then`` is called on the event loop when it has run."""
+        """Ask for ``function``; ``then`` is called on the event loop when it has run.
+
+        Raises:
+            NotStarted: it was closed.
+        """
 
     async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """The result of ``function``, which has run when this returns. Cancelled before it has begun, it is
@@ -57,7 +63,7 @@ class ThreadWorker:
     def call(self, then: Then, function: Callable[..., Any], *args: Any) -> None:
         """See :class:`Worker`."""
         if self._closed:
-            raise RuntimeError(f"the worker {self._name} is closed")
+            raise NotStarted(f"the node was closed: {self._name} does nothing more")
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
             self._thread.start()
@@ -132,7 +138,7 @@ class Together:
 
         try:
             self._worker.call(then, _each, [function for function, _ in asked])
-        except RuntimeError as closed:
+        except NotStarted as closed:
             then(None, closed)
 
 

@@ -15,6 +15,7 @@ from mesh.attachments.service import Attachments
 from mesh.core.identity import Identity
 from mesh.core.picking import MAX_WINDOW
 from mesh.core.tokens import CHUNK_BYTES, BlobProgress
+from mesh.errors import NotStarted
 from mesh.network.peers import Peers
 from mesh.network.websocket import WebSocketTransport
 from mesh.storage.blob_folder import FolderBlobs
@@ -91,3 +92,14 @@ async def test_after_a_restart_at_half_only_the_rest_is_fetched(tmp_path: Path) 
 
 def test_the_allocator_can_be_tuned_or_says_that_it_cannot() -> None:
     assert tune_allocator() in (True, False)
+
+
+async def test_what_is_asked_while_it_closes_says_so(tmp_path: Path) -> None:
+    async with node(tmp_path / "a", listen=None) as (_, a):
+        for number in range(50):
+            await a.add(b"%d" % number)
+        asking = asyncio.ensure_future(a.tokens())
+        await asyncio.sleep(0)
+        await a.close()
+        with pytest.raises(NotStarted, match="closed"):
+            await asking

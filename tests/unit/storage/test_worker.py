@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mesh.errors import NotStarted
 from mesh.storage.worker import InlineWorker, Then, ThreadWorker, Together
 
 
@@ -43,7 +44,7 @@ async def test_a_worker_that_was_closed_meanwhile_says_so() -> None:
     worker = ThreadWorker("test")
     asked = Together(worker).run(halve, 2)
     await worker.close()
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(NotStarted, match="closed"):
         await asked
 
 
