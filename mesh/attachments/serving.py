@@ -14,7 +14,7 @@ from mesh.core.frames import FrameReader, frames_of
 from mesh.core.limits import peer_log
 from mesh.core.tokens import CHUNK_BYTES
 from mesh.core.wire import ChunkGet, ChunkList, ChunkListGet, ChunkPiece, ChunkRefused, Message, PieceGet
-from mesh.errors import BlobNotFound, LinkClosed, ProtocolViolation
+from mesh.errors import BlobNotFound, LinkClosed, MeshError, ProtocolViolation
 from mesh.network.link import Link
 from mesh.network.transport import HEADROOM_BYTES, Connection
 from mesh.storage.blobs import BlobStore
@@ -269,7 +269,7 @@ class Server:
             if isinstance(request, ChunkListGet):
                 return ChunkList(request.hash, request.start, b"")
             return ChunkRefused(request.hash, job.index, str(error))
-        except OSError as error:
+        except (MeshError, OSError) as error:
             log.error("cannot read chunk %d of blob %s: %s", job.index, request.hash.hex(), error)
             return ChunkRefused(request.hash, job.index, "it cannot be read")
 

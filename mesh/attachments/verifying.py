@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 
 from mesh.core.structs import Struct
 from mesh.core.tokens import BlobToken
 from mesh.errors import BlobCorrupt, BlobNotFound, MeshError
 from mesh.storage.blobs import BlobStore
+
+log = logging.getLogger(__name__)
 
 MAX_REPAIRS = 256
 """Damaged blobs that are fetched again at once."""
@@ -22,8 +25,8 @@ class VerifyReport(Struct, frozen=True):
         checked_bytes: how many bytes that were.
         damaged_chunks: how many chunks of them were not what they should be, where that can be told.
         repaired: the hashes of the damaged blobs that are whole again.
-        lost: the hashes of those that are not: nobody had them in time. What is good of them is still here
-            for a while, for a later ``fetch``.
+        lost: the hashes of those that are not: nobody had them in time, or the disk fails. What is good of
+            them is still here for a while, for a later ``fetch``.
         alone: no node was linked that could have repaired anything.
     """
 
@@ -68,6 +71,9 @@ async def verify_all(
                 repairs.create_task(repair(token))
             except BlobNotFound:
                 continue
+            except OSError as error:
+                log.error("blob %s can be neither read nor replaced: %s", hash, error)
+                lost.append(hash)
             else:
                 damaged_chunks += len(damaged)
                 if damaged:

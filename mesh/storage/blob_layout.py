@@ -38,9 +38,11 @@ from mesh.errors import (
     DataDirUnusable,
     InvalidToken,
     LinkedFileChanged,
+    StorageFull,
 )
 from mesh.storage.blob_links import Link
 from mesh.storage.blob_marks import CachedMarks, Pins
+from mesh.storage.blob_reading import read_at
 from mesh.storage.blob_sides import SUFFIXES, SideFiles, read_file
 from mesh.storage.blob_sources import Intake, writing
 from mesh.storage.blob_strays import move, open_file, remove
@@ -281,7 +283,10 @@ class BlobFolder:
         token, hashes = intake.finish(metadata)
         if token.hash != hash:
             self.drop_rotten(hash)
-        self._sides.describe(token, hashes, durable=True)
+        try:
+            self._sides.describe(token, hashes, durable=True)
+        except (StorageFull, DataDirUnusable) as error:  # to read it takes no room
+            log.warning("what blob %s is cannot be written down, and is found out again: %s", hash, error)
         return token, hashes
 
     def is_linked(self, hash: str) -> bool:
@@ -327,7 +332,7 @@ class BlobFolder:
             return data
         fd = self.open_blob(hash)
         try:
-            if os.preadv(fd, [view], index * CHUNK_BYTES) != length:
+            if len(read_at(fd, view, index * CHUNK_BYTES)) != length:
                 self.drop_rotten(hash)
         finally:
             os.close(fd)
@@ -349,8 +354,7 @@ class BlobFolder:
         fd = self.open_blob(hash)
         try:
             for index in range(index, end):  # noqa: B020
-                count = os.preadv(fd, [buffer], index * CHUNK_BYTES)
-                if not chunk_matches(token, hashes, index, buffer[:count]):
+                if not chunk_matches(token, hashes, index, read_at(fd, buffer, index * CHUNK_BYTES)):
                     damaged.append(index)
         finally:
             os.close(fd)
@@ -403,14 +407,19 @@ class BlobFolder:
     def _forget(self, hash: str) -> None:
         del self.sizes[hash]
         self._links.pop(hash, None)
-        self.cached.served.pop(hash, None)
         self._list_of = None
+        folder = self.clear(hash)
+        with suppress(FileNotFoundError, NotADirectoryError):  # somebody removed the folder with it
+            sync_folder(folder)
+
+    def clear(self, hash: str) -> Path:
+        """Remove what lies in the place of a blob that is not here; the folder to be synced then."""
+        self.cached.served.pop(hash, None)
         final = self._place(hash)
         for path in (final, *(final.with_suffix(suffix) for suffix in SUFFIXES)):
             remove(path)
         self._shelves.pop(hash, None)
-        with suppress(FileNotFoundError, NotADirectoryError):  # somebody removed the folder with it
-            sync_folder(final.parent)
+        return final.parent
 
     # --- partial blobs -------------------------------------------------------------------------------
 

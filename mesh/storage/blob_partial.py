@@ -11,6 +11,7 @@ from blake3 import blake3
 from mesh.core.chunks import Buffer, ChunkMap, chunk_length, chunk_matches, list_matches
 from mesh.core.tokens import CHUNK_BYTES, BlobToken
 from mesh.errors import InvalidToken, StorageFull
+from mesh.storage.blob_reading import read_at
 from mesh.storage.blob_sources import check_room, write_all, writing
 from mesh.storage.blob_strays import is_file, remove
 from mesh.storage.blobs import CorruptChunk
@@ -67,17 +68,20 @@ class PartialFile:
             pass
         if await self._worker.run(self._finish):
             return []
+        self._look_again()
         damaged: list[int] = []
         for index in range(0, self.token.chunk_count, _CHUNKS_PER_JOB):
             damaged += await self._worker.run(self._damaged, index)
-        if not damaged:
-            await self._worker.run(self._drop)
-            raise InvalidToken(
-                f"every chunk is as the token of {self.token.hash} says, and the whole is not: "
-                "whoever made the token must make it again"
-            )
-        self._look_again()
-        return damaged
+        if damaged:
+            self._look_again()
+            return damaged
+        if await self._worker.run(self._finish):  # it was not read as it is before
+            return []
+        await self._worker.run(self._drop)
+        raise InvalidToken(
+            f"every chunk is as the token of {self.token.hash} says, and the whole is not: "
+            "whoever made the token must make it again"
+        )
 
     async def close(self) -> None:
         """See the port."""
@@ -120,11 +124,10 @@ class PartialFile:
         """Read chunk ``index`` into ``view``; ``False`` if it is not held."""
         if self._fd is None or index not in self.held:
             return False
-        if os.preadv(self._fd, [view], index * CHUNK_BYTES) != len(view):
-            return False
-        if index in self._found:
+        data = read_at(self._fd, view, index * CHUNK_BYTES)
+        if index in self._found or len(data) != len(view):
             assert self.hashes is not None
-            if not chunk_matches(self.token, self.hashes, index, view):
+            if not chunk_matches(self.token, self.hashes, index, data):
                 self.held.remove(index)
                 if index < self._followed:
                     self._whole, self._followed = blake3(), 0
@@ -189,8 +192,7 @@ class PartialFile:
         buffer = memoryview(bytearray(min(CHUNK_BYTES, self.token.size_bytes)))
         for index in range(index, min(index + limit, self.token.chunk_count)):  # noqa: B020
             view = buffer[: chunk_length(self.token.size_bytes, index)]
-            os.preadv(self._fd, [view], index * CHUNK_BYTES)
-            if not see(index, view):
+            if not see(index, read_at(self._fd, view, index * CHUNK_BYTES)):
                 return index
         return index + 1
 
@@ -223,7 +225,8 @@ class PartialFile:
         self._folder.remove_partial(self.token.hash)
 
     def _damaged(self, index: int) -> list[int]:
-        """Which of a few chunks from ``index`` on are not those of the list: they are no longer held."""
+        """Which of a few chunks from ``index`` on are not those of the list: they are no longer held. The
+        others are hashed again."""
         assert self.hashes is not None
         hashes = self.hashes
         damaged: list[int] = []
@@ -232,6 +235,7 @@ class PartialFile:
             if not chunk_matches(self.token, hashes, index, view):
                 damaged.append(index)
                 self.held.remove(index)
+            self._whole.update(view)
             return True
 
         self._each_chunk(index, _CHUNKS_PER_JOB, see)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from collections.abc import Callable
@@ -12,9 +13,19 @@ from mesh.errors import BlobCorrupt
 
 _BUFFER_BYTES = 64 * 1024
 
-
 Damaged = Callable[[], BlobCorrupt]
 """Called when a chunk is not that of the list; gives what to raise."""
+
+
+def read_at(fd: int, buffer: memoryview, offset: int) -> memoryview:
+    """What there is at ``offset`` of a file, read into ``buffer``: nothing where the disk cannot read it,
+    which is how many a disk tells that it has lost something."""
+    try:
+        return buffer[: os.preadv(fd, [buffer], offset)]
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return buffer[:0]
 
 
 def verified_file(fd: int, token: BlobToken, hashes: bytes, damaged: Damaged) -> io.BufferedReader:
@@ -79,8 +90,7 @@ class _Chunks(io.RawIOBase):
 
     def _load(self, index: int) -> None:
         chunk = memoryview(bytearray(chunk_length(self._token.size_bytes, index)))
-        count = os.preadv(self._fd, [chunk], index * CHUNK_BYTES)
-        if not chunk_matches(self._token, self._hashes, index, chunk[:count]):
+        if not chunk_matches(self._token, self._hashes, index, read_at(self._fd, chunk, index * CHUNK_BYTES)):
             raise self._damaged()
         self._index, self._chunk = index, chunk
 

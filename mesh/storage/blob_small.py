@@ -171,6 +171,10 @@ def _write_together(folder: BlobFolder, syncing: Executor, blobs: Sequence[Small
                 sync_folder(place)
             done = True
     except MeshError as error:
+        for small in blobs:  # some may be in their places
+            if small.token.hash not in folder.sizes:
+                with suppress(OSError):
+                    folder.clear(small.token.hash)
         if len(blobs) == 1:
             return [error]
         return [problem for small in blobs for problem in _write_together(folder, syncing, [small])]

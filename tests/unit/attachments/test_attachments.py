@@ -25,6 +25,7 @@ from mesh.core.tokens import CHUNK_BYTES, BlobMetadata, BlobProgress, BlobToken
 from mesh.errors import (
     BlobNotFound,
     BlobTooLarge,
+    DataDirUnusable,
     FetchFailed,
     FetchTimeout,
     InvalidFetch,
@@ -171,6 +172,43 @@ def test_a_blob_of_any_size_is_fetched_as_it_was_added(size: int) -> None:
         await world.close()
 
     run_virtual(main())
+
+
+@simulated()
+async def test_a_blob_that_can_be_neither_read_nor_replaced_keeps_no_other_from_being_verified(
+    world: World,
+) -> None:
+    await world.node("a")
+    store = world.nodes["a"].store
+    bad, *_ = [await world["a"].add(content(1000, seed)) for seed in range(3)]
+    verify = store.verify
+
+    async def fail(hash: str) -> list[int]:
+        if hash == bad.hash:
+            raise OSError(errno.EIO, "Input/output error")
+        return await verify(hash)
+
+    store.verify = fail  # type: ignore[method-assign]
+    report = await world["a"].verify()
+    assert (report.checked, report.lost) == (3, [bad.hash])
+
+
+@simulated()
+async def test_a_holder_that_cannot_read_one_blob_serves_the_others(world: World) -> None:
+    await world.link("ab")
+    store = world.nodes["b"].store
+    bad, good = [await world["b"].add(content(2 * MIB, seed)) for seed in range(2)]
+    chunk_list = store.chunk_list
+
+    async def read(hash: str) -> bytes:
+        if hash == bad.hash:
+            raise DataDirUnusable("somewhere", "it is read-only")
+        return await chunk_list(hash)
+
+    store.chunk_list = read  # type: ignore[method-assign]
+    with pytest.raises(FetchTimeout):
+        await world["a"].fetch(bad, timeout=5)
+    await world["a"].fetch(good, timeout=5)
 
 
 @simulated()

@@ -89,6 +89,26 @@ async def test_lost_or_damaged_side_files_are_made_again(
         assert await store.chunk_list(token.hash) == hashes
 
 
+async def test_lost_side_files_keep_nothing_from_being_read_while_the_disk_is_full(
+    opened: Callable[[], FolderBlobs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened()
+    await store.open()
+    data = content(2 * CHUNK_BYTES + 1)
+    token, hashes, _ = describe(data)
+    await store.add(data, BlobMetadata())
+    for suffix in (".token", ".chunks"):
+        store.path(token.hash).with_suffix(suffix).unlink()
+
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr("mesh.storage.blob_sides.write_all", full)
+    assert await store.chunk_list(token.hash) == hashes
+    assert await store.info(token.hash) == token
+    assert await store.verify(token.hash) == []
+
+
 async def test_content_that_rotted_is_noticed_when_it_is_hashed_again(
     opened: Callable[[], FolderBlobs],
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import os
 import socket
@@ -126,6 +127,30 @@ async def test_a_chunk_that_has_to_be_verified_is(store: FolderBlobs) -> None:
 
 
 # --- what is in the place of a file ----------------------------------------------------------------------
+
+
+async def test_what_the_disk_cannot_read_is_damaged(
+    store: FolderBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, bad = os.preadv, True
+
+    def preadv(fd: int, buffers: list[memoryview], offset: int) -> int:
+        if bad and offset == CHUNK_BYTES:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(fd, buffers, offset)
+
+    await store.add(DATA, BlobMetadata())
+    monkeypatch.setattr(os, "preadv", preadv)
+    with store.open_file(TOKEN.hash) as file, pytest.raises(BlobCorrupt):
+        file.read()
+    assert await store.verify(TOKEN.hash) == [1]
+    partial = await store.begin(TOKEN, cached=False)
+    await partial.set_hashes(HASHES)
+    assert await partial.finish() == [1]
+    await partial.write(1, CHUNKS[1])
+    bad = False  # a disk has other places for what is written again
+    assert await partial.finish() == []
+    assert await store.read(TOKEN.hash) == DATA
 
 
 def symbolic_link(place: Path) -> None:

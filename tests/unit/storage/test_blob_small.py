@@ -16,7 +16,7 @@ from mesh.core.tokens import BlobMetadata, BlobToken
 from mesh.errors import StorageFull
 from mesh.storage.blob_folder import FolderBlobs
 from mesh.storage.blob_small import MAX_TOGETHER, SYNCS_AT_ONCE
-from mesh.storage.blob_sources import check_room
+from mesh.storage.blob_sources import check_room, sync_folder
 from mesh.storage.blobs import SMALL_BYTES, PartialBlob
 from mesh.storage.worker import ThreadWorker
 
@@ -89,6 +89,27 @@ async def test_a_disk_that_is_full_when_many_are_synced_fails_the_one_that_does_
     bad, *good = await asyncio.gather(*(partial.finish() for partial in partials), return_exceptions=True)
     assert good == [[]] * len(good)
     assert isinstance(bad, StorageFull)
+    await store.close()
+
+
+async def test_what_was_in_its_place_when_others_failed_is_there_once(
+    store: FolderBlobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync, synced = sync_folder, 0
+
+    def fail_once(folder: Path | str) -> None:
+        nonlocal synced
+        synced += 1
+        if synced == 1:
+            raise OSError(errno.ENOSPC, "no space left")
+        sync(folder)
+
+    monkeypatch.setattr("mesh.storage.blob_small.sync_folder", fail_once)
+    contents = [b"%d" % number for number in range(5)]
+    await asyncio.gather(*(store.take(token_of(data), data, cached=False) for data in contents))
+    for data in contents:
+        await store.delete(token_of(data).hash)
+    assert not list((tmp_path / "blobs").glob("*/*"))  # else it would be back after a restart
     await store.close()
 
 
