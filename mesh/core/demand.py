@@ -120,8 +120,8 @@ class Demands:
 
     def asked(self, link: str, ask: BlobAsk, *, relay: bool, now: float) -> list[Send]:
         """``link`` passes on a demand. ``relay``: this node may ask on for it."""
-        ended, _ = self._ended.get((ask.hash, ask.origin), (-1, 0.0))
-        if ask.origin == self._me or link not in self._links or ask.sequence <= ended:
+        ended, until = self._ended.get((ask.hash, ask.origin), (-1, 0.0))
+        if ask.origin == self._me or link not in self._links or (ask.sequence <= ended and now < until):
             return []
         blob = self._blobs.get(ask.hash)
         known = blob is not None and ask.origin in blob.origins and link in blob.origins[ask.origin].links

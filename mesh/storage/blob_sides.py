@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from mesh.core.chunks import hash_chunk
 from mesh.core.tokens import CHUNK_BYTES, BlobToken
 from mesh.storage.blob_sources import write_all, writing
 from mesh.storage.blob_strays import move, open_file
@@ -17,6 +18,11 @@ SUFFIXES = (".token", ".chunks", ".cached", ".link")
 
 class _Side(msgspec.Struct, frozen=True):
     token: BlobToken
+    check: str | None = None  # None: written before there was one
+
+    @classmethod
+    def of(cls, token: BlobToken) -> _Side:
+        return cls(token, hash_chunk(msgspec.json.encode(token)).hex())
 
 
 class SideFiles:
@@ -39,7 +45,7 @@ class SideFiles:
         """Write the token and, of more than one chunk, the chunk list."""
         if token.chunk_count > 1:
             self.write(self.path(token.hash, ".chunks"), hashes, durable=durable)
-        side = msgspec.json.encode(_Side(token))
+        side = msgspec.json.encode(_Side.of(token))
         self.write(self.path(token.hash, ".token"), side, durable=durable)
 
     def write(self, path: Path, data: bytes, *, durable: bool) -> None:
@@ -63,8 +69,15 @@ class SideFiles:
         return read_file(self.path(hash, suffix))
 
     def token(self, hash: str) -> BlobToken:
-        """The token, as it was written down."""
-        return msgspec.json.decode(self.read(hash, ".token"), type=_Side).token
+        """The token, as it was written down.
+
+        Raises:
+            msgspec.MsgspecError: it is damaged.
+        """
+        side = msgspec.json.decode(self.read(hash, ".token"), type=_Side)
+        if side.check is not None and side != _Side.of(side.token):
+            raise msgspec.ValidationError(f"the token of {hash} is not as it was written")
+        return side.token
 
 
 def read_file(path: Path) -> bytes:

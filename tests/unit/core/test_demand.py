@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections import deque
 from itertools import pairwise
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -170,6 +171,19 @@ def test_who_holds_it_whole_asks_nobody_on_and_who_may_not_relay_neither() -> No
     sealed.settle()
     assert sealed.serving() == {("a", "o")}
     assert sealed.nodes["a"].relayed(BLOB) == {}
+
+
+def test_an_origin_whose_clock_was_set_back_is_heard_once_its_last_word_is_forgotten() -> None:
+    node = Demands("b")
+    node.link_up("a")
+    ask = BlobAsk("a", 1000, BLOB, 1, CHUNKS, 2, 0, False)
+    node.asked("a", ask, relay=True, now=0.0)
+    node.forgotten("a", BlobForget("a", BLOB, 1000), 1.0)
+    again = msgspec.structs.replace(ask, sequence=10)
+    node.asked("a", again, relay=True, now=FORGET)
+    assert not node.listeners(BLOB)
+    node.asked("a", again, relay=True, now=FORGET + 1.0)  # nothing else was asked for, and so nothing expired
+    assert node.listeners(BLOB) == {"a"}
 
 
 def test_a_demand_ends_after_its_hops() -> None:

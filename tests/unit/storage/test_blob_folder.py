@@ -89,6 +89,19 @@ async def test_lost_or_damaged_side_files_are_made_again(
         assert await store.chunk_list(token.hash) == hashes
 
 
+async def test_a_token_with_a_flipped_bit_is_made_again(
+    opened: Callable[[], FolderBlobs],
+) -> None:
+    store = opened()
+    await store.open()
+    token = await store.add(content(10), BlobMetadata())
+    side = store.path(token.hash).with_suffix(".token")
+    written = side.read_bytes()
+    for position in range(len(written)):
+        side.write_bytes(written[:position] + bytes([written[position] ^ 1]) + written[position + 1 :])
+        assert await store.info(token.hash) == token
+
+
 async def test_lost_side_files_keep_nothing_from_being_read_while_the_disk_is_full(
     opened: Callable[[], FolderBlobs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
