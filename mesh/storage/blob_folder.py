@@ -31,7 +31,7 @@ from mesh.storage.blob_sources import (
     writing,
 )
 from mesh.storage.blobs import SMALL_BYTES, OnLost, PartialBlob, Source
-from mesh.storage.worker import Together, Worker
+from mesh.storage.worker import Together, Worker, run_surely
 from mesh.storage.write_back import WriteBack, make_durable
 
 _ZEROS = bytes(CHUNK_BYTES)
@@ -89,19 +89,19 @@ class FolderBlobs:
             return await self._run(copy.take, metadata)
         finally:
             # After a cancellation a job may still be using the file: this comes after it on the worker.
-            await self._worker.run(copy.close)
+            await run_surely(self._worker, copy.close)
 
     async def link(self, path: str | os.PathLike[str], metadata: BlobMetadata) -> BlobToken:
         """See the port."""
         place = await self._worker.run(os.path.realpath, path)
-        file = await self._worker.run(SourceFile, place)
-        intake = Intake()
+        file, intake = SourceFile(place), Intake()
         try:
+            await self._worker.run(file.open)
             while piece := await self._worker.run(file.read):
                 await self._worker.run(intake.update, piece)
             return await self._run(self._link, Link.of(os.fsdecode(place), file.status), intake, metadata)
         finally:
-            await self._worker.run(file.close)
+            await run_surely(self._worker, file.close)
 
     def _link(self, link: Link, intake: Intake, metadata: BlobMetadata) -> BlobToken:
         token, hashes = intake.finish(metadata)

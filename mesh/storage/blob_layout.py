@@ -125,6 +125,9 @@ class BlobFolder:
             self.cached.load(cached.items())
             self.pins.load()
             self.partial = {path.stem for path in self.partials.glob("*.data")}
+            for path in self.partials.glob("*.chunks"):
+                if path.stem not in self.partial:
+                    path.unlink()
         except OSError as error:
             raise DataDirUnusable(str(self.blobs.parent), error.strerror or str(error)) from error
 
@@ -441,10 +444,12 @@ class BlobFolder:
     def partial_closed(self, partial: PartialFile) -> None:
         """Called by a partial file when it is released."""
         del self.open_partials[partial.token.hash]
+        if partial.token.hash in self.sizes:  # it was added meanwhile
+            self.remove_partial(partial.token.hash)
 
     def save_partial_list(self, token: BlobToken, hashes: bytes) -> None:
         """Keep a verified chunk list, so that a later attempt need not ask for it."""
-        if token.chunk_count > 1:
+        if token.chunk_count > 1 and token.hash in self.open_partials:  # else it was closed meanwhile
             with writing(self.partials, len(hashes)):
                 path = self.partial_path(token.hash).with_suffix(".chunks")
                 self._sides.write(path, hashes, durable=False)

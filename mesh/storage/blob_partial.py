@@ -15,7 +15,7 @@ from mesh.storage.blob_reading import read_at
 from mesh.storage.blob_sources import check_room, write_all, writing
 from mesh.storage.blob_strays import is_file, remove
 from mesh.storage.blobs import CorruptChunk
-from mesh.storage.worker import Worker
+from mesh.storage.worker import Worker, run_surely
 from mesh.storage.write_back import WriteBack, make_durable
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class PartialFile:
 
     async def close(self) -> None:
         """See the port."""
-        await self._worker.run(self.release)
+        await run_surely(self._worker, self.release)
 
     # --- jobs, on the worker -------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from mesh.errors import (
     StorageFull,
 )
 from mesh.storage.blobs import Source
-from mesh.storage.worker import Worker
+from mesh.storage.worker import Worker, run_surely
 
 _MAX_RESERVE = 1 << 30
 
@@ -79,12 +79,13 @@ async def pieces_of(source: Source, worker: Worker) -> AsyncGenerator[Buffer, No
         for piece in _slices(source):
             yield piece
     elif isinstance(source, str | os.PathLike):
-        file = await worker.run(SourceFile, source)
+        file = SourceFile(source)
         try:
+            await worker.run(file.open)
             while piece := await worker.run(file.read):
                 yield piece
         finally:
-            await worker.run(file.close)
+            await run_surely(worker, file.close)
     elif isinstance(source, AsyncIterable):
         async for item in source:
             if not isinstance(item, bytes | bytearray | memoryview):
@@ -118,6 +119,11 @@ class SourceFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = os.fspath(path)
+        self._fd = -1
+        self._read = 0
+
+    def open(self) -> None:
+        """Open it; to be followed by :meth:`close`, whatever comes of it."""
         try:
             # Looked at before it is opened: opening a device can have effects of its own.
             if not stat.S_ISREG(os.stat(self._path).st_mode):
@@ -132,10 +138,8 @@ class SourceFile:
             raise SourceNotFound(repr(self._path), str(error)) from error
         self._before = os.fstat(self._fd)
         if not stat.S_ISREG(self._before.st_mode):
-            os.close(self._fd)
             raise SourceNotAFile(self._path, _kind(self._before.st_mode))
         self._buffer = memoryview(bytearray(min(CHUNK_BYTES, self._before.st_size + 1)))
-        self._read = 0
 
     @property
     def status(self) -> os.stat_result:
@@ -168,7 +172,8 @@ class SourceFile:
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
 
 
 def _kind(mode: int) -> str:

@@ -48,6 +48,13 @@ class Worker(Protocol):
         """Finish what was asked for, then leave nothing behind. May be repeated."""
 
 
+async def run_surely(worker: Worker, function: Callable[[], R]) -> R:
+    """As ``worker.run``, and it is run whoever is cancelled: what tidies up."""
+    done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+    worker.call(partial(settle, done), function)
+    return await done
+
+
 class ThreadWorker:
     """One thread: the event loop stays free while the disk is slow.
 

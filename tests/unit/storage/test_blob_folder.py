@@ -667,3 +667,44 @@ async def test_a_chunk_list_that_comes_while_its_blob_is_closed_does_no_harm(tmp
     partial = await store.begin(token, cached=False)
     assert list(partial.held) == [1]
     await store.close()
+
+
+async def test_who_gives_up_at_any_moment_leaves_no_file_open(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(bytes(10))
+    store = FolderBlobs(tmp_path / "data", ThreadWorker("blobs"))
+    await store.open()
+    before = len(os.listdir("/dev/fd"))
+    for source in (b"1234", tmp_path / "source"):
+        for passes in range(30):
+            adding = asyncio.ensure_future(store.add(source, BlobMetadata()))
+            for _ in range(passes):
+                await asyncio.sleep(0)
+            await store._worker.run(time.sleep, 0.001)  # so that what it asks for next has to wait
+            adding.cancel()
+            await asyncio.wait({adding})
+    await store._worker.run(lambda: None)
+    assert len(os.listdir("/dev/fd")) == before
+    assert not list((tmp_path / "data/temp").iterdir())
+    await store.close()
+
+
+async def test_nothing_stays_of_a_partial_blob_that_is_added_or_deleted_meanwhile(
+    opened: Callable[[], FolderBlobs], tmp_path: Path
+) -> None:
+    store = opened()
+    await store.open()
+    data = content(2 * CHUNK_BYTES)
+    token, hashes, _ = describe(data)
+    await store.add(data, BlobMetadata())
+    partial = await store.begin(token, cached=False)  # asked for before that was known
+    await partial.close()
+    assert not files(tmp_path / "data/partial")
+    await store.delete(token.hash)
+    partial = await store.begin(token, cached=False)
+    await store.delete(token.hash)
+    await partial.set_hashes(hashes)
+    assert not files(tmp_path / "data/partial")
+    (tmp_path / f"data/partial/{token.hash}.chunks").write_bytes(hashes)  # a crash while it was deleted
+    again = opened()
+    await again.open()
+    assert not files(tmp_path / "data/partial")
