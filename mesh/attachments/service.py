@@ -406,7 +406,10 @@ class Attachments:
             return False
         if (held.size_bytes, held.chunks_hash) != (token.size_bytes, token.chunks_hash):
             raise refuted(held)
-        await self._store.keep(token.hash)
+        try:
+            await self._store.keep(token.hash)
+        except BlobNotFound:  # not any more
+            return False
         waiter.tell(BlobProgress("completed", token.size_bytes, token.size_bytes))
         return True
 

@@ -367,6 +367,7 @@ class BlobFolder:
 
     def drop_rotten(self, hash: str) -> NoReturn:
         """The content is not what it was. What is still good of it is left as a partial blob."""
+        self.size(hash)  # others may have found that out too, or deleted it
         error = self.rotten_error(hash)
         if hash in self._links:
             self.delete(hash)

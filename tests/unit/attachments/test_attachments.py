@@ -194,6 +194,24 @@ async def test_a_blob_that_can_be_neither_read_nor_replaced_keeps_no_other_from_
 
 
 @simulated()
+async def test_what_turns_out_to_be_damaged_as_it_is_asked_for_is_fetched(world: World) -> None:
+    await world.link("ab")
+    token = await world["b"].add(content(1000))
+    await world["a"].fetch(token)
+    store = world.nodes["a"].store
+    info = store.info
+
+    async def lose(hash: str) -> BlobToken | None:
+        found = await info(hash)
+        if found is not None:
+            await world["a"].delete(hash)
+        return found
+
+    store.info = lose  # type: ignore[method-assign]
+    assert await (await world["a"].fetch(token, timeout=5)).read() == content(1000)
+
+
+@simulated()
 async def test_a_holder_that_cannot_read_one_blob_serves_the_others(world: World) -> None:
     await world.link("ab")
     store = world.nodes["b"].store

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.core.tokens import CHUNK_BYTES, BlobMetadata, BlobToken
-from mesh.errors import BlobCorrupt, LinkedFileChanged
+from mesh.errors import BlobCorrupt, BlobNotFound, LinkedFileChanged
 from mesh.storage.blob_folder import FolderBlobs
 from mesh.storage.blob_reading import verified_file
-from mesh.storage.worker import InlineWorker
+from mesh.storage.worker import InlineWorker, ThreadWorker
 from tests.unit.storage.test_blob_store_contract import content, describe
 
 DATA = content(3 * CHUNK_BYTES + 5)
@@ -127,6 +127,18 @@ async def test_a_chunk_that_has_to_be_verified_is(store: FolderBlobs) -> None:
 
 
 # --- what is in the place of a file ----------------------------------------------------------------------
+
+
+async def test_what_several_find_damaged_at_once_is_dropped_once(tmp_path: Path) -> None:
+    store = FolderBlobs(tmp_path / "data", ThreadWorker("blobs"))
+    await store.open()
+    await store.add(DATA, BlobMetadata())
+    flip(store.path(TOKEN.hash), CHUNK_BYTES)
+    found = await asyncio.gather(*(store.verify(TOKEN.hash) for _ in range(3)), return_exceptions=True)
+    assert [1] in found
+    assert all(isinstance(other, BlobNotFound) for other in found if other != [1])
+    assert await receive(store) == [1]
+    await store.close()
 
 
 async def test_what_the_disk_cannot_read_is_damaged(
