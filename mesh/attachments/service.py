@@ -7,6 +7,7 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterable, Callable, Collection, Mapping
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from random import Random
@@ -244,7 +245,10 @@ class Attachments:
         finally:
             self._exchange.leave(token, waiter)
             self._keeping.touch(token.hash)
-        return self._keeping.hold(BlobHandle(self, token))
+        handle = self._keeping.hold(BlobHandle(self, token))
+        with suppress(BlobNotFound):  # it was deleted at once
+            await self._store.keep(token.hash)  # it may have become whole for others
+        return handle
 
     async def exists(self, hash: str) -> bool:
         """Whether the blob is here, whole and verified."""

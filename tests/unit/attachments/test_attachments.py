@@ -212,6 +212,35 @@ async def test_what_turns_out_to_be_damaged_as_it_is_asked_for_is_fetched(world:
 
 
 @simulated()
+async def test_what_is_wanted_here_as_it_becomes_whole_for_others_is_kept(world: World) -> None:
+    await world.link("ab", "bc")
+    token = await world["c"].add(content(2 * MIB))
+    store = world.nodes["b"].store
+    begin, ends, go_on = store.begin, asyncio.Event(), asyncio.Event()
+
+    async def slowly(token: BlobToken, *, cached: bool) -> PartialBlob:
+        partial = await begin(token, cached=cached)
+        finish = partial.finish
+
+        async def finish_later() -> list[int]:
+            ends.set()
+            await go_on.wait()
+            return await finish()
+
+        partial.finish = finish_later  # type: ignore[method-assign]
+        return partial
+
+    store.begin = slowly  # type: ignore[method-assign]
+    others = asyncio.ensure_future(world["a"].fetch(token))
+    await ends.wait()
+    mine = asyncio.ensure_future(world["b"].fetch(token))
+    await asyncio.sleep(1)
+    go_on.set()
+    await asyncio.gather(others, mine)
+    assert not await store.cached(token.hash)
+
+
+@simulated()
 async def test_a_holder_that_cannot_read_one_blob_serves_the_others(world: World) -> None:
     await world.link("ab")
     store = world.nodes["b"].store
