@@ -32,7 +32,7 @@ MAX_TOGETHER = 256
 SYNCS_AT_ONCE = 8
 """A journal that is asked by several threads at once writes once for all of them."""
 
-Problem = MeshError | None
+Problem = MeshError | OSError | None
 """What became of one of several blobs; ``None``: it is there."""
 
 _NO_METADATA = BlobMetadata()
@@ -83,7 +83,11 @@ class SmallBlobs:
                 batch, self._waiting = self._waiting[:MAX_TOGETHER], self._waiting[MAX_TOGETHER:]
                 batch = [(small, done) for small, done in batch if not done.done()]
                 small = [one for one, _ in batch]
-                problems = await self._worker.run(publish_together, self._folder, self._syncing, small)
+                problems: list[Problem]
+                try:
+                    problems = await self._worker.run(publish_together, self._folder, self._syncing, small)
+                except OSError as error:
+                    problems = [error] * len(batch)
                 for (_, done), problem in zip(batch, problems, strict=True):
                     if done.done():
                         continue  # who waited for it was cancelled

@@ -15,6 +15,7 @@ from mesh.core.chunks import chunks_hash
 from mesh.core.tokens import BlobMetadata, BlobToken
 from mesh.errors import StorageFull
 from mesh.storage.blob_folder import FolderBlobs
+from mesh.storage.blob_layout import BlobFolder
 from mesh.storage.blob_small import MAX_TOGETHER, SYNCS_AT_ONCE
 from mesh.storage.blob_sources import check_room, sync_folder
 from mesh.storage.blobs import SMALL_BYTES, PartialBlob
@@ -110,6 +111,22 @@ async def test_what_was_in_its_place_when_others_failed_is_there_once(
     for data in contents:
         await store.delete(token_of(data).hash)
     assert not list((tmp_path / "blobs").glob("*/*"))  # else it would be back after a restart
+    await store.close()
+
+
+async def test_a_disk_that_fails_afterwards_keeps_nobody_waiting(
+    store: FolderBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(folder: BlobFolder, hash: str) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    store._folder.partial.add(token_of(b"1").hash)
+    with monkeypatch.context() as patch:
+        patch.setattr(BlobFolder, "remove_partial", fail)
+        async with asyncio.timeout(5):
+            with pytest.raises(OSError, match="Input/output"):
+                await store.take(token_of(b"1"), b"1", cached=False)
+    await store.take(token_of(b"2"), b"2", cached=False)
     await store.close()
 
 
