@@ -117,7 +117,8 @@ class Keeping:
         held = self._handles.get(hash)
         if held is not None and not held:
             del self._handles[hash]
-        return bool(held) or self._traffic.fetching(hash) or self._traffic.serving(hash)
+        moves = self._traffic.fetching(hash) or self._traffic.serving(hash)
+        return bool(held) or moves or self._store.adding(hash)
 
     # --- what is not ------------------------------------------------------------------------------------
 

@@ -57,6 +57,7 @@ class FolderBlobs:
         self._exporting = asyncio.Lock()
         self._small = SmallBlobs(self._folder, worker)
         self._lost: OnLost = lambda error, token: None
+        self._adding: dict[_Copy, str] = {}
         self._dropping: set[asyncio.Task[None]] = set()
 
     def on_lost(self, callback: OnLost) -> None:
@@ -86,10 +87,14 @@ class FolderBlobs:
             async with aclosing(pieces_of(source, self._worker)) as pieces:
                 async for piece in pieces:
                     await self._worker.run(copy.append, piece)
-            return await self._run(copy.take, metadata)
+            self._adding[copy] = await self._worker.run(copy.finish, metadata)
+            return await self._run(copy.take)
         finally:
             # After a cancellation a job may still be using the file: this comes after it on the worker.
-            await run_surely(self._worker, copy.close)
+            try:
+                await run_surely(self._worker, copy.close)
+            finally:
+                self._adding.pop(copy, None)
 
     async def link(self, path: str | os.PathLike[str], metadata: BlobMetadata) -> BlobToken:
         """See the port."""
@@ -140,6 +145,10 @@ class FolderBlobs:
     def exists(self, hash: str) -> bool:
         """See the port."""
         return hash in self._folder.sizes
+
+    def adding(self, hash: str) -> bool:
+        """See the port."""
+        return hash in self._adding.values()
 
     def is_small(self, hash: str) -> bool:
         """See the port."""
@@ -301,6 +310,7 @@ class _Copy:
         self._intake = Intake()
         self._write_back = WriteBack()
         self._file: tuple[int, Path] | None = None
+        self._whole: tuple[BlobToken, bytes] | None = None
 
     def append(self, data: Buffer) -> None:
         """Hash and write the next bytes; a chunk of zeros becomes a hole."""
@@ -312,13 +322,19 @@ class _Copy:
                 self._write_back.wrote(fd, self._intake.size, len(data))
         self._intake.update(data)
 
-    def take(self, metadata: BlobMetadata) -> BlobToken:
-        """Keep the copy, also in the place of one that is held: that may have rotted."""
+    def finish(self, metadata: BlobMetadata) -> str:
+        """Nothing more comes; the hash."""
         fd = self._fd()
-        token, hashes = self._intake.finish(metadata)
+        self._whole = token, _ = self._intake.finish(metadata)
         with writing(self._folder.temp, token.size_bytes):
             os.ftruncate(fd, token.size_bytes)  # a hole at the end was not written
             make_durable(fd)
+        return token.hash
+
+    def take(self) -> BlobToken:
+        """Keep the copy, also in the place of one that is held: that may have rotted."""
+        assert self._whole is not None
+        token, hashes = self._whole
         with suppress(BlobNotFound):  # its first metadata stay
             token = msgspec.structs.replace(token, metadata=self._folder.token(token.hash).metadata)
         assert self._file is not None

@@ -135,6 +135,10 @@ class MemoryBlobs:
         """See the port."""
         return hash in self._blobs
 
+    def adding(self, hash: str) -> bool:
+        """See the port: nothing else happens while it ends."""
+        return False
+
     def is_small(self, hash: str) -> bool:
         """See the port."""
         return hash in self._blobs and self._blobs[hash].token.size_bytes <= SMALL_BYTES

@@ -164,6 +164,9 @@ class BlobStore(Protocol):
     async def holds(self, hash: str) -> bool:
         """The same; a file that the blob is linked to is looked at as well."""
 
+    def adding(self, hash: str) -> bool:
+        """Whether an ``add`` of the blob is about to end."""
+
     def is_small(self, hash: str) -> bool:
         """Whether the blob is here whole, and has at most ``SMALL_BYTES`` bytes."""
 

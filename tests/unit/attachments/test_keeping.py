@@ -6,6 +6,7 @@ import asyncio
 import gc
 import random
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ import pytest
 from mesh.attachments.service import Attachments
 from mesh.attachments.transfers import ROOM_SECONDS
 from mesh.core.retention import GRACE_SECONDS, Grace
-from mesh.core.tokens import BlobProgress, BlobToken
+from mesh.core.tokens import BlobMetadata, BlobProgress, BlobToken
 from mesh.errors import BlobNotFound, FetchTimeout, NotStarted, StorageFull
+from mesh.storage.blob_folder import FolderBlobs
+from mesh.storage.worker import ThreadWorker
 from tests.unit.attachments.test_attachments import MIB, World, content, simulated
 
 
@@ -87,6 +90,36 @@ async def test_whatever_uses_a_blob_gives_it_its_time_again(world: World) -> Non
         gc.collect()
     await asyncio.sleep(GRACE_SECONDS - 10)
     assert await blobs.exists(token.hash)
+    await until_gone()
+    assert not await blobs.exists(token.hash)
+
+
+async def test_what_is_added_again_as_its_time_ends_stays(tmp_path: Path) -> None:
+    store = FolderBlobs(tmp_path, ThreadWorker("blobs"))
+    await store.open()
+    token = await store.add(b"again", BlobMetadata())
+    assert not store.adding(token.hash)
+    adding = asyncio.ensure_future(store.add(b"again", BlobMetadata()))
+    seen = False
+    while not adding.done():
+        adds = store.adding(token.hash)
+        assert adds or not seen, "it is over before whoever adds it knows"
+        seen = adds
+        await asyncio.sleep(0)
+    assert seen
+    assert not store.adding(token.hash)
+    await store.close()
+
+
+@simulated()
+async def test_a_blob_that_is_being_added_is_not_collected(world: World) -> None:
+    blobs = (await world.node("a")).attachments
+    token = await blobs.add(b"again")
+    store = world.nodes["a"].store
+    store.adding = lambda hash: hash == token.hash  # type: ignore[method-assign]
+    await until_gone()
+    assert await blobs.exists(token.hash)
+    store.adding = lambda hash: False  # type: ignore[method-assign]
     await until_gone()
     assert not await blobs.exists(token.hash)
 
