@@ -205,7 +205,8 @@ class Exchange:
     async def discard(self, hash: str) -> None:
         """Drop what has arrived of a blob that is neither whole nor under way."""
         await self._transfers.stopped(hash)
-        if hash not in self._transfers and not self.store.exists(hash):
+        here = self.store.exists(hash) or self.store.adding(hash)
+        if hash not in self._transfers and not here:
             with suppress(BlobNotFound):
                 await self.store.delete(hash)
 

@@ -219,8 +219,7 @@ class Keeping:
 
     async def _evict_excess(self) -> None:
         async with self._evicting:
-            for hash, _ in await self._evictable(self._excess()):
-                await self._remove(hash)
+            await self._evict(await self._evictable(self._excess()))
 
     def full(self, error: StorageFull) -> None:
         """A fetch waits for room."""
@@ -236,9 +235,13 @@ class Keeping:
             chosen = await self._evictable(needed)
             if sum(size for _, size in chosen) < needed:
                 return False
-            for hash, _ in chosen:
-                await self._remove(hash)
+            await self._evict(chosen)
         return True
+
+    async def _evict(self, chosen: list[tuple[str, int]]) -> None:
+        for hash, _ in chosen:
+            if not self._in_use(hash):  # it was not when it was chosen, but this takes time
+                await self._remove(hash)
 
     async def _evictable(self, needed: int) -> list[tuple[str, int]]:
         cache = self._store.cache()

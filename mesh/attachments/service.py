@@ -232,9 +232,10 @@ class Attachments:
         check_token(token, self._max_blob_bytes)
         check_timeout(timeout)
         waiter = Waiter(int(priority), on_progress, patient=wait_for_room)
-        self._keeping.touch(token.hash)
+        handle = self._keeping.hold(BlobHandle(self, token))
         if self._store.exists(token.hash) and await self._held(token, waiter):
-            return self._keeping.hold(BlobHandle(self, token))
+            return handle
+        del handle  # else whoever keeps the error that follows would keep what arrived
         self._exchange.join(token, waiter)
         try:
             async with asyncio.timeout(timeout):

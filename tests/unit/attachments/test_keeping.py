@@ -13,6 +13,7 @@ import pytest
 
 from mesh.attachments.service import Attachments
 from mesh.attachments.transfers import ROOM_SECONDS
+from mesh.core.demand import FORGET
 from mesh.core.retention import GRACE_SECONDS, Grace
 from mesh.core.tokens import BlobMetadata, BlobProgress, BlobToken
 from mesh.errors import BlobNotFound, FetchTimeout, NotStarted, StorageFull
@@ -122,6 +123,29 @@ async def test_a_blob_that_is_being_added_is_not_collected(world: World) -> None
     store.adding = lambda hash: False  # type: ignore[method-assign]
     await until_gone()
     assert not await blobs.exists(token.hash)
+
+
+@simulated()
+async def test_what_is_fetched_while_others_make_room_stays(world: World) -> None:
+    await world.link("ab", "bc")
+    tokens = [await world["c"].add(content(1000, seed)) for seed in range(3)]
+    for token in tokens:
+        await world["a"].fetch(token)  # through b
+    await asyncio.sleep(FORGET)  # until a's demand is no reason to keep them
+    relay = world.nodes["b"]
+    delete = relay.store.delete
+
+    async def slowly(hash: str) -> None:
+        await asyncio.sleep(1)
+        await delete(hash)
+
+    relay.store.delete = slowly  # type: ignore[method-assign]
+    making = asyncio.ensure_future(relay.attachments._keeping.make_room(3000))
+    await asyncio.sleep(0.5)
+    handle = await relay.attachments.fetch(tokens[2])
+    await making
+    assert [await relay.attachments.exists(token.hash) for token in tokens] == [False, False, True]
+    assert await handle.read() == content(1000, 2)
 
 
 @simulated()
