@@ -17,8 +17,9 @@ from mesh.errors import StorageFull
 from mesh.storage.blob_folder import FolderBlobs
 from mesh.storage.blob_layout import BlobFolder
 from mesh.storage.blob_small import MAX_TOGETHER, SYNCS_AT_ONCE
-from mesh.storage.blob_sources import check_room, sync_folder
+from mesh.storage.blob_sources import check_room
 from mesh.storage.blobs import SMALL_BYTES, PartialBlob
+from mesh.storage.folders import sync_folder
 from mesh.storage.worker import ThreadWorker
 
 
