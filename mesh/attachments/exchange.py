@@ -145,6 +145,7 @@ class Exchange:
     def _want(self, transfer: AnyTransfer) -> None:
         token = transfer.token
         if token.size_bytes:
+            self._said.set_whole(bytes.fromhex(token.hash), False)  # whatever was thought: it is fetched
             self._said.want(token, transfer.priority)
             self._sync(bytes.fromhex(token.hash))
 
@@ -182,7 +183,7 @@ class Exchange:
         for identity, waiters in self._contests.end(token.hash):
             end_all(waiters, None if identity == identity_of(token) else refuted(token))
         self._said.unwant(hash)
-        self._said.set_whole(hash, True)
+        self._said.set_whole(hash, self.store.exists(token.hash))  # it may have been deleted meanwhile
         self._sync(hash)
         self._on_whole(token)
 

@@ -40,7 +40,7 @@ from mesh.network.memory import MemoryNetwork, Path
 from mesh.network.peers import Peers
 from mesh.network.transport import Connection
 from mesh.storage.blob_memory import MemoryBlobs
-from mesh.storage.blobs import PartialBlob
+from mesh.storage.blobs import PartialBlob, Source
 from tests.simulation.virtual_clock import run_virtual
 
 MIB = CHUNK_BYTES
@@ -238,6 +238,24 @@ async def test_what_is_wanted_here_as_it_becomes_whole_for_others_is_kept(world:
     go_on.set()
     await asyncio.gather(others, mine)
     assert not await store.cached(token.hash)
+
+
+@simulated()
+async def test_what_is_deleted_as_it_becomes_whole_can_be_fetched_again(world: World) -> None:
+    await world.link("ab")
+    token = await world["b"].add(content(1000))
+    store = world.nodes["a"].store
+    add = store.add
+
+    async def add_and_lose(source: Source, metadata: BlobMetadata) -> BlobToken:
+        token = await add(source, metadata)
+        await world["a"].delete(token.hash)
+        return token
+
+    store.add = add_and_lose  # type: ignore[method-assign]
+    await world["a"].add(content(1000))
+    assert not await world["a"].exists(token.hash)
+    await world["a"].fetch(token, timeout=5)
 
 
 @simulated()
