@@ -57,7 +57,7 @@ class FolderBlobs:
         self._exporting = asyncio.Lock()
         self._small = SmallBlobs(self._folder, worker)
         self._lost: OnLost = lambda error, token: None
-        self._adding: dict[_Copy, str] = {}
+        self._adding: dict[object, str] = {}  # by what reads or copies it
         self._dropping: set[asyncio.Task[None]] = set()
 
     def on_lost(self, callback: OnLost) -> None:
@@ -104,12 +104,16 @@ class FolderBlobs:
             await self._worker.run(file.open)
             while piece := await self._worker.run(file.read):
                 await self._worker.run(intake.update, piece)
-            return await self._run(self._link, Link.of(os.fsdecode(place), file.status), intake, metadata)
+            token, hashes = await self._worker.run(intake.finish, metadata)
+            self._adding[file] = token.hash
+            return await self._run(self._link, Link.of(os.fsdecode(place), file.status), token, hashes)
         finally:
-            await run_surely(self._worker, file.close)
+            try:
+                await run_surely(self._worker, file.close)
+            finally:
+                self._adding.pop(file, None)
 
-    def _link(self, link: Link, intake: Intake, metadata: BlobMetadata) -> BlobToken:
-        token, hashes = intake.finish(metadata)
+    def _link(self, link: Link, token: BlobToken, hashes: bytes) -> BlobToken:
         with suppress(BlobNotFound):
             held = self._folder.token(token.hash)
             if not self._folder.is_linked(token.hash):

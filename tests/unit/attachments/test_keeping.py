@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,9 @@ async def test_a_blob_that_nothing_refers_to_goes_after_ten_minutes(world: World
     assert not await blobs.exists(kept.hash)
 
 
+Add = Callable[[FolderBlobs, Path, BlobMetadata], Coroutine[Any, Any, BlobToken]]
+
+
 @simulated()
 async def test_whatever_uses_a_blob_gives_it_its_time_again(world: World) -> None:
     blobs = (await world.node("a")).attachments
@@ -95,12 +98,15 @@ async def test_whatever_uses_a_blob_gives_it_its_time_again(world: World) -> Non
     assert not await blobs.exists(token.hash)
 
 
-async def test_what_is_added_again_as_its_time_ends_stays(tmp_path: Path) -> None:
-    store = FolderBlobs(tmp_path, ThreadWorker("blobs"))
+@pytest.mark.parametrize("how", [FolderBlobs.add, FolderBlobs.link])
+async def test_what_is_added_again_as_its_time_ends_stays(tmp_path: Path, how: Add) -> None:
+    store = FolderBlobs(tmp_path / "blobs", ThreadWorker("blobs"))
     await store.open()
-    token = await store.add(b"again", BlobMetadata())
+    source = tmp_path / "source"
+    source.write_bytes(b"again")
+    token = await how(store, source, BlobMetadata())
     assert not store.adding(token.hash)
-    adding = asyncio.ensure_future(store.add(b"again", BlobMetadata()))
+    adding = asyncio.ensure_future(how(store, source, BlobMetadata()))
     seen = False
     while not adding.done():
         adds = store.adding(token.hash)
