@@ -40,7 +40,7 @@ PRIORITIES = [priority.name.lower() for priority in TransferPriority]
     "--expires",
     metavar="TIME",
     callback=parsed(parse_duration),
-    help="Nobody begins after this: 3600, 1h, 7d.",
+    help="Who has not completed it by then fails: 3600, 1h, 7d.",
 )
 @click.option("--supersedes", metavar="ID", help="An older distribution that this one replaces.")
 @click.option("--wait", is_flag=True, help="Show the progress, and end with it: status 0 if all completed.")
@@ -120,6 +120,7 @@ async def follow(control: Control, id: str, *, timeout: float | None = None, str
     title = f"{describe(handle, listed.name, listed.size_bytes)}  [{short(id)}]"
     names: dict[str, str] = {}
     asked: set[str] = set()
+    look = f"`mesh distribution {id}` shows how far it is, `mesh cancel {id}` ends it"
     try:
         async with asyncio.timeout(timeout):
             with view_for(control.output, names, title, stream_json=stream_json) as view:
@@ -130,14 +131,18 @@ async def follow(control: Control, id: str, *, timeout: float | None = None, str
                             asked.update(last.node_statuses)
                             names.update(await node_names(control))
                         view.show(last)
+        if not (last.is_complete or last.is_cancelled or last.is_expired):
+            raise NodeNotRunning(str(control.home))
     except asyncio.CancelledError:  # Ctrl-C
-        end = f"`mesh distribution {id}` shows how far it is, `mesh cancel {id}` ends it"
-        click.echo(f"mesh: the distribution goes on: {end}", err=True)
+        click.echo(f"mesh: the distribution goes on: {look}", err=True)
+        raise
+    except NodeNotRunning:
+        click.echo(
+            f"mesh: the node has stopped. The distribution goes on; once it runs again, {look}", err=True
+        )
         raise
     except TimeoutError:
         raise DistributionTimeout(id, timeout or 0.0, last) from None
-    if not (last.is_complete or last.is_cancelled or last.is_expired):
-        raise NodeNotRunning(str(control.home))
     _conclude(control.output, last, stream_json=stream_json)
     return 0 if last.is_success else 1
 

@@ -137,7 +137,8 @@ async def distribution(control: Control, id: str, watch: bool) -> int | None:
 async def cancel(control: Control, id: str) -> None:
     """Stop distribution ID.
 
-    Nobody begins it any more, running transfers stop; who has the file keeps it.
+    Nobody begins it any more, running transfers stop; who has the file keeps it. Only its publisher
+    can, or an admin of a closed mesh.
     """
     before = await _status(control, id)
     whole = await control.call("distributions.cancel", {"id": id})

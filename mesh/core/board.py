@@ -10,6 +10,7 @@ from collections import Counter
 
 import msgspec
 
+from mesh.core.delivery import CANCELLED_BY
 from mesh.core.receipts import DistributionRecord, NodeRecord, Receipt, later_receipt, merge_distributions
 from mesh.core.scopes import Nodes, matches
 from mesh.core.status import DistributionHandle, DistributionStatus, NodeTransferStatus, TransferState
@@ -126,7 +127,7 @@ class StatusBoard:
     def _over(self) -> str | None:
         """Why no further node will deliver."""
         if self._record.cancelled_at is not None:
-            return "cancelled by the publisher"
+            return CANCELLED_BY
         return f"superseded by {self._superseded_by}" if self._superseded_by else None
 
     def _refresh_all(self) -> None:

@@ -16,6 +16,9 @@ from mesh.errors import BlobTooLarge, FetchFailed, InvalidScope, InvalidToken, S
 
 ReceiveMode = Literal["auto", "manual", "off"]
 
+CANCELLED_BY = "cancelled by the publisher or an admin"
+"""Why a cancelled distribution is over: what it says does not tell which of them."""
+
 
 class Action(Enum):
     """What a node does about one distribution."""
@@ -86,7 +89,7 @@ def decide(
     if receipt is not None and receipt.status is TransferState.COMPLETED:
         return Decision(Action.IGNORE, "completed")
     if record.cancelled_at is not None:
-        return Decision(Action.STOP if open_receipt else Action.IGNORE, "cancelled by the publisher")
+        return Decision(Action.STOP if open_receipt else Action.IGNORE, CANCELLED_BY)
     if superseded_by is not None:
         return Decision(Action.STOP if open_receipt else Action.IGNORE, f"superseded by {superseded_by}")
     if is_expired(record, now):

@@ -93,8 +93,8 @@ class DistributionStatus(Struct, frozen=True):
         pending: targets that have not begun.
         in_progress: targets that are connecting or transferring.
         is_cancelled: it was cancelled or superseded; no further node will deliver it.
-        is_expired: its time is over by this node's clock; no further node will begin, and those that had not
-            are shown as failed.
+        is_expired: its time is over by this node's clock: who had not begun is shown as failed, and who was
+            under way fails and says so.
         superseded_by: the distribution that replaces it.
     """
 

@@ -40,7 +40,8 @@ class FileDistribution(Protocol):
                 judges for itself whether it is meant, also one that joins later. Ids are whole node ids;
                 ``await node.members()`` has them.
             priority: urgent transfers go first, equals share.
-            expires_in: seconds after which no further node begins. Each node judges by its own wall clock.
+            expires_in: seconds after which who has not completed it fails. Each node judges by its own wall
+                clock.
             supersedes: an earlier distribution of this node; whoever has not finished it never will.
 
         Raises:

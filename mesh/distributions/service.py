@@ -268,7 +268,9 @@ class MeshFileDistribution(FileDistribution):
         record = self._known(handle)
         if record.publisher != self._node_id and not of_others:
             raise PermissionDenied(
-                f"distribution {record.distribution_id} is of {record.publisher}: only there can it be {what}"
+                f"distribution {record.distribution_id} is of {record.publisher}: "
+                + ("only there, or on an admin of a closed mesh," if what == "cancelled" else "only there")
+                + f" can it be {what}"
             )
         return record
 

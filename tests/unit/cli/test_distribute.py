@@ -170,6 +170,8 @@ def test_a_node_that_stops_meanwhile_is_not_success(served: ServedNode, file: st
     distributions.subscribe_progress = subscribe_progress  # type: ignore[method-assign]
     result = served.mesh("distribution", "d0", "--watch")
     assert result.exit_code == 4
+    goes_on = f"The distribution goes on; once it runs again, `mesh distribution {'d0' + 'a' * 24}` shows"
+    assert goes_on in result.stderr
     assert "no node is running" in result.stderr
 
 

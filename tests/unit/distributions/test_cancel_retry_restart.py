@@ -24,7 +24,7 @@ def test_given_a_running_fetch_when_cancelled_then_it_stops_and_partial_data_goe
         await later(1)
         assert not van.blobs.running
         assert van.blobs.discarded == [handle.blob_hash]
-        assert status_of(van, handle) == (TransferState.CANCELLED, "cancelled by the publisher")
+        assert status_of(van, handle) == (TransferState.CANCELLED, "cancelled by the publisher or an admin")
         await later(1000)
         assert handle.blob_hash not in van.blobs.held
 
