@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import click
 
 from mesh.cli.output import Output
 from mesh.cli.parsing import parse_duration, parse_scope, parsed
-from mesh.cli.progress import counts, summary, view_for
+from mesh.cli.progress import counts, summary, view_for, whom
 from mesh.cli.settings import Control, common_options, controlled
 from mesh.cli.units import clean, short, size
 from mesh.control.methods import Listed
@@ -92,19 +93,21 @@ async def _distribute(
     if wait:
         click.echo(f"distribution {handle.distribution_id}", err=True)
         return await follow(control, handle.distribution_id, timeout=timeout, stream_json=False)
-    token = BlobToken.from_dict(made["token"])
-    text = describe(handle, token.metadata.name, token.size_bytes)
     control.output.result({"distribution_id": handle.distribution_id} | made, handle.distribution_id)
     if not control.output.as_json:
+        token = BlobToken.from_dict(made["token"])
+        text = describe(handle, await node_names(control), token.metadata.name, token.size_bytes)
         click.echo(clean(text), err=True)
     return None
 
 
-def describe(handle: DistributionHandle, name: str | None, size_bytes: int | None) -> str:
+def describe(
+    handle: DistributionHandle, names: Mapping[str, str], name: str | None, size_bytes: int | None
+) -> str:
     """What is distributed to whom, on a line."""
     what = name or short(handle.blob_hash)
     weight = f" ({size(size_bytes)})" if size_bytes is not None else ""
-    return f"{what}{weight} to {scope_text(handle.scope)}, {handle.priority.name.lower()}"
+    return f"{what}{weight} to {whom(handle.scope, names)}, {handle.priority.name.lower()}"
 
 
 async def follow(control: Control, id: str, *, timeout: float | None = None, stream_json: bool) -> int:
@@ -117,9 +120,9 @@ async def follow(control: Control, id: str, *, timeout: float | None = None, str
     listed = Listed.from_dict(await control.call("distributions.status", {"id": id}))
     last, handle = listed.status, listed.status.handle
     id = handle.distribution_id
-    title = f"{describe(handle, listed.name, listed.size_bytes)}  [{short(id)}]"
-    names: dict[str, str] = {}
-    asked: set[str] = set()
+    names = await node_names(control)
+    title = f"{describe(handle, names, listed.name, listed.size_bytes)}  [{short(id)}]"
+    asked = set(names)
     look = f"`mesh distribution {id}` shows how far it is, `mesh cancel {id}` ends it"
     try:
         async with asyncio.timeout(timeout):

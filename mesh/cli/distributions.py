@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 import msgspec
 
 from mesh.cli.distribute import describe, follow, node_names
-from mesh.cli.output import MAX_CELL, Cell, Output, Row, console, table_lines
-from mesh.cli.progress import STYLES, counts, in_order, name_of, pace, reason, summary
+from mesh.cli.output import Cell, Output, Row, console, table_blocks
+from mesh.cli.progress import STYLES, counts, in_order, name_of, pace, reason, summary, whom
 from mesh.cli.settings import Control, common_options, controlled
 from mesh.cli.units import clean, duration, percent, short, size
 from mesh.control.methods import Listed
-from mesh.core.scopes import scope_text
 from mesh.core.status import DistributionStatus
 from mesh.errors import NodeNotRunning
 from mesh.node.missing_blobs import MissingBlob
+from mesh.node.presence import Presence
 
-COLUMNS = ("id", "file", ">size", "to", "priority", ">age", ">done", ">targets", "state")
+COLUMNS = ("id", "file", ">size", "from", "to", "priority", ">age", ">done", ">targets", "state")
+DROPPED = ("priority", "size", "age")
+OF_OTHERS = "those of others: as heard here; `mesh distribution ID --watch` asks for all"
 
 
 @click.command()
@@ -30,24 +32,42 @@ COLUMNS = ("id", "file", ">size", "to", "priority", ">age", ">done", ">targets",
 async def distributions(control: Control, watch: bool) -> None:
     """List the distributions known here, oldest first."""
     if not watch:
-        plain = await control.call("distributions.list")
-        control.output.table(plain, COLUMNS, _rows(plain), empty="no distributions here")
+        listed = msgspec.convert(plain := await control.call("distributions.list"), list[Listed])
+        rows = _rows(listed, await node_names(control))
+        control.output.table(plain, COLUMNS, rows, empty="no distributions here", drop=DROPPED)
+        if not control.output.as_json and await _has_others(control, listed):
+            click.echo(OF_OTHERS, err=True)
         return
     async with control.stream("distributions.watch") as lists:
         if control.output.is_terminal:
-            await _redraw(lists)
+            await _redraw(control, lists)
         else:
             await _lines(lists, control.output)
     raise NodeNotRunning(str(control.home))
 
 
-async def _redraw(lists: Any) -> None:
+async def _has_others(control: Control, listed: Sequence[Listed]) -> bool:
+    own = (await control.call("node.info"))["node_id"]
+    return any(each.publisher not in (None, own) for each in listed)
+
+
+async def _redraw(control: Control, lists: Any) -> None:
     from rich.console import Group
     from rich.live import Live
+    from rich.text import Text
 
     with Live(console=console(), auto_refresh=False) as live:
         async for plain in lists:
-            lines = table_lines(COLUMNS, _rows(plain), clip=MAX_CELL)
+            listed = msgspec.convert(plain, list[Listed])
+            room = max(live.console.height - 4, 1)
+            older = max(len(listed) - room, 0)
+            rows = _rows(listed[older:], await node_names(control))
+            table = table_blocks(COLUMNS, rows, width=live.console.width, drop=DROPPED)
+            lines = [line for block in table for line in block]
+            if older:
+                lines.insert(1, Text(f"({older} older not shown)", "dim"))
+            if await _has_others(control, listed):
+                lines.append(Text(OF_OTHERS, "dim"))
             for line in lines:
                 line.no_wrap, line.overflow = True, "ellipsis"
             live.update(Group(*lines), refresh=True)
@@ -68,17 +88,18 @@ async def _lines(lists: Any, output: Output) -> None:
                 output.result(entry, text)
 
 
-def _rows(plain: Sequence[Any]) -> list[Row]:
+def _rows(found: Sequence[Listed], names: Mapping[str, str]) -> list[Row]:
     now = time.time()
     rows: list[Row] = []
-    for listed in msgspec.convert(plain, list[Listed]):
+    for listed in found:
         status, handle = listed.status, listed.status.handle
         rows.append(
             (
                 short(handle.distribution_id),
                 listed.name or short(handle.blob_hash),
                 size(listed.size_bytes) if listed.size_bytes is not None else "",
-                scope_text(handle.scope),
+                name_of(listed.publisher or "", names),
+                whom(handle.scope, names),
                 handle.priority.name.lower(),
                 duration(now - handle.started_at),
                 percent(status.overall_progress),
@@ -103,15 +124,22 @@ async def distribution(control: Control, id: str, watch: bool) -> int | None:
     plain = await control.call("distributions.status", {"id": id})
     listed = Listed.from_dict(plain)
     status, handle = listed.status, listed.status.handle
+    names, now = await node_names(control), time.time()
+    presence = Presence.from_dict(await control.call("node.presence"))
+    linked = {peer.node_id for peer in presence.peers}
     if not control.output.as_json:
-        click.echo(f"{handle.distribution_id}  {clean(describe(handle, listed.name, listed.size_bytes))}")
+        what = describe(handle, names, listed.name, listed.size_bytes)
+        click.echo(f"{handle.distribution_id}  {clean(what)}")
         word = summary(status)
         click.echo(f"{word.text}: {counts(status)}")
+        if listed.publisher not in (None, presence.node_id):
+            whose = (
+                f"as heard by this node: {name_of(listed.publisher, names)}, which published it, knows all"
+            )
+            click.echo(f"{whose}; --watch asks for it")
         missing = msgspec.convert(await control.call("node.missing_blobs"), list[MissingBlob])
         if any(handle.distribution_id in blob.distribution_ids for blob in missing):
             click.echo("this node does not hold the file that it distributes: see `mesh doctor`")
-    names, now = await node_names(control), time.time()
-    linked = {peer["node_id"] for peer in (await control.call("node.presence"))["peers"]}
     heard = {node_id: now - at for node_id, at in listed.heard_at.items()}
     rows: list[Row] = [
         (
@@ -126,7 +154,14 @@ async def distribution(control: Control, id: str, watch: bool) -> int | None:
         for node in in_order(status, names)
     ]
     columns = ("node", "state", ">done", ">bytes", ">rate", ">left", ">heard", "reason")
-    control.output.table(plain, columns, rows, empty="nobody known here is in its scope")
+    control.output.table(
+        plain,
+        columns,
+        rows,
+        empty="nobody known here is in its scope",
+        drop=("bytes", "rate", "heard"),
+        wrap=True,
+    )
     return None
 
 

@@ -70,7 +70,9 @@ async def peers(control: Control) -> None:
             who = short(dial.node_id) if dial.node_id else ""
             rows.append((who, "", Cell(dial.state, "yellow"), "", "", "", "", f"{dial.url}{reason}"))
     columns = ("id", "name", "state", ">since", ">rtt", ">in", ">out", "address")
-    control.output.table(presence.peers, columns, rows, empty="no peers")
+    control.output.table(
+        presence.peers, columns, rows, empty="no peers", drop=("in", "out", "rtt"), wrap=True
+    )
 
 
 @click.command()
@@ -101,7 +103,7 @@ async def members(control: Control) -> None:
         for member in sorted(found, key=lambda member: (member.get("name", ""), member["_id"]))
     ]
     columns = ("id", "name", "formations", "listens on", "hub", "standing", "capabilities")
-    control.output.table(found, columns, rows, empty="no nodes known here")
+    control.output.table(found, columns, rows, empty="no nodes known here", drop=("listens on",), wrap=True)
 
 
 @click.command()

@@ -16,8 +16,13 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-MAX_CELL = 40
-"""Columns on a terminal are cut to this width, so that one long value does not push the rest away."""
+LEAST_CELL = 12
+"""No column of text is made narrower than this: ids and states fit."""
+
+LEAST_WRAPPED = 24
+"""Nor a last column that goes on over several lines narrower than this."""
+
+_GAP = 2
 
 
 def print_json(value: Any) -> None:
@@ -59,11 +64,20 @@ class Output:
         elif text is not None:
             click.echo(text)
 
-    def table(self, value: Any, columns: Sequence[str], rows: Sequence[Row], *, empty: str) -> None:
+    def table(
+        self,
+        value: Any,
+        columns: Sequence[str],
+        rows: Sequence[Row],
+        *,
+        empty: str,
+        drop: Sequence[str] = (),
+        wrap: bool = False,
+    ) -> None:
         """``value`` with ``--json``, else ``rows`` in aligned columns; without rows, ``empty`` on stderr.
 
-        A column whose name starts with ``>`` is aligned right, except the last. Text from elsewhere is
-        made harmless.
+        A column whose name starts with ``>`` is aligned right and never cut. On a terminal it is made to fit,
+        see :func:`table_blocks`. Text from elsewhere is made harmless.
         """
         if self.as_json:
             print_json(value)
@@ -71,33 +85,81 @@ class Output:
             click.echo(empty, err=True)
         elif self.is_terminal:
             screen = console()
-            for line in table_lines(columns, rows, clip=MAX_CELL):
-                screen.print(line, no_wrap=True, overflow="ellipsis")
+            for block in table_blocks(columns, rows, width=screen.width, drop=drop, wrap=wrap):
+                for line in block:
+                    screen.print(line, no_wrap=True, overflow="ellipsis")
         else:
-            for line in table_lines(columns, rows):
-                click.echo(line.plain.rstrip())
+            for block in table_blocks(columns, rows):
+                click.echo(block[0].plain.rstrip())
 
 
-def table_lines(columns: Sequence[str], rows: Sequence[Row], *, clip: int | None = None) -> list[Text]:
-    """The lines of a table, in aligned columns but for the last, which is ragged.
+def table_blocks(
+    columns: Sequence[str],
+    rows: Sequence[Row],
+    *,
+    width: int | None = None,
+    drop: Sequence[str] = (),
+    wrap: bool = False,
+) -> list[list[Text]]:
+    """The lines of the titles, if there are any, and of each row, in aligned columns; the last is ragged.
 
-    With ``clip``, no column but the last is wider than that.
+    Args:
+        width: make it fit: columns of text are cut, the widest first, but not to less than they need to
+            mean something.
+        drop: titles of the columns that are left out, the first first, if that is not enough.
+        wrap: the last column is not cut but goes on in lines of its own.
     """
     from rich.text import Text
 
     titles = [column.lstrip(">") for column in columns]
-    lines = [[Text(title, "dim") for title in titles]] if any(titles) else []
-    lines += [[_cell(cell) for cell in row] for row in rows]
-    for index, column in enumerate(columns[:-1]):
-        cells = [line[index] for line in lines]
-        if clip is not None:
-            for cell in cells:
-                cell.truncate(clip, overflow="ellipsis")
-        width = max((cell.cell_len for cell in cells), default=0)
-        for cell in cells:
-            missing = width - cell.cell_len
-            cell.pad_left(missing) if column.startswith(">") else cell.pad_right(missing)
-    return [Text("  ").join(line) for line in lines]
+    grid = [[Text(title, "dim") for title in titles]] if any(titles) else []
+    grid += [[_cell(cell) for cell in row] for row in rows]
+    widths = [max((row[index].cell_len for row in grid), default=0) for index in range(len(columns))]
+    kept = list(range(len(columns)))
+    if width is not None:
+        kept = _fit(columns, widths, width, [titles.index(title) for title in drop], wrap=wrap)
+    *aligned, last = kept
+    blocks = []
+    for row in grid:
+        for index in aligned:
+            cell = row[index]
+            cell.truncate(widths[index], overflow="ellipsis")
+            missing = widths[index] - cell.cell_len
+            cell.pad_left(missing) if columns[index].startswith(">") else cell.pad_right(missing)
+        if width is not None and wrap:
+            ends = list(row[last].wrap(console(), max(widths[last], 1))) or [row[last]]
+        else:
+            row[last].truncate(widths[last], overflow="ellipsis")
+            ends = [row[last]]
+        indent = Text(" " * sum(widths[index] + _GAP for index in aligned))
+        first = Text(" " * _GAP).join([*(row[index] for index in aligned), ends[0]])
+        blocks.append([first, *(indent + end for end in ends[1:])])
+    return blocks
+
+
+def _fit(columns: Sequence[str], widths: list[int], width: int, drop: list[int], *, wrap: bool) -> list[int]:
+    """The columns that stay, of those with the natural ``widths``, which are made to fit into ``width``."""
+    least = [
+        natural if column.startswith(">") else min(natural, LEAST_CELL)
+        for column, natural in zip(columns, widths, strict=True)
+    ]
+    if wrap:
+        least[-1] = min(widths[-1], LEAST_WRAPPED)
+    kept = list(range(len(columns)))
+
+    def excess(each: list[int]) -> int:
+        return sum(each[index] for index in kept) + _GAP * (len(kept) - 1) - width
+
+    for index in drop:
+        if excess(least) > 0:
+            kept.remove(index)
+    widths[:] = [min(natural, max(width, lowest)) for natural, lowest in zip(widths, least, strict=True)]
+    for _ in range(excess(widths)):
+        widest = max(kept, key=lambda index: widths[index] if widths[index] > least[index] else 0)
+        if widths[widest] == least[widest]:
+            break  # the terminal cuts it
+        widths[widest] -= 1
+    return kept
 
 
 def console() -> Console:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import click
 
-from mesh.cli.output import MAX_CELL, Cell, Output, Row, console, print_json, table_lines
+from mesh.cli.output import Cell, Output, Row, console, print_json, table_blocks
 from mesh.cli.units import clean, duration, percent, short, size
 from mesh.core.rates import seconds_left
+from mesh.core.scopes import DistributionScope, Nodes, scope_text
 from mesh.core.status import DistributionStatus, NodeTransferStatus, TransferState
 
 if TYPE_CHECKING:
@@ -164,13 +165,20 @@ class Bars(_Quiet):
             return title
         nodes = in_order(self._status, self._names)
         room = max(self._console.height - 4, 3)
-        lines = table_lines(_COLUMNS, [self._row(node) for node in nodes[:room]], clip=MAX_CELL)
+        rows = [self._row(node) for node in nodes[:room]]
+        lines: list[Text] = []
+        shown = 0
+        for block in table_blocks(_COLUMNS, rows, width=self._console.width, wrap=True):
+            if lines and len(lines) + len(block) > room:
+                break
+            lines += block
+            shown += 1
         for line in lines:
             line.no_wrap, line.overflow = True, "ellipsis"
         word = summary(self._status)
         foot = Text.assemble((word.text, word.style), f"  {counts(self._status)}")
-        if len(nodes) > room:
-            foot.append(f"  ({len(nodes) - room} more not shown)", "dim")
+        if len(nodes) > shown:
+            foot.append(f"  ({len(nodes) - shown} more not shown)", "dim")
         return Group(title, *lines, foot)
 
     def _row(self, node: NodeTransferStatus) -> Row:
@@ -189,7 +197,7 @@ class Bars(_Quiet):
         )
 
 
-_COLUMNS = ("",) * 5
+_COLUMNS = ("", "", ">", ">", "")
 _STATE_WIDTH = max(map(len, TransferState))
 
 
@@ -225,6 +233,13 @@ def reason(node: NodeTransferStatus, heard: float | None, *, linked: bool) -> st
 def name_of(node_id: str, names: Mapping[str, str]) -> str:
     """The name of a node where it is known, else the start of its id."""
     return clean(names.get(node_id, "")) or short(node_id)
+
+
+def whom(scope: DistributionScope, names: Mapping[str, str]) -> str:
+    """The scope as a person would type it, by the names of nodes."""
+    if isinstance(scope, Nodes):
+        return f"nodes:{','.join(name_of(node_id, names) for node_id in scope.node_ids)}"
+    return scope_text(scope)
 
 
 def view_for(output: Output, names: Mapping[str, str], title: str, *, stream_json: bool) -> View:

@@ -22,7 +22,7 @@ from mesh.core.status import (
 from mesh.core.tokens import BlobMetadata, BlobToken
 from mesh.node.missing_blobs import MissingBlob
 from tests.unit.cli.conftest import ServedNode
-from tests.unit.fake_node import HUB_ID, VAN_ID, node_status, status_of
+from tests.unit.fake_node import HUB_ID, SELF_ID, VAN_ID, node_status, status_of
 
 HANDLE = DistributionHandle("d", "h" * 64, AllNodes(), TransferPriority.NORMAL, 0.0)
 COMPLETED, FAILED, MOVING = TransferState.COMPLETED, TransferState.FAILED, TransferState.TRANSFERRING
@@ -227,9 +227,31 @@ def test_all_distributions(served: ServedNode, file: str) -> None:
     assert served.json("distributions") == []
     served.mesh("distribute", file)
     lines = served.mesh("distributions").stdout.splitlines()
-    assert lines[0].split() == ["id", "file", "size", "to", "priority", "age", "done", "targets", "state"]
+    titles = ["id", "file", "size", "from", "to", "priority", "age", "done", "targets", "state"]
+    assert lines[0].split() == titles
     assert lines[1].split()[:6] == ["d0aaaaaa", "map.mbtiles", "100", "B", "all", "normal"]
     assert lines[1].endswith("0%      0/0  no targets")
+
+
+def publish(served: ServedNode, publisher: str) -> None:
+    document = served.node.collection("distributions").documents["d0" + "a" * 24]
+    served.run(served.node.collection("distributions").upsert(document | {"publisher": publisher}))
+
+
+def test_whose_distribution_it_is_and_that_little_is_known_here(served: ServedNode, file: str) -> None:
+    served.mesh("distribute", file, "--scope", f"nodes:van7,{'x' * 52}")
+    publish(served, SELF_ID)
+    result = served.mesh("distributions")
+    assert result.stdout.splitlines()[1].split()[4:6] == ["desk", "nodes:van7,xxxxxxxx"]
+    assert result.stderr == ""
+    assert "as heard by" not in served.mesh("distribution", "d0").stdout
+    publish(served, VAN_ID)
+    result = served.mesh("distributions")
+    assert " van7  nodes:van7,xxxxxxxx " in result.stdout
+    assert result.stderr == ("those of others: as heard here; `mesh distribution ID --watch` asks for all\n")
+    lines = served.mesh("distribution", "d0").stdout.splitlines()
+    assert lines[0].endswith("map.mbtiles (100 B) to nodes:van7,xxxxxxxx, normal")
+    assert lines[2] == "as heard by this node: van7, which published it, knows all; --watch asks for it"
 
 
 def test_cancel_and_retry(served: ServedNode, file: str) -> None:

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import io
 import json
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from mesh.cli import progress
-from mesh.cli.output import Cell, Output, table_lines
+from mesh.cli.output import Cell, Output, table_blocks
 from mesh.cli.progress import Bars, bar
 from mesh.core.scopes import AllNodes
 from mesh.core.status import DistributionHandle, TransferPriority, TransferState
@@ -16,8 +17,8 @@ from tests.unit.fake_node import HUB_ID, VAN_ID, node_status, status_of
 HANDLE = DistributionHandle("d", "h" * 64, AllNodes(), TransferPriority.NORMAL, 0.0)
 
 
-def plain(columns: tuple[str, ...], rows: list[tuple[Cell | str, ...]], clip: int | None = None) -> list[str]:
-    return [line.plain for line in table_lines(columns, rows, clip=clip)]
+def plain(columns: tuple[str, ...], rows: list[tuple[Cell | str, ...]], **fit: Any) -> list[str]:
+    return [line.plain for block in table_blocks(columns, rows, **fit) for line in block]
 
 
 def test_columns_are_aligned_whatever_the_letters() -> None:
@@ -28,8 +29,33 @@ def test_columns_are_aligned_whatever_the_letters() -> None:
     ]
 
 
-def test_a_long_cell_is_cut_but_not_in_the_last_column() -> None:
-    assert plain(("a", "b"), [("x" * 50, "y" * 50)], clip=10)[1] == "x" * 9 + "…  " + "y" * 50
+def test_the_widest_columns_are_cut_until_the_table_fits() -> None:
+    row = ("x" * 50, "1" * 15, "state", "y" * 30)
+    assert plain(("a", ">n", "b", "c"), [row])[1] == "  ".join(row)
+    assert plain(("a", ">n", "b", "c"), [row], width=70)[1] == "  ".join(
+        ("x" * 21 + "…", "1" * 15, "state", "y" * 21 + "…")
+    )
+    assert plain(("a", ">n", "b", "c"), [row], width=9)[1] == "  ".join(
+        ("x" * 11 + "…", "1" * 15, "state", "y" * 11 + "…")
+    )
+
+
+def test_columns_are_left_out_where_cutting_is_not_enough() -> None:
+    row = ("x" * 50, "1" * 15, "state")
+    assert plain(("a", ">n", "b"), [row], width=36, drop=("n",))[1] == f"{'x' * 11}…  {'1' * 15}  state"
+    assert plain(("a", ">n", "b"), [row], width=35, drop=("n",)) == [
+        "a" + " " * 29 + "b",
+        f"{'x' * 27}…  state",
+    ]
+
+
+def test_a_last_column_goes_on_in_lines_of_its_own() -> None:
+    row = ("x" * 20, "no room: it needs 65242880 bytes and there are 4096")
+    assert [line.rstrip() for line in plain(("a", "reason"), [row], width=40, wrap=True)[1:]] == [
+        "xxxxxxxxxxxxx…  no room: it needs",
+        " " * 16 + "65242880 bytes and there",
+        " " * 16 + "are 4096",
+    ]
 
 
 def test_a_table_without_titles_has_no_title_line() -> None:
