@@ -33,9 +33,10 @@ async def distributions(control: Control, watch: bool) -> None:
     """List the distributions known here, oldest first."""
     if not watch:
         listed = msgspec.convert(plain := await control.call("distributions.list"), list[Listed])
-        rows = _rows(listed, await node_names(control))
+        own = await _own_id(control)
+        rows = _rows(listed, await node_names(control), own)
         control.output.table(plain, COLUMNS, rows, empty="no distributions here", drop=DROPPED)
-        if not control.output.as_json and await _has_others(control, listed):
+        if not control.output.as_json and _has_others(listed, own):
             click.echo(OF_OTHERS, err=True)
         return
     async with control.stream("distributions.watch") as lists:
@@ -46,8 +47,11 @@ async def distributions(control: Control, watch: bool) -> None:
     raise NodeNotRunning(str(control.home))
 
 
-async def _has_others(control: Control, listed: Sequence[Listed]) -> bool:
-    own = (await control.call("node.info"))["node_id"]
+async def _own_id(control: Control) -> str:
+    return str((await control.call("node.info"))["node_id"])
+
+
+def _has_others(listed: Sequence[Listed], own: str) -> bool:
     return any(each.publisher not in (None, own) for each in listed)
 
 
@@ -56,17 +60,18 @@ async def _redraw(control: Control, lists: Any) -> None:
     from rich.live import Live
     from rich.text import Text
 
+    own = await _own_id(control)
     with Live(console=console(), auto_refresh=False) as live:
         async for plain in lists:
             listed = msgspec.convert(plain, list[Listed])
             room = max(live.console.height - 4, 1)
             older = max(len(listed) - room, 0)
-            rows = _rows(listed[older:], await node_names(control))
+            rows = _rows(listed[older:], await node_names(control), own)
             table = table_blocks(COLUMNS, rows, width=live.console.width, drop=DROPPED)
             lines = [line for block in table for line in block]
             if older:
                 lines.insert(1, Text(f"({older} older not shown)", "dim"))
-            if await _has_others(control, listed):
+            if _has_others(listed, own):
                 lines.append(Text(OF_OTHERS, "dim"))
             for line in lines:
                 line.no_wrap, line.overflow = True, "ellipsis"
@@ -88,7 +93,7 @@ async def _lines(lists: Any, output: Output) -> None:
                 output.result(entry, text)
 
 
-def _rows(found: Sequence[Listed], names: Mapping[str, str]) -> list[Row]:
+def _rows(found: Sequence[Listed], names: Mapping[str, str], own: str) -> list[Row]:
     now = time.time()
     rows: list[Row] = []
     for listed in found:
@@ -98,7 +103,7 @@ def _rows(found: Sequence[Listed], names: Mapping[str, str]) -> list[Row]:
                 short(handle.distribution_id),
                 listed.name or short(handle.blob_hash),
                 size(listed.size_bytes) if listed.size_bytes is not None else "",
-                name_of(listed.publisher or "", names),
+                "here" if listed.publisher == own else name_of(listed.publisher or "", names),
                 whom(handle.scope, names),
                 handle.priority.name.lower(),
                 duration(now - handle.started_at),
@@ -133,10 +138,8 @@ async def distribution(control: Control, id: str, watch: bool) -> int | None:
         word = summary(status)
         click.echo(f"{word.text}: {counts(status)}")
         if listed.publisher not in (None, presence.node_id):
-            whose = (
-                f"as heard by this node: {name_of(listed.publisher, names)}, which published it, knows all"
-            )
-            click.echo(f"{whose}; --watch asks for it")
+            publisher = name_of(listed.publisher, names)
+            click.echo(f"as heard here: its publisher {publisher} knows all, --watch asks for it")
         missing = msgspec.convert(await control.call("node.missing_blobs"), list[MissingBlob])
         if any(handle.distribution_id in blob.distribution_ids for blob in missing):
             click.echo("this node does not hold the file that it distributes: see `mesh doctor`")

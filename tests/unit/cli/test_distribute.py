@@ -242,16 +242,16 @@ def test_whose_distribution_it_is_and_that_little_is_known_here(served: ServedNo
     served.mesh("distribute", file, "--scope", f"nodes:van7,{'x' * 52}")
     publish(served, SELF_ID)
     result = served.mesh("distributions")
-    assert result.stdout.splitlines()[1].split()[4:6] == ["desk", "nodes:van7,xxxxxxxx"]
+    assert result.stdout.splitlines()[1].split()[4:6] == ["here", "nodes:van7,xxxxxxxx"]
     assert result.stderr == ""
-    assert "as heard by" not in served.mesh("distribution", "d0").stdout
+    assert "as heard here" not in served.mesh("distribution", "d0").stdout
     publish(served, VAN_ID)
     result = served.mesh("distributions")
     assert " van7  nodes:van7,xxxxxxxx " in result.stdout
     assert result.stderr == ("those of others: as heard here; `mesh distribution ID --watch` asks for all\n")
     lines = served.mesh("distribution", "d0").stdout.splitlines()
     assert lines[0].endswith("map.mbtiles (100 B) to nodes:van7,xxxxxxxx, normal")
-    assert lines[2] == "as heard by this node: van7, which published it, knows all; --watch asks for it"
+    assert lines[2] == "as heard here: its publisher van7 knows all, --watch asks for it"
 
 
 def test_cancel_and_retry(served: ServedNode, file: str) -> None:
