@@ -21,7 +21,7 @@ from mesh.node.missing_blobs import MissingBlob
 from mesh.node.presence import Presence
 
 COLUMNS = ("id", "file", ">size", "from", "to", "priority", ">age", ">done", ">targets", "state")
-DROPPED = ("priority", "size", "age")
+DROPPED = ("priority", "size", "age", "from", "to")
 OF_OTHERS = "those of others: as heard here; `mesh distribution ID --watch` asks for all"
 
 
@@ -162,7 +162,7 @@ async def distribution(control: Control, id: str, watch: bool) -> int | None:
         columns,
         rows,
         empty="nobody known here is in its scope",
-        drop=("bytes", "rate", "heard"),
+        drop=("bytes", "rate", "heard", "left"),
         wrap=True,
     )
     return None

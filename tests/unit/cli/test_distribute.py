@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from rich.console import Console
 
+from mesh.cli import distributions
 from mesh.cli.output import Cell
 from mesh.cli.progress import counts, in_order, summary
-from mesh.core.scopes import AllNodes
+from mesh.control.methods import Listed
+from mesh.core.scopes import AllNodes, Nodes
 from mesh.core.status import (
     DistributionHandle,
     DistributionStatus,
@@ -252,6 +257,36 @@ def test_whose_distribution_it_is_and_that_little_is_known_here(served: ServedNo
     lines = served.mesh("distribution", "d0").stdout.splitlines()
     assert lines[0].endswith("map.mbtiles (100 B) to nodes:van7,xxxxxxxx, normal")
     assert lines[2] == "as heard here: its publisher van7 knows all, --watch asks for it"
+
+
+async def test_a_list_that_is_watched_shows_the_newest_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Console(
+        file=io.StringIO(), force_terminal=True, width=80, height=8, record=True, color_system=None
+    )
+    monkeypatch.setattr(distributions, "console", lambda: screen)
+    scope = Nodes([VAN_ID, HUB_ID])
+    handles = [DistributionHandle(f"d{i}", "h" * 64, scope, TransferPriority.NORMAL, i) for i in range(9)]
+    listed = [
+        Listed(status_of(handle, node_status(VAN_ID, COMPLETED)), "m" * 40, 10, VAN_ID).to_dict()
+        for handle in handles
+    ]
+
+    class Node:
+        async def call(self, method: str) -> Any:
+            info, members = {"node_id": SELF_ID}, [{"_id": VAN_ID, "name": "van7"}]
+            return {"node.info": info, "node.members": members}[method]
+
+    async def lists() -> AsyncIterator[Any]:
+        yield listed
+
+    await distributions._redraw(cast(Any, Node()), lists())
+    *_, title, older, first, _, _, last, note = screen.export_text().splitlines()
+    assert title.split()[-7:] == ["file", "from", "to", "age", "done", "targets", "state"]
+    assert older == "(5 older not shown)"
+    assert (first.split()[0], last.split()[0]) == ("d5", "d8")
+    assert last.endswith("1/1  completed")
+    assert len(last) <= 80
+    assert note == "those of others: as heard here; `mesh distribution ID --watch` asks for all"
 
 
 def test_cancel_and_retry(served: ServedNode, file: str) -> None:

@@ -109,6 +109,25 @@ async def test_bars_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+async def test_bars_say_the_whole_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Console(
+        file=io.StringIO(), force_terminal=True, width=80, height=8, record=True, color_system=None
+    )
+    monkeypatch.setattr(progress, "console", lambda: screen)
+    why = "no source yet: asking base-station-north, which is not linked"
+    waiting = [node_status(f"n{i}", TransferState.PENDING, error=why) for i in range(4)]
+    with Bars({}, "map") as bars:
+        bars.show(status_of(HANDLE, *waiting))
+    shown = [line.strip() for line in screen.export_text().splitlines()[-4:]]
+    assert shown[0].startswith("n0")
+    assert [shown[0][-21:], *shown[1:3]] == [
+        "no source yet: asking",
+        "base-station-north, which is not",
+        "linked",
+    ]
+    assert shown[3] == "pending  0 of 4 completed, 4 pending  (3 more not shown)"
+
+
 async def test_bars_of_who_says_nothing_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Console(file=io.StringIO(), force_terminal=True, width=100, record=True, color_system=None)
     monkeypatch.setattr(progress, "console", lambda: screen)
