@@ -114,11 +114,13 @@ def table_blocks(
     titles = [column.lstrip(">") for column in columns]
     grid = [[Text(title, "dim") for title in titles]] if any(titles) else []
     grid += [[_cell(cell) for cell in row] for row in rows]
-    widths = [max((row[index].cell_len for row in grid), default=0) for index in range(len(columns))]
-    kept = list(range(len(columns)))
+    natural = [max((row[index].cell_len for row in grid), default=0) for index in range(len(columns))]
+    widths = dict(enumerate(natural))
     if width is not None:
-        kept = _fit(columns, widths, width, [titles.index(title) for title in drop], wrap=wrap)
-    *aligned, last = kept
+        widths = _fitted(columns, natural, width, [titles.index(title) for title in drop], wrap=wrap)
+    *aligned, last = widths
+    indent = Text(" " * sum(widths[index] + _GAP for index in aligned))
+    screen = console()
     blocks = []
     for row in grid:
         for index in aligned:
@@ -127,39 +129,39 @@ def table_blocks(
             missing = widths[index] - cell.cell_len
             cell.pad_left(missing) if columns[index].startswith(">") else cell.pad_right(missing)
         if width is not None and wrap:
-            ends = list(row[last].wrap(console(), max(widths[last], 1))) or [row[last]]
+            ends = list(row[last].wrap(screen, max(widths[last], 1)))
         else:
             row[last].truncate(widths[last], overflow="ellipsis")
             ends = [row[last]]
-        indent = Text(" " * sum(widths[index] + _GAP for index in aligned))
         first = Text(" " * _GAP).join([*(row[index] for index in aligned), ends[0]])
         blocks.append([first, *(indent + end for end in ends[1:])])
     return blocks
 
 
-def _fit(columns: Sequence[str], widths: list[int], width: int, drop: list[int], *, wrap: bool) -> list[int]:
-    """The columns that stay, of those with the natural ``widths``, which are made to fit into ``width``."""
-    least = [
-        natural if column.startswith(">") else min(natural, LEAST_CELL)
-        for column, natural in zip(columns, widths, strict=True)
-    ]
+def _fitted(
+    columns: Sequence[str], natural: Sequence[int], width: int, drop: Sequence[int], *, wrap: bool
+) -> dict[int, int]:
+    """The widths, by their index, of the columns that stay."""
+    least = {
+        index: wide if columns[index].startswith(">") else min(wide, LEAST_CELL)
+        for index, wide in enumerate(natural)
+    }
     if wrap:
-        least[-1] = min(widths[-1], LEAST_WRAPPED)
-    kept = list(range(len(columns)))
+        least[len(columns) - 1] = min(natural[-1], LEAST_WRAPPED)
 
-    def excess(each: list[int]) -> int:
-        return sum(each[index] for index in kept) + _GAP * (len(kept) - 1) - width
+    def excess(widths: dict[int, int]) -> int:
+        return sum(widths.values()) + _GAP * (len(widths) - 1) - width
 
     for index in drop:
         if excess(least) > 0:
-            kept.remove(index)
-    widths[:] = [min(natural, max(width, lowest)) for natural, lowest in zip(widths, least, strict=True)]
-    for _ in range(excess(widths)):
-        widest = max(kept, key=lambda index: widths[index] if widths[index] > least[index] else 0)
+            del least[index]
+    widths = {index: min(natural[index], max(width, lowest)) for index, lowest in least.items()}
+    while excess(widths) > 0:
+        widest = max(widths, key=lambda index: (widths[index] > least[index], widths[index]))
         if widths[widest] == least[widest]:
             break  # the terminal cuts it
         widths[widest] -= 1
-    return kept
+    return widths
 
 
 def console() -> Console:
