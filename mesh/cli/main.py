@@ -11,20 +11,31 @@ import click
 from mesh.cli import deliveries, distributions, documents, facts, files, membership, node
 from mesh.cli.distribute import distribute
 from mesh.cli.doctor import doctor
+from mesh.cli.fetch import fetch
 from mesh.cli.output import Output, print_json
 from mesh.cli.settings import Settings, common_options
 from mesh.cli.up import up
-from mesh.errors import BlobCorrupt, BlobNotFound, DistributionTimeout, LinkedFileChanged, MeshError
+from mesh.errors import (
+    BlobCorrupt,
+    BlobNotFound,
+    DistributionTimeout,
+    FetchFailed,
+    FetchTimeout,
+    LinkedFileChanged,
+    MeshError,
+)
 from mesh.version import VERSION
 
 FAILED = 1
-"""Exit status: the job did not succeed (a distribution failed, was cancelled, or took too long)."""
+"""Exit status: the job did not succeed (a distribution or fetch failed, was cancelled, or took too long)."""
 USAGE = 2
 """Exit status: the command line is wrong."""
 UNUSABLE = 4
 """Exit status: bad input, or an environment in which the command cannot work."""
 INTERRUPTED = 130
 """Exit status: Ctrl-C."""
+
+_FAILURES = (DistributionTimeout, FetchTimeout, FetchFailed)
 
 
 class MeshCommand(click.Group):
@@ -46,7 +57,7 @@ class MeshCommand(click.Group):
             status = UNUSABLE
             _report(error.format_message(), type(error).__name__, as_json="--json" in arguments)
         except MeshError as error:
-            status = FAILED if isinstance(error, DistributionTimeout) else UNUSABLE
+            status = FAILED if isinstance(error, _FAILURES) else UNUSABLE
             _report(_in_commands(error), type(error).__name__, as_json="--json" in arguments)
         except click.Abort:
             status = INTERRUPTED
@@ -73,7 +84,7 @@ def _in_commands(error: MeshError) -> str:
     if isinstance(error, BlobNotFound):
         return (
             f"no blob {error.hash} is held here: `mesh blobs` lists what is, "
-            "and a node that holds it can send it with `mesh distribute`"
+            "and `mesh fetch` gets it from the mesh by its token"
         )
     return str(error)
 
@@ -115,7 +126,7 @@ SECTIONS = {
     "Files": (
         distribute, distributions.distributions, distributions.distribution, distributions.cancel,
         distributions.retry, deliveries.deliveries, deliveries.accept, deliveries.reject, files.add,
-        files.blobs, files.pin, files.unpin, files.verify, files.export,
+        files.blobs, fetch, files.export, files.pin, files.unpin, files.verify,
     ),
     "Documents": (
         documents.collections, documents.query, documents.index, documents.upsert, documents.remove,

@@ -13,7 +13,8 @@ import msgspec
 from mesh.cli.units import shorten
 from mesh.core.rates import MIN_LIMIT
 from mesh.core.scopes import DistributionScope, parse_scope_text
-from mesh.errors import InvalidDocument, InvalidScope, InvalidSelector
+from mesh.core.tokens import BlobToken
+from mesh.errors import InvalidDocument, InvalidScope, InvalidSelector, InvalidToken
 
 T = TypeVar("T")
 
@@ -145,6 +146,20 @@ def parse_document(text: str) -> dict[str, Any]:
         return _json_object(text)
     except ValueError as error:
         raise InvalidDocument(f'{error}; write it like \'{{"_id": "car1", "color": "red"}}\'') from None
+
+
+def parse_token(text: str) -> BlobToken:
+    """The token of a blob, given as JSON.
+
+    Raises:
+        InvalidToken: it is none, or cannot be true.
+    """
+    try:
+        token = BlobToken.from_dict(_json_object(text))
+    except (ValueError, msgspec.ValidationError) as error:
+        raise InvalidToken(f"{error}; a token is the JSON that `mesh add` prints") from None
+    token.check()
+    return token
 
 
 def _json_object(text: str) -> dict[str, Any]:

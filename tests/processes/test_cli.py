@@ -100,6 +100,27 @@ def test_who_stops_waiting_is_told_that_the_distribution_goes_on(tmp_path: Path)
         assert not listed["status"]["is_cancelled"]
 
 
+def test_a_blob_is_fetched_by_its_token_by_whoever_waits_for_it(tmp_path: Path) -> None:
+    (tmp_path / "map").write_bytes(os.urandom(3_000_000))
+    with MeshProcess(tmp_path / "hq") as hq, MeshProcess(tmp_path / "van7") as van7:
+        token = hq.mesh("add", str(tmp_path / "map"))
+        waiting = spawn(["--home", str(van7.home), "fetch", json.dumps(token)])
+        try:
+            lines = Lines(waiting)
+            assert lines.next() == "waiting  0%  no peers are connected"
+            waiting.send_signal(signal.SIGINT)
+            assert waiting.wait(10) == 130
+        finally:
+            waiting.kill()
+            waiting.wait()
+            lines.join()
+        assert "what has arrived stays for 10 minutes" in lines.stderr
+        assert "Traceback" not in lines.stderr
+        van7.mesh("connect", hq.address)
+        assert van7.mesh("fetch", json.dumps(token), "--output", str(tmp_path / "copy")) == token
+        assert (tmp_path / "copy").read_bytes() == (tmp_path / "map").read_bytes()
+
+
 def test_documents_travel_and_are_watched(tmp_path: Path) -> None:
     with (
         MeshProcess(tmp_path / "a") as a,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
+from mesh.attachments.handles import BlobHandle
 from mesh.attachments.verifying import VerifyReport
 from mesh.core.enrolment import Invitation
 from mesh.core.scopes import DistributionScope, NodeFacts, matches
@@ -18,9 +20,16 @@ from mesh.core.status import (
     TransferPriority,
     TransferState,
 )
-from mesh.core.tokens import BlobMetadata, BlobToken
+from mesh.core.tokens import BlobMetadata, BlobProgress, BlobToken
 from mesh.core.wire import InterestEntry
-from mesh.errors import InvalidNode, PeerUnreachable, SourceNotFound, UnknownDistribution
+from mesh.errors import (
+    FetchFailed,
+    FetchTimeout,
+    InvalidNode,
+    PeerUnreachable,
+    SourceNotFound,
+    UnknownDistribution,
+)
 from mesh.node.missing_blobs import MissingBlob
 from mesh.node.presence import DialPresence, PeerPresence, Presence, Stats
 from mesh.node.probe import Probe
@@ -144,6 +153,24 @@ class FakeAttachments:
         self.held: dict[str, tuple[BlobToken, Path]] = {}
         self.pinned: set[str] = set()
         self.lost: list[str] = []
+        self.elsewhere: dict[str, Path] = {}
+        self.fetched = asyncio.Event()
+
+    async def fetch(
+        self, token: BlobToken, *, on_progress: Callable[[BlobProgress], None], timeout: float | None
+    ) -> BlobHandle:
+        on_progress(BlobProgress("waiting", 0, token.size_bytes, reason="no peers are connected"))
+        try:
+            async with asyncio.timeout(timeout):
+                await self.fetched.wait()
+        except TimeoutError:
+            state = "waiting: no peers are connected"
+            raise FetchTimeout(token.hash, timeout or 0, 0, token.size_bytes, state) from None
+        if token.hash not in self.elsewhere:
+            raise FetchFailed(token.hash, "it was deleted while it was fetched")
+        self.held[token.hash] = (token, self.elsewhere[token.hash])
+        on_progress(BlobProgress("completed", token.size_bytes, token.size_bytes))
+        return BlobHandle(cast(Any, self), token)
 
     async def pin(self, hash: str) -> None:
         self.pinned.add(hash)

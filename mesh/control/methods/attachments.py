@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
 
 from mesh.attachments.verifying import VerifyReport
 from mesh.control.lookup import unique
 from mesh.control.methods.table import METHODS, Text
 from mesh.control.registry import Served
-from mesh.core.tokens import BlobToken
+from mesh.core.tokens import BlobProgress, BlobToken
 from mesh.errors import BlobNotFound, MeshError
+from mesh.streams import Stream
 
 
 @METHODS.add("attachments.add")
@@ -37,13 +43,38 @@ async def export(served: Served, *, hash: Text, path: Text, force: bool = False)
     What is there already is replaced with ``force`` only.
     """
     token = await held(served, hash)
-    if not force and os.path.lexists(path):
-        raise MeshError(f"{path} exists already: choose another name, or replace it with --force")
-    try:
-        await served.node.attachments.export(token.hash, path)
-    except OSError as error:
-        raise MeshError(f"cannot write {path}: {error.strerror}") from error
+    _check_free(path, force)
+    await _export(served, token, path)
     return token
+
+
+@METHODS.add("attachments.fetch")
+async def fetch(
+    served: Served,
+    *,
+    token: BlobToken,
+    path: Text | None = None,
+    force: bool = False,
+    timeout: Annotated[float, Meta(gt=0)] | None = None,
+) -> AsyncIterator[BlobProgress]:
+    """``Attachments.fetch()``: how far it is, until the blob is here; then copied to ``path``, as by
+    ``attachments.export``. To leave the stream is to cancel the fetch."""
+    if path is not None:
+        _check_free(path, force)
+    told: Stream[BlobProgress] = Stream(merge=lambda older, newer: newer)
+    fetching = asyncio.create_task(
+        served.node.attachments.fetch(token, on_progress=told.push, timeout=timeout)
+    )
+    fetching.add_done_callback(lambda _: told.finish())
+    try:
+        async for progress in told:
+            yield progress
+        handle = await fetching  # which keeps the blob here until it is copied
+        if path is not None:
+            await _export(served, handle.token, path)
+    finally:
+        fetching.cancel()
+        await asyncio.wait([fetching])
 
 
 @METHODS.add("attachments.pin")
@@ -66,6 +97,18 @@ async def unpin(served: Served, *, hash: Text) -> BlobToken:
 async def verify(served: Served) -> VerifyReport:
     """``Attachments.verify()``."""
     return await served.node.attachments.verify()
+
+
+def _check_free(path: str, force: bool) -> None:
+    if not force and os.path.lexists(path):
+        raise MeshError(f"{path} exists already: choose another name, or replace it with --force")
+
+
+async def _export(served: Served, token: BlobToken, path: str) -> None:
+    try:
+        await served.node.attachments.export(token.hash, path)
+    except OSError as error:
+        raise MeshError(f"cannot write {path}: {error.strerror}") from error
 
 
 async def held(served: Served, hash: str) -> BlobToken:
