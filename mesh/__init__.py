@@ -8,6 +8,7 @@ stand on (storage, network), and at last ``core``, which decides and never acts.
 from __future__ import annotations
 
 from mesh.attachments.handles import BlobHandle
+from mesh.attachments.holding import Holding
 from mesh.attachments.service import Attachments
 from mesh.attachments.verifying import VerifyReport
 from mesh.collections.collection import Collection
@@ -124,6 +125,7 @@ __all__ = [
     "FileDistribution",
     "Formation",
     "HandshakeFailed",
+    "Holding",
     "IdentityCloned",
     "InvalidAddress",
     "InvalidCollectionName",

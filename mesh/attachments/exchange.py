@@ -217,6 +217,11 @@ class Exchange:
         """Whether the blob is on its way in, for this node or for others."""
         return self._transfers.fetching(hash)
 
+    def coming(self, hash: str) -> BlobToken | None:
+        """The token of a blob that is on its way in."""
+        transfer = self._transfers.get(hash)
+        return transfer.token if transfer is not None else None
+
     def serving(self, hash: str) -> bool:
         """Whether somebody else wants the blob of this node."""
         return bool(self._said.listeners(bytes.fromhex(hash)))

@@ -18,6 +18,7 @@ from mesh.attachments.contests import refuted
 from mesh.attachments.correspondence import MayRelay
 from mesh.attachments.exchange import Exchange
 from mesh.attachments.handles import BlobHandle
+from mesh.attachments.holding import Holding, holdings
 from mesh.attachments.keeping import Keeping, Referred
 from mesh.attachments.readers import MayRead
 from mesh.attachments.verifying import VerifyReport, verify_all
@@ -266,6 +267,11 @@ class Attachments:
         self._check_started()
         found = [await self._store.info(hash) for hash in self._store.hashes()]
         return [token for token in found if token is not None]
+
+    async def holdings(self) -> list[Holding]:
+        """Every blob of which something is here, with what keeps it: the whole ones, then the others."""
+        self._check_started()
+        return await holdings(self._store, self._exchange.coming, self._exchange.relayed)
 
     async def delete(self, hash: str) -> None:
         """Remove this node's copy, or what is here of it; a fetch of it that is under way fails.

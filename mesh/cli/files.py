@@ -1,4 +1,4 @@
-"""`mesh add`, `blobs`, `pin`, `unpin`, `verify` and `export`: files as blobs of the node, and back."""
+"""`mesh add`, `blobs`, `pin`, `verify`, `export` and the like: files as blobs of the node, and back."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from mesh.attachments.holding import Holding
 from mesh.attachments.verifying import VerifyReport
 from mesh.cli.output import compact_json
 from mesh.cli.settings import Control, common_options, controlled
@@ -36,11 +37,35 @@ async def add(control: Control, file: Path, link: bool, pin: bool) -> None:
 @common_options
 @controlled
 async def blobs(control: Control) -> None:
-    """List the blobs that the node holds."""
+    """List the blobs that the node holds.
+
+    pinned: kept until `mesh unpin`. linked: read where the file is that was added. cached: here for other
+    nodes only. partial: not whole here; how much of it is.
+    """
     plain = await control.call("attachments.list")
-    tokens = [BlobToken.from_dict(token) for token in plain]
-    rows = [(size(token.size_bytes), token.metadata.name or "", token.hash) for token in tokens]
-    control.output.table(plain, (">size", "name", "hash"), rows, empty="no blobs here")
+    held = [Holding.from_dict(one) for one in plain]
+    rows = [(size(one.size_bytes), _marks(one), one.metadata.name or "", one.hash) for one in held]
+    control.output.table(plain, (">size", "", "name", "hash"), rows, empty="no blobs here")
+
+
+def _marks(one: Holding) -> str:
+    marks = {"pinned": one.pinned, "linked": one.linked, "cached": one.cached}
+    words = [word for word, marked in marks.items() if marked]
+    return ", ".join(words + [f"partial {size(one.held_bytes)}"] * one.partial)
+
+
+@click.command()
+@common_options
+@click.argument("hash")
+@controlled
+async def delete(control: Control, hash: str) -> None:
+    """Delete the blob HASH here, pinned or not, or what has arrived of it.
+
+    A file that it is linked to stays, and so does what other nodes hold. A fetch of it that is under way
+    fails.
+    """
+    whole = await control.call("attachments.delete", {"hash": hash})
+    control.output.result({"hash": whole}, f"{whole}  deleted")
 
 
 @click.command()

@@ -126,7 +126,7 @@ SECTIONS = {
     "Files": (
         distribute, distributions.distributions, distributions.distribution, distributions.cancel,
         distributions.retry, deliveries.deliveries, deliveries.accept, deliveries.reject, files.add,
-        files.blobs, fetch, files.export, files.pin, files.unpin, files.verify,
+        files.blobs, fetch, files.export, files.delete, files.pin, files.unpin, files.verify,
     ),
     "Documents": (
         documents.collections, documents.query, documents.index, documents.upsert, documents.remove,

@@ -18,7 +18,7 @@ from mesh.errors import BlobCorrupt, BlobNotFound
 from mesh.storage.blob_export import export_file
 from mesh.storage.blob_layout import BlobFolder
 from mesh.storage.blob_links import Link
-from mesh.storage.blob_partial import PartialFile
+from mesh.storage.blob_partial import PartialFile, extent
 from mesh.storage.blob_reading import verified_file
 from mesh.storage.blob_small import Small, SmallBlobs, SmallPartial
 from mesh.storage.blob_sources import (
@@ -173,6 +173,14 @@ class FolderBlobs:
     def has_partial(self, hash: str) -> bool:
         """See the port."""
         return hash in self._folder.partial
+
+    async def partial_extent(self, hash: str) -> tuple[int, int] | None:
+        """See the port."""
+        return await self._worker.run(extent, self._folder.partial_path(hash))
+
+    def linked(self, hash: str) -> bool:
+        """See the port."""
+        return self._folder.is_linked(hash)
 
     def cache(self) -> list[tuple[str, int]]:
         """See the port."""

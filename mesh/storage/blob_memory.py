@@ -159,6 +159,15 @@ class MemoryBlobs:
         """See the port."""
         return hash in self._partials
 
+    async def partial_extent(self, hash: str) -> tuple[int, int] | None:
+        """See the port."""
+        partial = self._partials.get(hash)
+        return None if partial is None else (partial.taken, partial.token.size_bytes)
+
+    def linked(self, hash: str) -> bool:
+        """See the port."""
+        return False
+
     def cache(self) -> list[tuple[str, int]]:
         """See the port."""
         return [(hash, len(self._blobs[hash].content)) for hash in self._cached]

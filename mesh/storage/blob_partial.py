@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blake3 import blake3
@@ -240,3 +241,12 @@ class PartialFile:
 
         self._each_chunk(index, _CHUNKS_PER_JOB, see)
         return damaged
+
+
+def extent(path: Path) -> tuple[int, int] | None:
+    """What the file of a partial blob takes of its length, which is about what is held; and its length."""
+    try:
+        status = path.stat(follow_symlinks=False)
+    except OSError:
+        return None
+    return min(status.st_blocks * 512, status.st_size), status.st_size

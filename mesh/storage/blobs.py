@@ -179,6 +179,12 @@ class BlobStore(Protocol):
     def has_partial(self, hash: str) -> bool:
         """Whether a blob is among them."""
 
+    async def partial_extent(self, hash: str) -> tuple[int, int] | None:
+        """About how many bytes of a blob are here in part, and how many it has; ``None``: none are."""
+
+    def linked(self, hash: str) -> bool:
+        """Whether the content of a blob that is here whole is a file that it is linked to."""
+
     def cache(self) -> list[tuple[str, int]]:
         """Hash and size of every blob that is here whole for others only: the least recently served first."""
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from mesh.attachments.handles import BlobHandle
+from mesh.attachments.holding import Holding
 from mesh.attachments.verifying import VerifyReport
 from mesh.core.enrolment import Invitation
 from mesh.core.scopes import DistributionScope, NodeFacts, matches
@@ -23,6 +24,7 @@ from mesh.core.status import (
 from mesh.core.tokens import BlobMetadata, BlobProgress, BlobToken
 from mesh.core.wire import InterestEntry
 from mesh.errors import (
+    BlobNotFound,
     FetchFailed,
     FetchTimeout,
     InvalidNode,
@@ -153,6 +155,7 @@ class FakeAttachments:
         self.held: dict[str, tuple[BlobToken, Path]] = {}
         self.pinned: set[str] = set()
         self.lost: list[str] = []
+        self.partial: list[Holding] = []
         self.elsewhere: dict[str, Path] = {}
         self.fetched = asyncio.Event()
 
@@ -171,6 +174,26 @@ class FakeAttachments:
         self.held[token.hash] = (token, self.elsewhere[token.hash])
         on_progress(BlobProgress("completed", token.size_bytes, token.size_bytes))
         return BlobHandle(cast(Any, self), token)
+
+    async def holdings(self) -> list[Holding]:
+        whole = [
+            Holding(
+                hash,
+                token.size_bytes,
+                token.chunks_hash,
+                token.metadata,
+                token.size_bytes,
+                pinned=hash in self.pinned,
+            )
+            for hash, (token, _) in self.held.items()
+        ]
+        return whole + self.partial
+
+    async def delete(self, hash: str) -> None:
+        partial = [one for one in self.partial if one.hash == hash]
+        if self.held.pop(hash, None) is None and not partial:
+            raise BlobNotFound(hash)
+        self.partial = [one for one in self.partial if one.hash != hash]
 
     async def pin(self, hash: str) -> None:
         self.pinned.add(hash)

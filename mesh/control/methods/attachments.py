@@ -10,6 +10,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from mesh.attachments.holding import Holding
 from mesh.attachments.verifying import VerifyReport
 from mesh.control.lookup import unique
 from mesh.control.methods.table import METHODS, Text
@@ -31,9 +32,9 @@ async def add(
 
 
 @METHODS.add("attachments.list")
-async def tokens(served: Served) -> list[BlobToken]:
-    """``Attachments.tokens()``."""
-    return await served.node.attachments.tokens()
+async def holdings(served: Served) -> list[Holding]:
+    """``Attachments.holdings()``."""
+    return await served.node.attachments.holdings()
 
 
 @METHODS.add("attachments.export")
@@ -75,6 +76,15 @@ async def fetch(
     finally:
         fetching.cancel()
         await asyncio.wait([fetching])
+
+
+@METHODS.add("attachments.delete")
+async def delete(served: Served, *, hash: Text) -> str:
+    """``Attachments.delete()``, also of a partial blob: the whole hash."""
+    attachments = served.node.attachments
+    whole = unique(hash, [one.hash for one in await attachments.holdings()], "blob")
+    await attachments.delete(whole)
+    return whole
 
 
 @METHODS.add("attachments.pin")

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from mesh.attachments.holding import Holding
 from mesh.cli.main import cli
+from mesh.core.tokens import BlobMetadata
 from mesh.errors import BlobCorrupt
 from tests.unit.cli.conftest import ServedNode
 from tests.unit.fake_node import HUB_ID, SELF_ID, TOKEN, VAN_ID, FakeDelivery
@@ -225,7 +227,8 @@ def test_files_are_added_listed_and_exported(served: ServedNode, tmp_path: Path)
     (tmp_path / "map.mbtiles").write_bytes(b"x" * 1500)
     token = json.loads(served.mesh("add", str(tmp_path / "map.mbtiles")).stdout)
     assert (token["size_bytes"], token["metadata"]["name"]) == (1500, "map.mbtiles")
-    assert served.json("blobs") == [token]
+    [held] = served.json("blobs")
+    assert held.items() >= (token | {"held_bytes": 1500, "partial": False}).items()
     lines = served.mesh("blobs").stdout.splitlines()
     assert lines[1].split() == ["1.5", "kB", "map.mbtiles", token["hash"]]
     assert served.json("export", token["hash"][:8], str(tmp_path / "out")) == token
@@ -248,6 +251,29 @@ def test_blobs_are_pinned_and_verified(served: ServedNode, tmp_path: Path) -> No
     result = served.mesh("verify")
     assert result.exit_code == 1
     assert f"lost  {token['hash']}\nno node is linked that could repair them" in result.stdout
+
+
+def test_what_keeps_a_blob_and_how_much_of_it_is_here_is_listed(served: ServedNode) -> None:
+    pinned = Holding("a" * 64, 1500, "c" * 64, BlobMetadata("map"), 1500, pinned=True, linked=True)
+    partial = Holding("b" * 64, 2_000_000, None, BlobMetadata(), 500_000, partial=True, cached=True)
+    served.node.attachments.partial = [pinned, partial]
+    assert served.mesh("blobs").stdout.splitlines()[1:] == [
+        f"1.5 kB  pinned, linked          map   {'a' * 64}",
+        f"2.0 MB  cached, partial 500 kB        {'b' * 64}",
+    ]
+    assert served.json("blobs") == [pinned.to_dict(), partial.to_dict()]
+
+
+def test_a_blob_is_deleted_whole_or_in_part(served: ServedNode, tmp_path: Path) -> None:
+    (tmp_path / "map").write_bytes(b"x" * 1500)
+    token = served.json("add", str(tmp_path / "map"))
+    partial = Holding("b" * 64, 2000, None, BlobMetadata(), 500, partial=True)
+    served.node.attachments.partial = [partial]
+    assert served.json("delete", "bb") == {"hash": partial.hash}
+    assert served.mesh("delete", token["hash"][:8]).stdout == f"{token['hash']}  deleted\n"
+    assert served.json("blobs") == []
+    result = served.mesh("delete", token["hash"])
+    assert (result.exit_code, "no blob" in result.stderr) == (4, True)
 
 
 def test_an_existing_file_is_replaced_only_by_force(served: ServedNode, tmp_path: Path) -> None:
