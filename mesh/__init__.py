@@ -15,6 +15,7 @@ from mesh.collections.collection import Collection
 from mesh.collections.subscriptions import Subscription
 from mesh.collections.transactions import Transaction
 from mesh.core.changes import Change
+from mesh.core.rates import Limits
 from mesh.core.scopes import AllNodes, Capabilities, Capable, DistributionScope, Formation, Nodes
 from mesh.core.status import (
     DistributionHandle,
@@ -140,6 +141,7 @@ __all__ = [
     "InvalidSelector",
     "InvalidToken",
     "InvitationRefused",
+    "Limits",
     "LinkClosed",
     "LinkedFileChanged",
     "MembershipRefused",

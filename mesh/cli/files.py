@@ -59,10 +59,10 @@ def _marks(one: Holding) -> str:
 @click.argument("hash")
 @controlled
 async def delete(control: Control, hash: str) -> None:
-    """Delete the blob HASH here, pinned or not, or what has arrived of it.
+    """Delete the blob HASH here, pinned or not.
 
-    A file that it is linked to stays, and so does what other nodes hold. A fetch of it that is under way
-    fails.
+    Or what has arrived of it: a fetch that is under way fails. The file that it is linked to stays, and so
+    does what other nodes hold.
     """
     whole = await control.call("attachments.delete", {"hash": hash})
     control.output.result({"hash": whole}, f"{whole}  deleted")

@@ -117,7 +117,7 @@ def version(context: click.Context) -> None:
 SECTIONS = {
     "The node": (
         up, node.down, node.status, node.peers, node.members, node.connect, node.disconnect, node.pause,
-        node.resume, facts.formations, facts.capabilities, doctor, version,
+        node.resume, node.limits, facts.formations, facts.capabilities, doctor, version,
     ),
     "The mesh": (
         membership.init, membership.invite, membership.join, membership.revoke, membership.rotate,

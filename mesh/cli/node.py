@@ -9,6 +9,7 @@ import click
 
 from mesh.cli.facts import capabilities_text
 from mesh.cli.output import Cell, Row
+from mesh.cli.parsing import parse_limit, parsed
 from mesh.cli.settings import Control, common_options, controlled
 from mesh.cli.units import clean, duration, short, size
 from mesh.node.presence import Presence, Stats
@@ -130,6 +131,31 @@ async def disconnect(control: Control, id: str) -> None:
     """
     node_id = await control.call("node.disconnect", {"node_id": id})
     control.output.result({"node_id": node_id}, f"disconnected from {node_id}")
+
+
+@click.command()
+@common_options
+@click.option("--upload", metavar="RATE", callback=parsed(parse_limit), help="Send blobs no faster.")
+@click.option("--download", metavar="RATE", callback=parsed(parse_limit), help="Fetch blobs no faster.")
+@click.option(
+    "--link",
+    metavar="RATE",
+    callback=parsed(parse_limit),
+    help="Exchange blobs with each peer no faster, either way.",
+)
+@controlled
+async def limits(control: Control, /, **given: int | None) -> None:
+    """Cap what blobs take, until the node stops.
+
+    RATE is 2MB/s or the like, or none to lift a cap; what is not given stays as it is. Without options: show
+    the caps.
+    """
+    caps: dict[str, float | None] = await control.call("node.limits")
+    if any(rate is not None for rate in given.values()):
+        caps |= {name: rate or None for name, rate in given.items() if rate is not None}
+        await control.call("node.set_limits", caps)
+    lines = [f"{name:<8}  {f'{size(rate)}/s' if rate else 'no limit'}" for name, rate in caps.items()]
+    control.output.result(caps, "\n".join(lines))
 
 
 @click.command()

@@ -79,6 +79,15 @@ def parse_rate(text: str) -> int:
     return rate
 
 
+def parse_limit(text: str) -> int:
+    """A rate, or 0 for ``none``.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    return 0 if text.strip() == "none" else parse_rate(text)
+
+
 _SCOPE_FORMS = {
     "formation": "after formation: comes a name of 1 to 128 characters, such as formation:north",
     "nodes": "after nodes: come names or ids of nodes, separated by commas, such as nodes:van7,van8",

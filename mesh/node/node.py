@@ -17,6 +17,7 @@ from mesh.collections.yjs_documents import YjsDocuments
 from mesh.core.certificates import EVERYTHING as EVERY_COLLECTION
 from mesh.core.delivery import ReceiveMode
 from mesh.core.identity import short_id
+from mesh.core.rates import Limits
 from mesh.core.scopes import Capabilities
 from mesh.distributions.deliveries import Delivery
 from mesh.distributions.direct import DirectFileDistribution
@@ -261,6 +262,11 @@ class Node:
     async def subscriptions(self) -> list[Subscription]:
         """What this node subscribes to, of all collections."""
         return self._started.subscriptions.remembered()
+
+    @property
+    def limits(self) -> Limits:
+        """The caps of what blobs take, as they are now."""
+        return self._settings.limits
 
     def set_limits(
         self, *, upload: float | None = None, download: float | None = None, link: float | None = None

@@ -13,6 +13,7 @@ from mesh.attachments.handles import BlobHandle
 from mesh.attachments.holding import Holding
 from mesh.attachments.verifying import VerifyReport
 from mesh.core.enrolment import Invitation
+from mesh.core.rates import Limits
 from mesh.core.scopes import DistributionScope, NodeFacts, matches
 from mesh.core.status import (
     DistributionHandle,
@@ -323,6 +324,7 @@ class FakeNode:
         self.cloned: str | None = None
         self.missing: list[MissingBlob] = []
         self.formations: list[str] = []
+        self.limits = Limits()
         self.capabilities: Probe | None = None
         self.dialled: list[str] = []
         self.invited: list[dict[str, Any]] = []
@@ -372,6 +374,9 @@ class FakeNode:
         stream: Stream[Presence] = Stream()
         stream.push(self.presence())
         return stream
+
+    def set_limits(self, *, upload: float | None, download: float | None, link: float | None) -> None:
+        self.limits = Limits(upload, download, link)
 
     def stats(self) -> Stats:
         return Stats(1, 12, 3, 5_000_000, 40_000, 1500, 2500, 0, 7_000_000)

@@ -82,6 +82,12 @@ async def missing_blobs(served: Served) -> list[MissingBlob]:
     return await served.node.missing_blobs()
 
 
+@METHODS.add("node.limits")
+async def limits(served: Served) -> dict[str, float | None]:
+    """``Node.limits``."""
+    return served.node.limits._asdict()
+
+
 @METHODS.add("node.set_limits")
 async def set_limits(
     served: Served, *, upload: float | None = None, download: float | None = None, link: float | None = None

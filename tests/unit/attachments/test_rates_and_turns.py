@@ -219,6 +219,8 @@ async def test_the_caps_of_a_node() -> None:
     with pytest.raises(InvalidNode, match="upload_limit"):
         Node(upload_limit=10)
     async with Node(listen=None, download_limit=1e6) as node:
+        assert node.limits == Limits(download=1e6)
         node.set_limits(upload=5e5, link=1e5)
+        assert node.limits == Limits(upload=5e5, link=1e5)
         with pytest.raises(InvalidNode):
             node.set_limits(link=-1)

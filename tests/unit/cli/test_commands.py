@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from mesh.attachments.holding import Holding
 from mesh.cli.main import cli
+from mesh.core.rates import Limits
 from mesh.core.tokens import BlobMetadata
 from mesh.errors import BlobCorrupt
 from tests.unit.cli.conftest import ServedNode
@@ -351,6 +352,21 @@ def test_capabilities_are_shown_declared_and_detected(served: ServedNode) -> Non
     assert served.mesh("capabilities", "--detect", "--tag", "x").exit_code == 2
     assert served.mesh("capabilities", "--tag", "a b").exit_code == 4
     assert served.mesh("capabilities", "--detect").stdout == "nothing is known\n"
+
+
+def test_limits_are_shown_set_and_lifted(served: ServedNode) -> None:
+    assert served.mesh("limits").stdout == "upload    no limit\ndownload  no limit\nlink      no limit\n"
+    assert served.json("limits", "--upload", "2MB/s", "--link", "500kB") == {
+        "upload": 2_000_000,
+        "download": None,
+        "link": 500_000,
+    }
+    shown = served.mesh("limits", "--upload", "none", "--download", "4096").stdout
+    assert shown == "upload    no limit\ndownload  4.1 kB/s\nlink      500 kB/s\n"
+    assert served.node.limits == Limits(None, 4096, 500_000)
+    for rate in ("fast", "1kB", "0"):
+        result = served.mesh("limits", "--upload", rate)
+        assert (result.exit_code, f"{rate!r} is " in result.stderr) == (2, True)
 
 
 def test_peers_are_a_table_with_who_is_not_there(served: ServedNode) -> None:
