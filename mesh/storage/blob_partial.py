@@ -247,6 +247,6 @@ def extent(path: Path) -> tuple[int, int] | None:
     """What the file of a partial blob takes of its length, which is about what is held; and its length."""
     try:
         status = path.stat(follow_symlinks=False)
-    except OSError:
+    except FileNotFoundError:
         return None
     return min(status.st_blocks * 512, status.st_size), status.st_size
