@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from operator import itemgetter
 from typing import Protocol
 
 from mesh.core.rates import PeerBuckets, TokenBucket
 
 YIELD_SECONDS = 1.0
 """A transfer that got something within this time has what is less urgent wait."""
+
+NODE_CAPPED = "nothing more may be asked for now: this node's download_limit is reached"
+LINK_CAPPED = "nothing more may be asked for now: this node's link_limit is reached"
+URGENT = "nothing more may be asked for now: something more urgent is fetched"
+IN_TURN = "other fetches go first"
 
 
 class Fetcher(Protocol):
@@ -37,7 +43,7 @@ class Downlink:
         self._fetchers: dict[Fetcher, int] = {}  # -> when it last had room, counted
         self._priorities: dict[Fetcher, int] = {}
         self._levels: Counter[int] = Counter()  # how many have each priority
-        self._waiting: set[Fetcher] = set()
+        self._waiting: dict[Fetcher, str] = {}  # -> what for
         self._urgent: dict[int, float] = {}  # priority -> what is below waits until then
         self._node: TokenBucket | None = None
         self._links = PeerBuckets()
@@ -63,7 +69,7 @@ class Downlink:
         if self._fetchers.pop(fetcher, None) is None:
             return
         self._drop_priority(fetcher)
-        self._waiting.discard(fetcher)
+        self._waiting.pop(fetcher, None)
         if not self._fetchers:
             self.close()
         elif self._waiting:
@@ -85,13 +91,14 @@ class Downlink:
         """Whether ``fetcher`` may ask ``peer`` for ``size`` bytes; else it is told to go on when it may."""
         now = self._now()
         link = self._links.of(peer, now)
-        ready = max(
-            self._urgent_until(self._priorities.get(fetcher, 0)),
-            self._node.ready_at(size, now) if self._node is not None else now,
-            link.ready_at(size, now) if link is not None else now,
+        ready, why = max(
+            (self._node.ready_at(size, now) if self._node is not None else now, NODE_CAPPED),
+            (link.ready_at(size, now) if link is not None else now, LINK_CAPPED),
+            (self._urgent_until(self._priorities.get(fetcher, 0)), URGENT),
+            key=itemgetter(0),
         )
         if ready > now or (self._node is not None and not self._waking and self._overtakes(fetcher)):
-            self._waiting.add(fetcher)
+            self._waiting[fetcher] = why
             self._wake_at(ready)
             return False
         for bucket in (self._node, link):
@@ -100,6 +107,10 @@ class Downlink:
         self._grants += 1
         self._fetchers[fetcher] = self._grants
         return True
+
+    def held_back(self, fetcher: Fetcher) -> str:
+        """Why ``fetcher`` may not ask for more now, for people to read."""
+        return self._waiting.get(fetcher, IN_TURN)
 
     def got_on(self, fetcher: Fetcher) -> None:
         """A transfer asks for something, or something came."""
@@ -137,7 +148,7 @@ class Downlink:
 
     def _wake(self) -> None:
         self._timer = None
-        waiting, self._waiting = self._waiting, set()
+        waiting, self._waiting = self._waiting, {}
         self._waking = True
         try:
             for fetcher in sorted(waiting, key=lambda one: (-self._priorities[one], self._fetchers[one])):

@@ -48,6 +48,10 @@ class Tally:
         rate = self._meter.rate(now)
         return rate, seconds_left(size_bytes - self._told, rate)
 
+    def pace_ends_at(self, now: float) -> float | None:
+        """When :meth:`pace` has to be told again if nothing comes; ``None``: it tells that nothing does."""
+        return self._meter.ends_at(now)
+
     def _update(self, now: float) -> None:
         best: dict[int, int] = {}
         for (index, _), size in self._parts.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 
+from mesh.attachments.downlink import IN_TURN
 from mesh.attachments.lanes import Lane
 from mesh.attachments.surroundings import Surroundings
 from mesh.attachments.transfers import STUCK_SECONDS
@@ -216,10 +217,9 @@ class SmallTransfer(Wanted):
         if self._asked is not None or self._writing is not None:
             return BlobProgress("transferring", 0, size, [self._asked] if self._asked is not None else [])
         if self._granted:
-            capped = "nothing more may be asked for now: it is capped, or something more urgent runs"
-            return BlobProgress("stalled", 0, size, [], capped)
+            return BlobProgress("stalled", 0, size, [], self._around.downlink.held_back(self))
         if self._claimed:
-            return BlobProgress("waiting", 0, size, [], "other fetches go first")
+            return BlobProgress("waiting", 0, size, [], IN_TURN)
         asked = sorted(self._around.asked(self.token.hash))
         why = f"no source: asked {', '.join(asked)}" if asked else "no peers are connected"
         return BlobProgress("waiting", 0, size, [], why)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Coroutine
 from typing import Any
 
 from mesh.attachments.asking import Asking
+from mesh.attachments.downlink import IN_TURN
 from mesh.attachments.progress import Tally, no_room, no_source
 from mesh.attachments.surroundings import Surroundings
 from mesh.attachments.wanted import Wanted
@@ -310,13 +311,15 @@ class Transfer(Wanted):
         self._around.ended(self, None)
 
     def _watch(self) -> None:
-        """Be woken when the plan wants to, or when nothing came for long."""
+        """Be woken when the plan wants to, when nothing came for long, or when progress has to say so."""
         if self._ended or self._full is not None:
             return
         wake = self._plan.wake_at() if self._plan is not None else None
         if self.waiters or self._plan is not None:
             stuck_at = self._grew_at + STUCK_SECONDS
             wake = stuck_at if wake is None else min(wake, stuck_at)
+        if self.waiters and (pace_ends_at := self._tally.pace_ends_at(self._loop.time())) is not None:
+            wake = pace_ends_at if wake is None else min(wake, pace_ends_at)
         if self._timer is not None and (wake is None or self._timer.when() > wake):
             self._timer.cancel()
             self._timer = None
@@ -338,6 +341,7 @@ class Transfer(Wanted):
             self._act(self._plan.tick(now))
         else:
             self._watch()
+            self._report()
 
     def _end(self) -> None:
         self._ended = True
@@ -405,11 +409,13 @@ class Transfer(Wanted):
         """How far it is."""
         if self._full is not None:
             return BlobProgress("stalled", self._tally.told, self.token.size_bytes, [], no_room(self._full))
-        state, sources, why = self._plan.state() if self._plan is not None else ("waiting", [], None)
+        now, held_back = self._loop.time(), self._around.downlink.held_back(self)
+        plan = self._plan
+        state, sources, why = plan.state(now, held_back) if plan is not None else ("waiting", [], None)
         if state == "waiting" and why is None:
             queued = self._begins.is_set() and self._plan is None and self._around.slots.crowded
-            why = "other fetches go first" if queued else no_source(self._around.asked(self.token.hash))
-        rate, left = self._tally.pace(self.token.size_bytes, self._loop.time())
+            why = IN_TURN if queued else no_source(self._around.asked(self.token.hash))
+        rate, left = self._tally.pace(self.token.size_bytes, now)
         return BlobProgress(state, self._tally.told, self.token.size_bytes, sources, why, rate, left)
 
     def _report(self) -> None:

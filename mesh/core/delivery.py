@@ -201,7 +201,7 @@ def write_delay(written: Receipt | None, wanted: Receipt, since_write: float) ->
     ``written``, the receipt before it, was written ``since_write`` seconds ago.
 
     A first and a terminal receipt are written at once; others at most twice a second, and a receipt
-    that differs in nothing but progress only after steps of 5 %.
+    that differs in nothing but progress only after steps of 5 %, or once nothing comes any more.
     """
     if written is None or wanted.status.is_terminal:
         return 0.0
@@ -211,8 +211,9 @@ def write_delay(written: Receipt | None, wanted: Receipt, since_write: float) ->
         written.attempt,
         written.round,
     )
+    stopped = written.rate > 0 and not wanted.rate
     step = wanted.progress_bytes - written.progress_bytes
-    if same and (step <= 0 or step < MIN_PROGRESS_STEP * wanted.total_bytes):
+    if same and not stopped and (step <= 0 or step < MIN_PROGRESS_STEP * wanted.total_bytes):
         return None
     return max(0.0, MIN_WRITE_INTERVAL - since_write)
 

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 from mesh.core.chunks import ChunkMap, chunk_length
 from mesh.core.picking import LIST, Picker, Shuffles, Source
+from mesh.core.rates import WINDOW_SECONDS
 from mesh.core.tokens import CHUNK_BYTES
 
 SILENCE = 15.0
@@ -171,6 +172,8 @@ class FetchPlan:
         source = self._sources.get(peer)
         if source is not None:
             source.heard, source.silent, source.begun = now, False, index
+            if index != LIST:
+                source.came = now
         return self._evaluate(now)
 
     def give_way(self, now: float) -> list[Action]:
@@ -233,25 +236,32 @@ class FetchPlan:
             times.extend(when + wait for when in since if when + wait > self.now)
         return min(times, default=None)
 
-    def state(self) -> tuple[Literal["waiting", "stalled", "transferring"], list[str], str | None]:
-        """(state, peers that are asked for chunks, why it does not move)."""
-        asked = [source for source in self._sources.values() if source.requested]
-        lively = [source.peer for source in asked if not source.silent]
-        if lively:
-            return "transferring", lively, None
+    def state(
+        self, now: float, held_back: str
+    ) -> tuple[Literal["waiting", "stalled", "transferring"], list[str], str | None]:
+        """(state, peers that are asked for chunks or sent some lately, why it does not move).
+
+        ``held_back``: why the gate is closed, should it be. Between two chunks it often is for a moment, or
+        there is nobody to ask: it is no stall before the rate has fallen to 0.
+        """
+        sources = self._sources.values()
+        asked = [source for source in sources if source.requested]
+        moving = [
+            source.peer
+            for source in sources
+            if (source.requested and not source.silent)
+            or (now < source.came + WINDOW_SECONDS and source.holds(LIST))
+        ]
+        if moving:
+            return "transferring", moving, None
         if asked:
             peers = [source.peer for source in asked]
-            seconds = self.now - max(source.heard for source in asked)
+            seconds = now - max(source.heard for source in asked)
             return "stalled", peers, f"nothing came for {seconds:.0f} s from {', '.join(peers)}"
-        sources = self._sources.values()
         if self.list_known and any(
             not source.silent and self._picker.pick(source) is not None for source in sources
         ):
-            return (
-                "stalled",
-                [],
-                "nothing more may be asked for now: it is capped, or something more urgent runs",
-            )
+            return "stalled", [], held_back
         holders = [source for source in sources if source.have is None or source.have]
         refused = sorted(source.peer for source in holders if source.refused)
         if refused and len(refused) == len(holders):

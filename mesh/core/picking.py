@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass, field
+from math import inf
 from typing import Protocol
 
 from mesh.core.chunks import ChunkMap, chunk_length
@@ -43,6 +44,7 @@ class Source:
     peer: str
     have: ChunkMap | None  # None: everything
     heard: float
+    came: float = -inf  # when bytes of chunks came last
     heap: list[int] = field(default_factory=list)  # open chunks it may hold, where it holds not all
     requested: dict[int, float] = field(default_factory=dict)  # index -> when
     in_flight: int = 0  # bytes
@@ -71,6 +73,8 @@ class Source:
     def delivered(self, size: int, now: float) -> None:
         """It is alive, and its window follows what it delivers in a second."""
         self.heard, self.silent, self.losses = now, False, 0
+        if size:
+            self.came = now
         self.measured_bytes += size
         elapsed = now - self.measured_from
         if elapsed >= _RATE_INTERVAL:

@@ -15,7 +15,7 @@ MIN_LIMIT = 4096
 """The lowest cap, in bytes a second: under it, nothing would get through before the other side gives up."""
 
 WINDOW_SECONDS = 5.0
-"""Rates are averages over about this long: steady to read, and they fall when nothing moves."""
+"""Rates are averages over about this long: steady to read, and 0 once nothing has come for so long."""
 
 _SAMPLE_SECONDS = 0.25
 _SLACK_BYTES = 1.0  # less than this is missing because floats are not exact
@@ -126,10 +126,14 @@ class RateMeter:
     def rate(self, now: float) -> float:
         """Bytes a second; 0.0 when nothing is known or nothing has moved for a while."""
         samples = self._samples
-        if len(samples) < 2 or samples[-1][0] < now - WINDOW_SECONDS:
+        if len(samples) < 2 or now >= samples[-1][0] + WINDOW_SECONDS:
             return 0.0
         (since, before), (_, last) = samples[0], samples[-1]
         return (last - before) / (now - since) if now > since else 0.0
+
+    def ends_at(self, now: float) -> float | None:
+        """When the rate is 0 if nothing moves any more; ``None``: it is."""
+        return self._samples[-1][0] + WINDOW_SECONDS if self.rate(now) else None
 
 
 def seconds_left(remaining_bytes: int, rate: float) -> float | None:

@@ -334,6 +334,7 @@ def advanced(
     """The receipt after ``held`` that says ``status``: or ``held`` itself, if nothing new is said or may be.
 
     A lower status or progress than has been told already is told as what it was, with the new ``error``.
+    Another ``rate`` alone is nothing new, unless nothing comes any more.
     """
     if held.status.is_terminal:
         return held
@@ -348,7 +349,7 @@ def advanced(
         error=_writable(error) if error is not None else None,
         facts=facts or held.facts,
     )
-    if said == held:
+    if said == held and (rate or not held.rate):
         return held
     began = said.started_at is None and status in (TransferState.TRANSFERRING, TransferState.COMPLETED)
     return msgspec.structs.replace(

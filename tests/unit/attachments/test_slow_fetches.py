@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from mesh.attachments.downlink import NODE_CAPPED
 from mesh.attachments.slots import Slots
 from mesh.core.rates import Limits
 from mesh.core.tokens import BlobProgress
@@ -72,9 +73,7 @@ async def test_a_download_capped_far_below_a_chunk_gets_on_and_says_what_it_wait
     assert await fetch_for(world, "b", token) == pytest.approx(SIZE / 10_000, rel=0.12)
     assert await (await fetching).read() == data
     assert sum(world[name].served_bytes for name in "ac") == SIZE
-    assert {one.reason for one in progress if one.state == "stalled"} == {
-        "nothing more may be asked for now: it is capped, or something more urgent runs"
-    }
+    assert {one.reason for one in progress if one.state == "stalled"} == {NODE_CAPPED}
 
 
 @simulated()

@@ -37,12 +37,16 @@ def asks(actions: list[Action]) -> list[tuple[str, int]]:
     return [(action.peer, action.index) for action in actions if isinstance(action, Ask)]
 
 
+def state_of(plan: FetchPlan, after: float = 0.0) -> tuple[str, list[str], str | None]:
+    return plan.state(plan.now + after, "held back")
+
+
 def test_a_single_source_is_asked_in_order_for_a_window_and_then_for_several_chunks_at_once() -> None:
     plan = plan_of(20)
     assert asks(plan.holder("a", None, 0.0)) == [("a", index) for index in range(START_WINDOW // CHUNK_BYTES)]
     assert asks(plan.arrived("a", 0, 0.1)) == []
     assert asks(plan.arrived("a", 1, 0.1)) == [("a", 8), ("a", 9)]
-    assert plan.state() == ("transferring", ["a"], None)
+    assert state_of(plan) == ("transferring", ["a"], None)
 
 
 def test_refusals_are_told_once_every_source_has_refused() -> None:
@@ -50,14 +54,14 @@ def test_refusals_are_told_once_every_source_has_refused() -> None:
     plan.holder("a", None, 0.0)
     plan.holder("b", None, 0.0)
     assert asks(plan.refused("a", LIST, 0.1)) == [("b", LIST)]
-    assert plan.state()[0] == "transferring"
+    assert state_of(plan)[0] == "transferring"
     plan.refused("b", LIST, 0.2)
-    state, asked, reason = plan.state()
+    state, asked, reason = state_of(plan)
     assert (state, asked) == ("waiting", [])
     assert reason is not None
     assert reason.endswith("not as the token says, or it is there no more: a, b")
     assert asks(plan.holder("a", None, 0.3)) == [("a", LIST)]
-    assert plan.state()[0] == "transferring"
+    assert state_of(plan)[0] == "transferring"
 
 
 def test_two_sources_take_different_chunks_and_the_rarest_goes_first() -> None:
@@ -85,7 +89,7 @@ def test_a_list_that_lies_drops_its_sender() -> None:
     plan.holder("liar", None, 0.0)
     assert plan.corrupt("liar", LIST, 0.1) == []
     assert plan.holder("liar", None, 0.2) == []
-    state, _, reason = plan.state()
+    state, _, reason = state_of(plan)
     assert state == "waiting"
     assert reason is not None
     assert "liar" in reason
@@ -98,11 +102,11 @@ def test_a_silent_source_is_replaced_and_counts_again_when_it_speaks() -> None:
     plan.tick(ENDGAME_AFTER)
     assert plan.wake_at() == SILENCE
     assert plan.tick(SILENCE) == []
-    assert plan.state()[0] == "stalled"
+    assert state_of(plan)[0] == "stalled"
     actions = plan.holder("other", None, SILENCE + 1)
     assert set(actions) == {Cancel("slow", 0), Cancel("slow", 1), Ask("other", 0), Ask("other", 1)}
     plan.arrived("slow", 0, SILENCE + 2)
-    assert plan.state()[0] == "transferring"
+    assert state_of(plan)[0] == "transferring"
     plan.arrived("other", 1, SILENCE + 2)
     assert plan.complete
 
@@ -113,7 +117,7 @@ def test_a_slow_source_that_is_alive_is_not_silent() -> None:
     plan.tick(SILENCE - 1)
     plan.alive("slow", 0, SILENCE - 1)
     plan.tick(SILENCE + 1)
-    assert plan.state()[0] == "transferring"
+    assert state_of(plan)[0] == "transferring"
 
 
 def test_a_source_that_lies_costs_one_chunk_and_is_not_asked_again() -> None:
@@ -215,7 +219,7 @@ def test_a_refused_chunk_is_asked_of_others() -> None:
     plan.holder("b", None, 0.0)
     assert asks(plan.refused("a", 0, 0.1)) == [("b", 0)]
     assert asks(plan.refused("b", 0, 0.1)) == []
-    assert plan.state()[0] == "waiting"
+    assert state_of(plan)[0] == "waiting"
 
 
 def test_what_turned_out_to_be_wrong_here_is_asked_for_again() -> None:
@@ -353,4 +357,4 @@ def test_any_schedule_with_one_honest_holder_completes(
             assert wake > world.now
             world.now = wake
             world.do(world.plan.tick(world.now))
-    raise AssertionError(f"not complete: {world.plan.state()}")
+    raise AssertionError(f"not complete: {state_of(world.plan)}")
