@@ -129,6 +129,7 @@ class Transfer(Wanted):
         if self._plan is not None and not self._ended:
             self._around.downlink.enter(self)
         self._around.slots.raised(self)
+        self._watch()
         self._report()
 
     # --- what lanes report -----------------------------------------------------------------------------

@@ -241,8 +241,10 @@ class FetchPlan:
     ) -> tuple[Literal["waiting", "stalled", "transferring"], list[str], str | None]:
         """(state, peers that are asked for chunks or sent some lately, why it does not move).
 
-        ``held_back``: why the gate is closed, should it be. Between two chunks it often is for a moment, or
-        there is nobody to ask: it is no stall before the rate has fallen to 0.
+        Args:
+            now: the time.
+            held_back: why the gate is closed, in case it is. For a moment it often is, or no holder has what
+                is missing: that is no stall while bytes came within ``WINDOW_SECONDS``.
         """
         sources = self._sources.values()
         asked = [source for source in sources if source.requested]

@@ -67,9 +67,9 @@ class BlobProgress(Struct, frozen=True):
     """How far a fetch is.
 
     Attributes:
-        sources: ids of the nodes that are asked for chunks.
+        sources: ids of the nodes that are asked for chunks, or sent some in the last seconds.
         reason: why it waits, stalls or failed.
-        rate: bytes that arrive in a second, smoothed over the last ones.
+        rate: bytes that arrive in a second, smoothed over the last ones; 0.0: none came for some seconds.
         eta: seconds until it is complete at that rate; ``None``: nothing arrives.
     """
 

@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from mesh.attachments.downlink import NODE_CAPPED
+from mesh.attachments.downlink import NODE_CAPPED, URGENT
 from mesh.attachments.slots import Slots
-from mesh.core.rates import Limits
+from mesh.core.rates import WINDOW_SECONDS, Limits
 from mesh.core.tokens import BlobProgress
 from tests.simulation.virtual_clock import run_virtual
 from tests.unit.attachments.test_attachments import MIB, World, content, simulated
@@ -74,6 +74,59 @@ async def test_a_download_capped_far_below_a_chunk_gets_on_and_says_what_it_wait
     assert await (await fetching).read() == data
     assert sum(world[name].served_bytes for name in "ac") == SIZE
     assert {one.reason for one in progress if one.state == "stalled"} == {NODE_CAPPED}
+
+
+@pytest.mark.parametrize("limits", [Limits(download=MIB), Limits(link=MIB // 2), Limits(download=700_000)])
+def test_at_a_cap_a_fetch_is_transferring_all_the_time(limits: Limits) -> None:
+    @simulated()
+    async def run(world: World) -> None:
+        await world.node("b", limits=limits)
+        await world.link("ba", "bc")
+        token = await world["a"].add(content(SIZE))
+        await world["c"].add(content(SIZE))
+        progress: list[BlobProgress] = []
+        await world["b"].fetch(token, on_progress=progress.append)
+        begun = next(at for at, one in enumerate(progress) if one.downloaded_bytes)
+        assert all(one.state == "transferring" and one.sources for one in progress[begun:-1])
+
+    run()
+
+
+@simulated(bytes_per_second=MIB)
+async def test_when_nothing_comes_any_more_the_rate_is_told_to_be_0_within_seconds(world: World) -> None:
+    await world.link("ba")
+    token = await world["a"].add(content(SIZE))
+    loop = asyncio.get_running_loop()
+    progress: list[tuple[float, BlobProgress]] = []
+    fetching = asyncio.create_task(
+        world["b"].fetch(token, on_progress=lambda one: progress.append((loop.time(), one)))
+    )
+    await asyncio.sleep(4)
+    await world.nodes["a"].peers.close()
+    await asyncio.sleep(2 * WINDOW_SECONDS)
+    (ended_at, last), (_, before) = progress[-1], progress[-2]
+    came_at = next(at for at, one in progress if one.downloaded_bytes == last.downloaded_bytes)
+    assert before.rate > 0
+    assert (last.rate, last.eta, last.reason) == (0.0, None, "no peers are connected")
+    assert ended_at == pytest.approx(came_at + WINDOW_SECONDS)
+    fetching.cancel()
+
+
+@simulated()
+async def test_what_is_paused_for_something_more_urgent_has_no_rate(world: World) -> None:
+    await world.node("b", limits=Limits(download=4 * MIB))
+    await world.link("ba")
+    low, urgent = await world["a"].add(content(2 * SIZE)), await world["a"].add(content(4 * SIZE, 1))
+    paused: list[BlobProgress] = []
+    fetching = asyncio.create_task(world["b"].fetch(low, priority=1, on_progress=paused.append))
+    await asyncio.sleep(3)
+    assert paused[-1].rate > 0
+    first = asyncio.create_task(world["b"].fetch(urgent, priority=4))
+    await asyncio.sleep(WINDOW_SECONDS + 1)
+    assert not first.done()
+    assert (paused[-1].state, paused[-1].reason) == ("stalled", URGENT)
+    assert (paused[-1].rate, paused[-1].eta) == (0.0, None)
+    await asyncio.gather(first, fetching)
 
 
 @simulated()

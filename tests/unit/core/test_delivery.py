@@ -203,6 +203,13 @@ def test_receipts_are_written_when_it_is_worth_it() -> None:
     assert write_delay(running, enough, 10.0) == 0.0
     stalled = advanced(running, TransferState.TRANSFERRING, 1.0, error="the link is gone")
     assert write_delay(running, stalled, 10.0) == 0.0
+    moving = advanced(running, TransferState.TRANSFERRING, 1.0, progress_bytes=101, rate=50.0)
+    assert advanced(moving, TransferState.TRANSFERRING, 2.0, progress_bytes=101, rate=20.0) is moving
+    stopped = advanced(moving, TransferState.TRANSFERRING, 2.0, progress_bytes=101)
+    assert stopped.rate == 0.0
+    assert write_delay(moving, stopped, 10.0) == 0.0
+    assert write_delay(moving, stopped, 0.1) == pytest.approx(0.4)
+    assert write_delay(stopped, moving, 10.0) is None
     for status in (TransferState.COMPLETED, TransferState.FAILED, TransferState.CANCELLED):
         assert write_delay(running, advanced(running, status, 1.0, error="x"), 0.0) == 0.0
 

@@ -17,6 +17,7 @@ from mesh.core.fetching import (
     FetchPlan,
 )
 from mesh.core.picking import LIST, MAX_WINDOW, START_WINDOW
+from mesh.core.rates import WINDOW_SECONDS
 from mesh.core.tokens import CHUNK_BYTES
 
 
@@ -118,6 +119,45 @@ def test_a_slow_source_that_is_alive_is_not_silent() -> None:
     plan.alive("slow", 0, SILENCE - 1)
     plan.tick(SILENCE + 1)
     assert state_of(plan)[0] == "transferring"
+
+
+def test_a_fetch_that_the_gate_holds_back_is_stalled_only_once_nothing_came_for_a_while() -> None:
+    budget = [CHUNK_BYTES]
+
+    def gate(peer: str, size: int) -> bool:
+        budget[0] -= size
+        return budget[0] >= 0
+
+    plan = FetchPlan(
+        9 * CHUNK_BYTES, ChunkMap(9), list_known=True, random=random.Random(0), now=0.0, gate=gate
+    )
+    assert asks(plan.holder("a", None, 0.0)) == [("a", 0)]
+    plan.arrived("a", 0, 1.0)
+    assert not plan.requested("a")
+    assert state_of(plan, WINDOW_SECONDS - 0.01) == ("transferring", ["a"], None)
+    assert state_of(plan, WINDOW_SECONDS) == ("stalled", [], "held back")
+    budget[0] = CHUNK_BYTES
+    assert asks(plan.tick(20.0)) == [("a", 1)]
+    plan.alive("a", 1, 30.0)
+    plan.give_way(30.0)
+    assert state_of(plan, WINDOW_SECONDS - 0.01) == ("transferring", ["a"], None)
+    assert state_of(plan, WINDOW_SECONDS) == ("stalled", [], "held back")
+
+
+def test_holders_that_have_nothing_more_for_a_moment_are_sources_and_those_that_left_are_not() -> None:
+    plan = plan_of(4)
+    plan.holder("a", map_of(4, {0}), 0.0)
+    plan.holder("b", map_of(4, {1}), 0.0)
+    plan.arrived("a", 0, 1.0)
+    plan.arrived("b", 1, 1.0)
+    assert state_of(plan) == ("transferring", ["a", "b"], None)
+    state, sources, reason = state_of(plan, WINDOW_SECONDS)
+    assert (state, sources) == ("stalled", [])
+    assert reason == "the holders known now hold none of the missing chunks, or do not answer"
+    plan.gone("b", 1.0)
+    assert state_of(plan) == ("transferring", ["a"], None)
+    plan.holder("a", ChunkMap(4), 1.0)
+    assert state_of(plan) == ("waiting", [], None)
 
 
 def test_a_source_that_lies_costs_one_chunk_and_is_not_asked_again() -> None:
@@ -255,6 +295,7 @@ class World:
         self.have: dict[str, ChunkMap | None] = {}
         self.outstanding: dict[str, deque[int]] = {}
         self.dropped: dict[str, float] = {}
+        self.came: dict[str, float] = {}
 
     def say(self, peer: str, have: ChunkMap | None) -> None:
         self.have[peer] = have
@@ -283,16 +324,25 @@ class World:
             assert sum(CHUNK_BYTES for index in queue if index != LIST) <= MAX_WINDOW
         for peer, queue in self.outstanding.items():
             assert self.plan.requested(peer) == set(queue)
+        state, sources, reason = state_of(self.plan)
+        assert (state == "transferring") == (bool(sources) and reason is None)
+        for peer, came in self.came.items():
+            if self.now < came + WINDOW_SECONDS and (self.have[peer] is None or self.have[peer]):
+                assert state == "transferring"
+                assert peer in sources
 
     def deliver(self, peer: str) -> None:
         if self.outstanding.get(peer):
             index = self.outstanding[peer].popleft()
+            if index != LIST:
+                self.came[peer] = self.now
             self.do(self.plan.arrived(peer, index, self.now))
 
     def lie(self, peer: str) -> None:
         if self.outstanding.get(peer):
             index = self.outstanding[peer][0]
             self.dropped[peer] = self.now + LIE_PAUSE
+            self.came.pop(peer, None)
             actions = self.plan.corrupt(peer, index, self.now)
             self.outstanding[peer].remove(index)
             self.do(actions)
@@ -313,6 +363,7 @@ class World:
             if gone:
                 del self.outstanding[peer]
                 self.dropped.pop(peer, None)
+                self.came.pop(peer, None)
                 self.do(self.plan.gone(peer, self.now))
             else:
                 self.do(self.plan.lost(peer, self.now))

@@ -67,7 +67,9 @@ def test_the_rate_is_that_of_the_last_seconds_and_falls_when_nothing_comes() -> 
     for tenth in range(200):
         meter.update(tenth * 100 if tenth <= 100 else 10_000 + (tenth - 100) * 500, tenth / 10)
     assert meter.rate(19.9) == pytest.approx(5000, rel=0.05)
-    assert meter.rate(19.9 + WINDOW_SECONDS + 0.1) == 0.0
+    assert meter.ends_at(20.5) == 19.9 + WINDOW_SECONDS
+    assert meter.rate(19.9 + WINDOW_SECONDS) == 0.0
+    assert meter.ends_at(19.9 + WINDOW_SECONDS) is None
     meter.update(5, 20.0)  # it began again
     assert meter.rate(20.0) == 0.0
     assert seconds_left(1000, 250.0) == 4.0
@@ -81,4 +83,7 @@ def test_a_rate_is_never_negative_and_remembers_little(steps: list[tuple[float, 
         now += wait / 10
         meter.update(total, now)
         assert meter.rate(now) >= 0.0
+        ends_at = meter.ends_at(now)
+        assert (ends_at is not None) == (meter.rate(now) > 0)
+        assert ends_at is None or meter.rate(ends_at) == 0.0
         assert len(meter._samples) < 30

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -13,8 +14,10 @@ from mesh.core.changes import Change
 from mesh.core.identity import node_id_of
 from mesh.core.scopes import AllNodes, Nodes
 from mesh.core.status import TransferPriority, TransferState
+from mesh.core.tokens import BlobProgress, BlobToken
 from mesh.errors import DistributionTimeout
 from mesh.streams import Stream
+from tests.unit.distributions.fakes import FakeHandle
 from tests.unit.distributions.world import GHOST, NORTH, World, in_a_world, later
 
 
@@ -98,6 +101,30 @@ def test_given_a_publisher_then_it_asks_for_no_more_than_it_needs() -> None:
         await hq.service.cancel(first)
         assert len(hq.documents.selectors) == 3, "the other one of the formation is live"
         assert list(hub.documents.selectors.values()) == [{}, {}]
+
+    in_a_world(run)
+
+
+def test_given_a_fetch_to_which_nothing_comes_any_more_then_its_receipt_has_no_rate() -> None:
+    async def run(world: World) -> None:
+        hq, van = await world.start("hq"), world.add("van", ["north"])
+
+        async def fetch(
+            token: BlobToken, *, on_progress: Callable[[BlobProgress], None], **_: object
+        ) -> FakeHandle:
+            for rate in (5000.0, 4000.0, 3000.0, 0.0, 0.0):
+                on_progress(BlobProgress("transferring", 10_000, token.size_bytes, rate=rate))
+                await later(0.1)
+            await later(1000)
+            raise AssertionError("it goes on for ever")
+
+        van.blobs.fetch = fetch  # type: ignore[assignment, method-assign]
+        await van.up()
+        await hq.service.distribute(hq.blobs.add(b"x" * 100_000), NORTH)
+        await later(10)
+        writes = [(at, body) for at, collection, _, body in van.documents.writes if collection == "receipts"]
+        assert [body["rate"] for _, body in writes] == [5000.0, 0.0]
+        assert writes[1][0] - writes[0][0] >= 0.499
 
     in_a_world(run)
 
