@@ -103,13 +103,19 @@ async def test_when_nothing_comes_any_more_the_rate_is_told_to_be_0_within_secon
     )
     await asyncio.sleep(4)
     await world.nodes["a"].peers.close()
-    await asyncio.sleep(2 * WINDOW_SECONDS)
+    await asyncio.sleep(4)
+    joined: list[BlobProgress] = []
+    joining = asyncio.create_task(world["b"].fetch(token, on_progress=joined.append))
+    await asyncio.sleep(WINDOW_SECONDS)
+    assert joined[0].rate > 0
+    assert joined[-1].rate == 0.0
     (ended_at, last), (_, before) = progress[-1], progress[-2]
     came_at = next(at for at, one in progress if one.downloaded_bytes == last.downloaded_bytes)
     assert before.rate > 0
     assert (last.rate, last.eta, last.reason) == (0.0, None, "no peers are connected")
     assert ended_at == pytest.approx(came_at + WINDOW_SECONDS)
     fetching.cancel()
+    joining.cancel()
 
 
 @simulated()
