@@ -234,6 +234,9 @@ class FetchPlan:
         if any(not source.silent and not source.requested for source in self._sources.values()):
             since = (when for asked in self._sources.values() for when in asked.requested.values())
             times.extend(when + wait for when in since if when + wait > self.now)
+        if not any(source.requested for source in self._sources.values()):  # then it stalls
+            ends = (source.came + WINDOW_SECONDS for source in self._sources.values())
+            times.extend(end for end in ends if end > self.now)
         return min(times, default=None)
 
     def state(

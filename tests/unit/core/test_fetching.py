@@ -134,6 +134,7 @@ def test_a_fetch_that_the_gate_holds_back_is_stalled_only_once_nothing_came_for_
     assert asks(plan.holder("a", None, 0.0)) == [("a", 0)]
     plan.arrived("a", 0, 1.0)
     assert not plan.requested("a")
+    assert plan.wake_at() == 1.0 + WINDOW_SECONDS
     assert state_of(plan, WINDOW_SECONDS - 0.01) == ("transferring", ["a"], None)
     assert state_of(plan, WINDOW_SECONDS) == ("stalled", [], "held back")
     budget[0] = CHUNK_BYTES
