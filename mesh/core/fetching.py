@@ -255,7 +255,7 @@ class FetchPlan:
             source.peer
             for source in sources
             if (source.requested and not source.silent)
-            or (now < source.came + WINDOW_SECONDS and source.holds(LIST))
+            or (now < source.came + WINDOW_SECONDS and source.holds_any)
         ]
         if moving:
             return "transferring", moving, None
@@ -267,7 +267,7 @@ class FetchPlan:
             not source.silent and self._picker.pick(source) is not None for source in sources
         ):
             return "stalled", [], held_back
-        holders = [source for source in sources if source.have is None or source.have]
+        holders = [source for source in sources if source.holds_any]
         refused = sorted(source.peer for source in holders if source.refused)
         if refused and len(refused) == len(holders):
             return (

@@ -61,8 +61,13 @@ class Source:
     def holds(self, index: int) -> bool:
         """Whether it says so."""
         if index == LIST:
-            return self.has_list and (self.have is None or bool(self.have))
+            return self.has_list and self.holds_any
         return self.have is None or index in self.have
+
+    @property
+    def holds_any(self) -> bool:
+        """Whether it says that it holds anything."""
+        return self.have is None or bool(self.have)
 
     @property
     def is_hungry(self) -> bool:
