@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from mesh.attachments.handles import BlobHandle
 from mesh.attachments.holding import Holding
+from mesh.attachments.repairing import Unrepaired
 from mesh.attachments.service import Attachments
 from mesh.attachments.verifying import VerifyReport
 from mesh.collections.collection import Collection
@@ -178,6 +179,7 @@ __all__ = [
     "TransferPriority",
     "TransferState",
     "UnknownDistribution",
+    "Unrepaired",
     "VerifyReport",
     "__version__",
 ]

@@ -1,9 +1,9 @@
 """Large immutable bytes: added on one node, fetched by any other, carried beside the documents.
 
-``service`` is what an application sees; ``keeping`` removes what nothing needs, ``verifying`` repairs what
-the disk has damaged. ``exchange`` fetches what is wanted, here or elsewhere: ``correspondence`` is what nodes
-tell each other of that, ``transfers`` are the fetches, one per blob. ``bulk`` carries the chunks: ``lanes``
-ask those who hold them, ``serving`` answers those who ask.
+``service`` is what an application sees; ``keeping`` removes what nothing needs, ``verifying`` finds what the
+disk has damaged and ``repairing`` gets it back. ``exchange`` fetches what is wanted, here or elsewhere:
+``correspondence`` is what nodes tell each other of that, ``transfers`` are the fetches, one per blob.
+``bulk`` carries the chunks: ``lanes`` ask those who hold them, ``serving`` answers those who ask.
 
 What a peer, or an application that asks for too much, can make a node hold is bounded:
 

@@ -222,6 +222,11 @@ class Exchange:
         transfer = self._transfers.get(hash)
         return transfer.token if transfer is not None else None
 
+    def moved_at(self, hash: str) -> float:
+        """When the transfer of a blob last got on; long ago, if there is none."""
+        transfer = self._transfers.get(hash)
+        return transfer.moved_at if isinstance(transfer, Transfer) else float("-inf")
+
     def serving(self, hash: str) -> bool:
         """Whether somebody else wants the blob of this node."""
         return bool(self._said.listeners(bytes.fromhex(hash)))

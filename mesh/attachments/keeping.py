@@ -84,7 +84,7 @@ class Keeping:
     def start(self) -> None:
         """Begin: what is here has been of use until now."""
         self._running = True
-        for hash in (*self._store.hashes(), *self._store.partials()):
+        for hash in {*self._store.hashes(), *self._store.partials(), *self._store.damaged()}:
             self.touch(hash)
         self.trim()
 
@@ -151,7 +151,7 @@ class Keeping:
             return
         for hash in unused:
             whole = self._store.exists(hash)
-            if whole and hash in referred:
+            if hash in referred and (whole or hash in self._store.damaged()):
                 continue  # whatever changes that also touches it
             if hash in self._grace or self._store.pinned(hash):
                 continue  # it was used meanwhile

@@ -21,6 +21,7 @@ from mesh.attachments.handles import BlobHandle
 from mesh.attachments.holding import Holding, holdings
 from mesh.attachments.keeping import Keeping, Referred
 from mesh.attachments.readers import MayRead
+from mesh.attachments.repairing import Repairs, Unrepaired
 from mesh.attachments.verifying import VerifyReport, verify_all
 from mesh.attachments.waiters import OnProgress, Waiter
 from mesh.attachments.work import Work
@@ -31,7 +32,6 @@ from mesh.errors import (
     BlobNotFound,
     FetchFailed,
     InvalidToken,
-    MeshError,
     NotStarted,
     StorageFull,
 )
@@ -40,9 +40,6 @@ from mesh.storage.blobs import BlobStore, Source
 
 NORMAL_PRIORITY = 2
 LOW_PRIORITY = 1
-
-REPAIR_SECONDS = 60.0
-"""How long a damaged blob waits for somebody who has what is damaged of it."""
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +117,10 @@ class Attachments:
         self._keeping = Keeping(store, self._exchange, referred, cache_bytes)
         store.on_lost(self._lost)
         self._limits = limits
+        self._repairs = Repairs(
+            lambda token, look: self.fetch(token, priority=LOW_PRIORITY, on_progress=look),
+            self._exchange.moved_at,
+        )
         self._started = False
         self._work = Work()
 
@@ -317,18 +318,21 @@ class Attachments:
 
     async def verify(self) -> VerifyReport:
         """Read every blob again. Chunks that the disk has damaged are dropped, and fetched from whoever holds
-        them; a blob whose damage nobody can repair within a minute is not here whole any more. While no node
-        is linked, nobody is waited for.
+        them, as is what is missing of blobs that were damaged earlier.
+
+        That goes on for as long as something comes; once nothing has come for a minute, it is given up, or
+        at once while no node is linked. A blob that is not repaired is not here whole any more, and what is
+        good of it stays for as long as the whole would: the next ``verify`` or ``fetch`` goes on from there.
         """
         self._check_started()
 
         def alone() -> bool:
             return not self._peers.links
 
-        async def fetch(token: BlobToken) -> None:
-            await self.fetch(token, priority=LOW_PRIORITY, timeout=0 if alone() else REPAIR_SECONDS)
+        async def repair(token: BlobToken) -> Unrepaired | None:
+            return await self._repairs.repair(token, alone)
 
-        return await self._work.do(verify_all(self._store, fetch, alone), "verify the attachments")
+        return await self._work.do(verify_all(self._store, repair, alone), "verify the attachments")
 
     async def storage_bytes(self) -> int:
         """The sum of the sizes of the blobs that are here whole."""
@@ -377,7 +381,7 @@ class Attachments:
         """What refers to a blob may have changed."""
         if self._started:
             self._exchange.readers.reconsider(hash=bytes.fromhex(hash))
-        if self._started and self._store.exists(hash):
+        if self._started and (self._store.exists(hash) or hash in self._store.damaged()):
             self._keeping.touch(hash)
 
     def reconsider_peer(self, peer: str) -> None:
@@ -432,10 +436,9 @@ class Attachments:
             self._work.begin(self._repair(token), f"repair {error.hash[:16]}")
 
     async def _repair(self, token: BlobToken) -> None:
-        try:
-            await self.fetch(token, priority=LOW_PRIORITY, timeout=REPAIR_SECONDS)
-        except (MeshError, OSError) as error:
-            log.error("blob %s is damaged and could not be repaired: %s", token.hash, error)
+        unrepaired = await self._repairs.repair(token)
+        if unrepaired is not None:
+            log.error("blob %s is damaged and not repaired: %s", token.hash, unrepaired.reason)
 
     def _relays(self, token: BlobToken) -> None:
         self._keeping.touch(token.hash)

@@ -47,7 +47,7 @@ class Transfer(Wanted):
         self._asking = Asking(around, self)
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
-        self._grew_at = self._loop.time()
+        self._came_at = self._grew_at = self._loop.time()
         self._part_bytes = 0  # in parts of chunks, since it last grew
         self._tally = Tally()
         self._begins = asyncio.Event()  # once there is a source, or others can have what is left here
@@ -63,6 +63,11 @@ class Transfer(Wanted):
         if self._plan is not None:
             return self._plan.held
         return self.partial.held if self.partial is not None else None
+
+    @property
+    def moved_at(self) -> float:
+        """When it last got on: something of it came, or all of it is being looked at once more."""
+        return self._loop.time() if self._finishing else self._came_at
 
     def name(self, token: BlobToken) -> None:
         """Keep the metadata of ``token``, which is of the same blob."""
@@ -195,7 +200,7 @@ class Transfer(Wanted):
                 self._tally.part_came(self.token, index, peer, size, now)
             self._part_bytes += size
             if self._part_bytes >= GROWTH_BYTES:
-                self._part_bytes, self._grew_at = 0, now
+                self._part_bytes, self._grew_at, self._came_at = 0, now, now
             self._around.downlink.got_on(self)
             self._act(self._plan.alive(peer, index, now))
 
@@ -266,7 +271,7 @@ class Transfer(Wanted):
     def _arrived(self, peer: str, index: int) -> None:
         if self._ended or self._plan is None:
             return
-        self._grew_at = self._loop.time()
+        self._came_at = self._grew_at = self._loop.time()
         self._around.downlink.got_on(self)
         actions = self._plan.arrived(peer, index, self._grew_at)
         self._tally.forget(index)

@@ -6,9 +6,10 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from mesh.attachments.repairing import Unrepaired
 from mesh.core.structs import Struct
 from mesh.core.tokens import BlobToken
-from mesh.errors import BlobCorrupt, BlobNotFound, MeshError
+from mesh.errors import BlobCorrupt, BlobNotFound
 from mesh.storage.blobs import BlobStore
 
 log = logging.getLogger(__name__)
@@ -24,10 +25,10 @@ class VerifyReport(Struct, frozen=True):
         checked: how many blobs were read.
         checked_bytes: how many bytes that were.
         damaged_chunks: how many chunks of them were not what they should be, where that can be told.
-        repaired: the hashes of the damaged blobs that are whole again.
-        lost: the hashes of those that are not: nobody had them in time, or the disk fails. What is good of
-            them is still here for a while, for a later ``fetch``.
+        repaired: the hashes of the damaged blobs that are whole again, some of which an earlier one found.
+        lost: the hashes of those that are not.
         alone: no node was linked that could have repaired anything.
+        unrepaired: why those are not, by their hashes, and how much of them is here.
     """
 
     checked: int
@@ -36,48 +37,59 @@ class VerifyReport(Struct, frozen=True):
     repaired: list[str]
     lost: list[str]
     alone: bool = False
+    unrepaired: dict[str, Unrepaired] = {}
 
 
 async def verify_all(
-    store: BlobStore, fetch: Callable[[BlobToken], Awaitable[object]], alone: Callable[[], bool]
+    store: BlobStore, repair: Callable[[BlobToken], Awaitable[Unrepaired | None]], alone: Callable[[], bool]
 ) -> VerifyReport:
-    """Verify every blob of ``store``; those that are damaged are had again by ``fetch``, the rest of them
-    stays. ``alone``: whether no node is linked."""
+    """Verify every blob of ``store``; those that are damaged, now or since earlier, are had again by
+    ``repair``, the rest of them stays. ``alone``: whether no node is linked."""
     checked = checked_bytes = damaged_chunks = 0
     repaired: list[str] = []
-    lost: list[str] = []
+    unrepaired: dict[str, Unrepaired] = {}
     limit = asyncio.Semaphore(MAX_REPAIRS)
 
-    async def repair(token: BlobToken) -> None:
+    async def mend(token: BlobToken) -> None:
         async with limit:
-            try:
-                await fetch(token)
-            except (MeshError, OSError):
-                lost.append(token.hash)
-            else:
-                repaired.append(token.hash)
+            why = await repair(token)
+        if why is None:
+            repaired.append(token.hash)
+        else:
+            unrepaired[token.hash] = why
 
     async with asyncio.TaskGroup() as repairs:
-        for hash in store.hashes():
-            token = await store.info(hash)
-            if token is None:  # it was deleted meanwhile, or nothing tells any more what it was
-                if hash in store.partials():
-                    checked += 1
-                    lost.append(hash)
+        hashes = store.hashes()
+        for token in store.damaged().values():
+            repairs.create_task(mend(token))
+        for hash in hashes:
+            held = await store.info(hash)
+            if held is None:  # it was deleted meanwhile, or is damaged
+                damaged_token = store.damaged().get(hash)
+                if damaged_token is not None:
+                    repairs.create_task(mend(damaged_token))
+                elif hash in store.partials():
+                    unrepaired[hash] = Unrepaired(0, 0, "its token is damaged, too: fetch it with its token")
+                else:
+                    continue
+                checked += 1
                 continue
             try:
                 damaged = await store.verify(hash)
             except BlobCorrupt:
-                repairs.create_task(repair(token))
+                repairs.create_task(mend(held))
             except BlobNotFound:
                 continue
             except OSError as error:
                 log.error("blob %s can be neither read nor replaced: %s", hash, error)
-                lost.append(hash)
+                reason = f"it can be neither read nor replaced: {error.strerror or error}"
+                unrepaired[hash] = Unrepaired(held.size_bytes, 0, reason)
             else:
                 damaged_chunks += len(damaged)
                 if damaged:
-                    repairs.create_task(repair(token))
+                    repairs.create_task(mend(held))
             checked += 1
-            checked_bytes += token.size_bytes
-    return VerifyReport(checked, checked_bytes, damaged_chunks, sorted(repaired), sorted(lost), alone())
+            checked_bytes += held.size_bytes
+    return VerifyReport(
+        checked, checked_bytes, damaged_chunks, sorted(repaired), sorted(unrepaired), alone(), unrepaired
+    )

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from mesh.attachments.holding import Holding
+from mesh.attachments.repairing import Unrepaired
 from mesh.attachments.verifying import VerifyReport
 from mesh.cli.output import compact_json
 from mesh.cli.settings import Control, common_options, controlled
@@ -14,7 +15,7 @@ from mesh.cli.units import size
 from mesh.core.tokens import BlobToken
 
 DAMAGED = 1
-"""Exit status of `mesh verify`: there are blobs that are damaged, and that nobody could repair."""
+"""Exit status of `mesh verify`: there are blobs that are damaged and not repaired."""
 
 
 @click.command()
@@ -97,14 +98,18 @@ async def unpin(control: Control, hash: str) -> None:
 async def verify(control: Control) -> int | None:
     """Read every blob again, and fetch what the disk has damaged.
 
-    Ends with status 1 if there is a damaged blob that no node which is connected could repair.
+    So it does with what an earlier one has not repaired. That goes on for as long as something comes, and is
+    given up when nothing has come for a minute; at once, if no node is linked. What has come stays: the next
+    `mesh verify` goes on from there.
+
+    Ends with status 1 if a damaged blob is not repaired.
     """
     plain = await control.call("attachments.verify")
     report = VerifyReport.from_dict(plain)
     lines = [
         f"{report.checked} blobs read, {size(report.checked_bytes)}: "
-        f"{len(report.repaired)} damaged and repaired, {len(report.lost)} damaged and not here any more",
-        *(f"lost  {hash}" for hash in report.lost),
+        f"{len(report.repaired)} damaged and repaired, {len(report.lost)} damaged and not repaired",
+        *(f"{hash}  {_unrepaired(why)}" for hash, why in sorted(report.unrepaired.items())),
     ]
     if report.lost and report.alone:
         lines.append(
@@ -112,6 +117,14 @@ async def verify(control: Control) -> int | None:
         )
     control.output.result(plain, "\n".join(lines))
     return DAMAGED if report.lost else None
+
+
+def _unrepaired(why: Unrepaired) -> str:
+    here = f"{size(why.here_bytes)} of {size(why.size_bytes)} are here"
+    if why.nobody:
+        missing = f"what is missing of it: {here}" if why.here_bytes else "it"
+        return f"not repaired: nobody who is linked has {missing}"
+    return f"not repaired yet: {here}, and the next `mesh verify` goes on; {why.reason}"
 
 
 @click.command()

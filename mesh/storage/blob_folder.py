@@ -182,6 +182,10 @@ class FolderBlobs:
         """See the port."""
         return self._folder.is_linked(hash)
 
+    def damaged(self) -> dict[str, BlobToken]:
+        """See the port."""
+        return self._folder.damaged.copy()
+
     def cache(self) -> list[tuple[str, int]]:
         """See the port."""
         sizes = self._folder.sizes

@@ -10,6 +10,7 @@
     pins/<hash>               empty: the blob is pinned, whole here or not
     partial/<hash>.data       a blob on its way in: full length, holes where chunks are missing
     partial/<hash>.chunks     its verified chunk list, once known
+    partial/<hash>.token      the token of a blob that was wanted and is damaged, until it is whole again
     temp/                     copies being added; whatever is here at ``open`` is left over and removed
 
 Tokens and chunk lists can be lost: they are made again from the content. Folders are 0700, files 0600.
@@ -43,7 +44,7 @@ from mesh.errors import (
 from mesh.storage.blob_links import Link
 from mesh.storage.blob_marks import CachedMarks, Pins
 from mesh.storage.blob_reading import read_at
-from mesh.storage.blob_sides import SUFFIXES, SideFiles, read_file
+from mesh.storage.blob_sides import SUFFIXES, SideFiles, read_file, read_token
 from mesh.storage.blob_sources import Intake, writing
 from mesh.storage.blob_strays import move, open_file, remove
 from mesh.storage.folders import sync_folder
@@ -74,6 +75,7 @@ class BlobFolder:
         cached: which of them are here for others only.
         pins: the blobs that are pinned.
         partial: the blobs that are here in part.
+        damaged: tokens of blobs that were wanted here, turned out to be damaged, and are not whole again.
         rotten: tokens of blobs that were wanted here and turned out to be damaged, until somebody is told.
     """
 
@@ -85,6 +87,7 @@ class BlobFolder:
         self.sizes: dict[str, int] = {}
         self.cached = CachedMarks(clock)
         self.partial: set[str] = set()
+        self.damaged: dict[str, BlobToken] = {}
         self.rotten: dict[str, BlobToken] = {}
         self.open_partials: dict[str, PartialFile] = {}
         self._links: dict[str, Link] = {}
@@ -128,6 +131,7 @@ class BlobFolder:
             for path in self.partials.glob("*.chunks"):
                 if path.stem not in self.partial:
                     path.unlink()
+            self._load_damaged()
         except OSError as error:
             raise DataDirUnusable(str(self.blobs.parent), error.strerror or str(error)) from error
 
@@ -140,6 +144,15 @@ class BlobFolder:
         else:
             where = "nowhere" if link is None else link.path
             log.warning("blob %s was linked to %s, which is not what it was: it is dropped", hash, where)
+
+    def _load_damaged(self) -> None:
+        self.damaged.clear()
+        for path in self.partials.glob("*.token"):
+            if path.stem in self.sizes:
+                path.unlink()
+                continue
+            with suppress(OSError, msgspec.MsgspecError):  # what it was is not known any more
+                self.damaged[path.stem] = read_token(path)
 
     def make_folders(self) -> None:
         """Make the folders; again, where somebody removed them."""
@@ -315,6 +328,7 @@ class BlobFolder:
         except FileNotFoundError as error:  # somebody removed or replaced it
             self._note_rotten(hash)
             self.delete(hash)
+            self._mark_damaged(hash)
             raise BlobCorrupt(hash) from error
         except LinkedFileChanged:
             self.delete(hash)
@@ -356,6 +370,8 @@ class BlobFolder:
         buffer = memoryview(bytearray(min(CHUNK_BYTES, token.size_bytes)))
         fd = self.open_blob(hash)
         try:
+            if os.fstat(fd).st_size > token.size_bytes:  # every chunk may be as it was, and the whole is not
+                self.drop_rotten(hash)
             for index in range(index, end):  # noqa: B020
                 if not chunk_matches(token, hashes, index, read_at(fd, buffer, index * CHUNK_BYTES)):
                     damaged.append(index)
@@ -373,6 +389,7 @@ class BlobFolder:
             self.delete(hash)
             raise error
         self._note_rotten(hash)
+        self._mark_damaged(hash)
         if hash not in self.open_partials:
             self.make_folders()
             final, partial = self._place(hash), self.partial_path(hash)
@@ -396,12 +413,24 @@ class BlobFolder:
             with suppress(OSError, msgspec.MsgspecError):
                 self.rotten[hash] = self._described(hash)
 
+    def _mark_damaged(self, hash: str) -> None:
+        """Remember, over restarts too, that a blob that was wanted here has to be had again."""
+        token = self.rotten.get(hash)
+        if token is None:
+            return
+        self.damaged[hash] = token
+        try:
+            self.make_folders()
+            self._sides.write_token(self.partial_path(hash).with_suffix(".token"), token, durable=True)
+        except (StorageFull, DataDirUnusable) as error:
+            log.warning("that blob %s is damaged cannot be written down: %s", hash, error)
+
     def delete(self, hash: str) -> None:
         """See the port."""
         partial = self.open_partials.get(hash)
         if partial is not None:
             partial.release()
-        had_partial = os.path.lexists(self.partial_path(hash))
+        had_partial = hash in self.damaged or os.path.lexists(self.partial_path(hash))
         self.remove_partial(hash)
         if hash in self.sizes:
             self._forget(hash)
@@ -460,4 +489,6 @@ class BlobFolder:
         path = self.partial_path(hash)
         remove(path)
         remove(path.with_suffix(".chunks"))
+        if self.damaged.pop(hash, None) is not None:
+            remove(path.with_suffix(".token"))
         self.partial.discard(hash)

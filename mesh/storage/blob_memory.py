@@ -50,6 +50,7 @@ class MemoryBlobs:
         self._lost: OnLost = lambda error, token: None
         self._blobs: dict[str, _Blob] = {}
         self._partials: dict[str, _MemoryPartial] = {}
+        self._damaged: dict[str, BlobToken] = {}
         self._folder: str | None = None
         self._exporting = asyncio.Lock()
 
@@ -64,6 +65,7 @@ class MemoryBlobs:
         """See the port."""
         self._blobs.clear()
         self._partials.clear()
+        self._damaged.clear()
         self._cached.clear()
         self._pinned.clear()
         self._taken = 0
@@ -83,6 +85,7 @@ class MemoryBlobs:
                 content += piece
         token, hashes = intake.finish(metadata)
         held = self._blobs.get(token.hash)
+        self._damaged.pop(token.hash, None)
         if held is None:
             self._drop_partial(token.hash)
             self._taken += len(content)
@@ -168,6 +171,10 @@ class MemoryBlobs:
         """See the port."""
         return False
 
+    def damaged(self) -> dict[str, BlobToken]:
+        """See the port."""
+        return self._damaged.copy()
+
     def cache(self) -> list[tuple[str, int]]:
         """See the port."""
         return [(hash, len(self._blobs[hash].content)) for hash in self._cached]
@@ -201,6 +208,7 @@ class MemoryBlobs:
     async def delete(self, hash: str) -> None:
         """See the port."""
         partial = self._drop_partial(hash)
+        self._damaged.pop(hash, None)
         if hash in self._blobs:
             self._forget(hash)
         elif not partial:
@@ -261,6 +269,8 @@ class MemoryBlobs:
     async def verify(self, hash: str) -> list[int]:
         """See the port."""
         blob = self._get(hash)
+        if len(blob.content) > blob.token.size_bytes:
+            raise self._drop_rotten(hash)
         damaged = [
             index
             for index in range(blob.token.chunk_count)
@@ -291,6 +301,8 @@ class MemoryBlobs:
             if chunk_matches(blob.token, blob.hashes, index, chunk):
                 partial.keep(index, bytes(chunk))
         error = BlobCorrupt(hash)
+        if wanted:
+            self._damaged[hash] = blob.token
         self._lost(error, blob.token if wanted else None)
         return error
 
@@ -313,6 +325,7 @@ class MemoryBlobs:
         if token.hash in self._blobs:  # added meanwhile
             return
         self._blobs[token.hash] = _Blob(token, hashes, content)
+        self._damaged.pop(token.hash, None)
         self._taken += len(content)
         if cached:
             self._cached[token.hash] = None

@@ -45,8 +45,11 @@ class SideFiles:
         """Write the token and, of more than one chunk, the chunk list."""
         if token.chunk_count > 1:
             self.write(self.path(token.hash, ".chunks"), hashes, durable=durable)
-        side = msgspec.json.encode(_Side.of(token))
-        self.write(self.path(token.hash, ".token"), side, durable=durable)
+        self.write_token(self.path(token.hash, ".token"), token, durable=durable)
+
+    def write_token(self, path: Path, token: BlobToken, *, durable: bool) -> None:
+        """Write a token to ``path``."""
+        self.write(path, msgspec.json.encode(_Side.of(token)), durable=durable)
 
     def write(self, path: Path, data: bytes, *, durable: bool) -> None:
         """Write a file, all at once."""
@@ -69,15 +72,20 @@ class SideFiles:
         return read_file(self.path(hash, suffix))
 
     def token(self, hash: str) -> BlobToken:
-        """The token, as it was written down.
+        """See :func:`read_token`."""
+        return read_token(self.path(hash, ".token"))
 
-        Raises:
-            msgspec.MsgspecError: it is damaged.
-        """
-        side = msgspec.json.decode(self.read(hash, ".token"), type=_Side)
-        if side.check is not None and side != _Side.of(side.token):
-            raise msgspec.ValidationError(f"the token of {hash} is not as it was written")
-        return side.token
+
+def read_token(path: Path) -> BlobToken:
+    """The token in ``path``, as it was written down.
+
+    Raises:
+        msgspec.MsgspecError: it is damaged.
+    """
+    side = msgspec.json.decode(read_file(path), type=_Side)
+    if side.check is not None and side != _Side.of(side.token):
+        raise msgspec.ValidationError(f"the token {path} is not as it was written")
+    return side.token
 
 
 def read_file(path: Path) -> bytes:

@@ -190,7 +190,7 @@ def _write_together(folder: BlobFolder, syncing: Executor, blobs: Sequence[Small
                     os.unlink(path)
     for small in blobs:
         folder.show(None, small.token)
-        if small.token.hash in folder.partial:  # left here by a version that had files for small ones too
+        if small.token.hash in folder.partial or small.token.hash in folder.damaged:
             folder.remove_partial(small.token.hash)
     return [None] * len(blobs)
 

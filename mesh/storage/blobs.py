@@ -185,6 +185,10 @@ class BlobStore(Protocol):
     def linked(self, hash: str) -> bool:
         """Whether the content of a blob that is here whole is a file that it is linked to."""
 
+    def damaged(self) -> dict[str, BlobToken]:
+        """The tokens, by hash, of the blobs that were wanted here and turned out to be damaged, and that are
+        neither whole again nor deleted since."""
+
     def cache(self) -> list[tuple[str, int]]:
         """Hash and size of every blob that is here whole for others only: the least recently served first."""
 

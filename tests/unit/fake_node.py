@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from mesh.attachments.handles import BlobHandle
 from mesh.attachments.holding import Holding
+from mesh.attachments.repairing import Unrepaired
 from mesh.attachments.verifying import VerifyReport
 from mesh.core.enrolment import Invitation
 from mesh.core.rates import Limits
@@ -156,6 +157,7 @@ class FakeAttachments:
         self.held: dict[str, tuple[BlobToken, Path]] = {}
         self.pinned: set[str] = set()
         self.lost: list[str] = []
+        self.here_bytes = 0
         self.partial: list[Holding] = []
         self.elsewhere: dict[str, Path] = {}
         self.fetched = asyncio.Event()
@@ -203,7 +205,9 @@ class FakeAttachments:
         self.pinned.discard(hash)
 
     async def verify(self) -> VerifyReport:
-        return VerifyReport(len(self.held), 1500, len(self.lost), [], self.lost, alone=True)
+        why = Unrepaired(1500, self.here_bytes, "stalled", nobody=not self.here_bytes)
+        unrepaired = dict.fromkeys(self.lost, why)
+        return VerifyReport(len(self.held), 1500, len(self.lost), [], self.lost, True, unrepaired)
 
     async def add(self, source: Path, *, name: str | None = None, link: bool = False) -> BlobToken:
         if not source.exists():

@@ -251,7 +251,11 @@ def test_blobs_are_pinned_and_verified(served: ServedNode, tmp_path: Path) -> No
     blobs.lost = [token["hash"]]
     result = served.mesh("verify")
     assert result.exit_code == 1
-    assert f"lost  {token['hash']}\nno node is linked that could repair them" in result.stdout
+    assert f"{token['hash']}  not repaired: nobody who is linked has it\n" in result.stdout
+    assert "no node is linked that could repair them" in result.stdout
+    blobs.here_bytes = 1000
+    result = served.mesh("verify")
+    assert "not repaired yet: 1.0 kB of 1.5 kB are here, and the next `mesh verify` goes on" in result.stdout
 
 
 def test_what_keeps_a_blob_and_how_much_of_it_is_here_is_listed(served: ServedNode) -> None:

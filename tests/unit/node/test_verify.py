@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mesh import BlobHandle, Node
+from mesh import BlobHandle, Node, VerifyReport
+from mesh.attachments.repairing import REPAIR_SECONDS
+from mesh.core.retention import GRACE_SECONDS
 from mesh.core.tokens import CHUNK_BYTES, BlobToken
 from mesh.errors import BlobCorrupt
 from tests.simulation.virtual_clock import virtual
@@ -137,4 +139,75 @@ async def test_a_holder_finds_out_that_what_it_serves_is_damaged(tmp_path: Path,
     assert await (await asyncio.wait_for(fetching, 60)).read() == data
     await asyncio.sleep(1)
     assert await b.attachments.read(token.hash) == data
+    await world.close()
+
+
+@virtual
+async def test_a_repair_goes_on_for_as_long_as_something_comes(tmp_path: Path) -> None:
+    world, a, b = await pair(0, tmp_path)
+    token = await a.attachments.add(random.Random(1).randbytes(4 * CHUNK_BYTES))
+    await b.attachments.fetch(token)
+    b.set_limits(download=20_000)
+    b.attachments.path(token.hash).unlink()
+    began = asyncio.get_running_loop().time()
+    report = await b.attachments.verify()
+    assert (report.repaired, report.lost, report.unrepaired) == ([token.hash], [], {})
+    assert asyncio.get_running_loop().time() - began > 2 * REPAIR_SECONDS
+    await world.close()
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@virtual
+async def test_what_was_repaired_in_part_is_found_again_and_goes_on(tmp_path: Path, restart: bool) -> None:
+    world, a, b = await pair(0, tmp_path)
+    token = await a.attachments.add(random.Random(1).randbytes(8 * CHUNK_BYTES), name="map")
+    await a.attachments.pin(token.hash)
+    await b.attachments.fetch(token)
+    await b.attachments.pin(token.hash)
+    b.set_limits(download=100_000)
+    b.attachments.path(token.hash).unlink()
+    verifying = asyncio.create_task(b.attachments.verify())
+    await asyncio.sleep(45)
+    await world.stop("a")
+    report = await verifying
+    assert (report.repaired, report.lost, report.alone) == ([], [token.hash], True)
+    why = report.unrepaired[token.hash]
+    assert why.nobody
+    assert 3 * CHUNK_BYTES < why.here_bytes < why.size_bytes == 8 * CHUNK_BYTES
+    assert VerifyReport.from_dict(report.to_dict()) == report
+    if restart:
+        await world.stop("b")
+        b = await world.start("b", ["a"])
+    await asyncio.sleep(2 * GRACE_SECONDS)
+    assert (await b.attachments.verify()).lost == [token.hash]
+    await world.start("a")
+    await asyncio.sleep(60)
+    received = b.attachments.received_bytes
+    report = await b.attachments.verify()
+    assert (report.repaired, report.lost) == ([token.hash], [])
+    assert b.attachments.received_bytes - received < 5 * CHUNK_BYTES
+    assert await b.attachments.info(token.hash) == token
+    assert (await b.attachments.verify()).repaired == []
+    await world.close()
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@virtual
+async def test_a_file_that_has_grown_is_damaged_and_needs_nothing_of_others(
+    tmp_path: Path, restart: bool
+) -> None:
+    world = World(0, tmp_path, delay=0.001)
+    b = await world.start("b")
+    data = random.Random(1).randbytes(3 * CHUNK_BYTES + 5)
+    token = await b.attachments.add(data, name="map")
+    await b.attachments.pin(token.hash)
+    with b.attachments.path(token.hash).open("ab") as file:
+        file.write(b"more")
+    if restart:
+        await world.stop("b")
+        b = await world.start("b")
+    report = await b.attachments.verify()
+    assert (report.checked, report.repaired, report.lost) == (1, [token.hash], [])
+    assert await b.attachments.read(token.hash) == data
+    assert await b.attachments.info(token.hash) == token
     await world.close()
