@@ -17,5 +17,6 @@ What a peer, or an application that asks for too much, can make a node hold is b
   each;
 - what one downloader has asked for and not got: ``requests.MAX_QUEUED`` chunks; more end its connection;
   read for it and not sent: three of them, or ``serving.READ_AHEAD`` small blobs;
+- blobs that are remembered to be too large to be passed on, as the log says once: ``oversize.MAX_WARNED``;
 - demands that a link brought: ``core.demand.MAX_DEMANDS_PER_LINK``; more are ignored until they are repeated.
 """

@@ -8,11 +8,12 @@ from collections.abc import Callable, Collection
 from mesh.attachments.announcing import Announcer
 from mesh.attachments.contests import identity_of
 from mesh.attachments.letters import Letters, token_of
+from mesh.attachments.oversize import Oversize, RelayBytes
 from mesh.attachments.readers import Readers
 from mesh.attachments.running import Running
 from mesh.core.demand import Demands, Identity, Send
 from mesh.core.tokens import BlobToken
-from mesh.core.wire import BlobAsk, BlobForget, BlobHave, BlobServed
+from mesh.core.wire import BlobAsk, BlobForget, BlobHave, BlobServed, BlobTooLarge
 from mesh.network.link import Link
 from mesh.network.peers import Peers
 from mesh.storage.blobs import BlobStore
@@ -38,6 +39,7 @@ class Correspondence:
         node_id: str,
         clock: Callable[[], float],
         may_relay: MayRelay,
+        relay_bytes: RelayBytes,
         readers: Readers,
         on_change: Callable[[bytes], None],
         on_asked: Callable[[bytes], None],
@@ -45,6 +47,7 @@ class Correspondence:
     ) -> None:
         """
         Args:
+            relay_bytes: what bounds the size of blobs that are relayed.
             readers: who may have what.
             on_change: told of a blob that the demand for may have changed.
             on_asked: told of a blob that somebody asks for, before that is answered.
@@ -61,6 +64,7 @@ class Correspondence:
         self._demands = Demands(node_id)
         self._letters = Letters(peers)
         self._announcer = Announcer(self._tell)
+        self._oversize = Oversize(peers, relay_bytes)
         self._last_sequence = 0
         self._ticking: asyncio.TimerHandle | None = None
         self._running = False
@@ -68,6 +72,7 @@ class Correspondence:
         self._letters.on(BlobForget, self._forgotten)
         self._letters.on(BlobServed, self._served)
         self._letters.on(BlobHave, self._have_came)
+        peers.handle(BlobTooLarge, self._too_large_came)
 
     def start(self) -> None:
         """Take part from now on."""
@@ -107,6 +112,7 @@ class Correspondence:
     def update(self, hash: bytes) -> None:
         """Tell those, and only those, who are to be told of a blob what is held of it."""
         self._announcer.set_listeners(hash, self._demands.listeners(hash))
+        self._oversize.keep(hash, self._demands.asked_of(hash))
         self._watch()
 
     def judge_again(self, hash: bytes) -> None:
@@ -130,6 +136,10 @@ class Correspondence:
     def asked_of(self, hash: bytes) -> set[str]:
         """See :meth:`~mesh.core.demand.Demands.asked_of`."""
         return self._demands.asked_of(hash)
+
+    def said_of(self, hash: bytes, peer: str) -> str:
+        """See :meth:`~mesh.attachments.oversize.Oversize.of`."""
+        return self._oversize.of(hash, peer)
 
     # --- what links bring -------------------------------------------------------------------------------
 
@@ -161,6 +171,8 @@ class Correspondence:
         if not self._running:
             return
         relay = self._may_relay(token, ask.origin)
+        if not relay:
+            self._oversize.refused(link, token, ask.origin)
         self._send(self._demands.set_whole(hash, self._store.exists(token.hash)))
         self._send(self._demands.asked(link.node_id, ask, relay=relay, now=_now()))
         self._on_asked(hash)
@@ -182,6 +194,11 @@ class Correspondence:
     def _have_came(self, link: Link, message: BlobHave) -> None:
         if self._running and self._demands.accepted(link.node_id, message.hash):
             self._on_have(link, message)
+
+    def _too_large_came(self, link: Link, message: BlobTooLarge) -> None:
+        if self._running and link.node_id in self._demands.asked_of(message.hash):
+            self._oversize.heard(link.node_id, message)
+            self._on_change(message.hash)
 
     def _changed(self, blobs: Collection[bytes]) -> None:
         """The demand may have changed for those that there is one for, and for these."""

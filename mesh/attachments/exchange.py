@@ -14,6 +14,7 @@ from mesh.attachments.contests import Contests, Rival, identity_after, identity_
 from mesh.attachments.correspondence import Correspondence, MayRelay
 from mesh.attachments.downlink import Downlink
 from mesh.attachments.lanes import Lane
+from mesh.attachments.oversize import RelayBytes
 from mesh.attachments.readers import MayRead, Readers
 from mesh.attachments.running import AnyTransfer, Running
 from mesh.attachments.slots import Slots
@@ -53,6 +54,7 @@ class Exchange:
         random: Random,
         clock: Callable[[], float],
         may_relay: MayRelay,
+        relay_bytes: RelayBytes,
         may_read: MayRead | None,
         max_blob_bytes: int,
         on_whole: Callable[[BlobToken], None],
@@ -62,6 +64,7 @@ class Exchange:
     ) -> None:
         """
         Args:
+            relay_bytes: what bounds the size of blobs that are relayed, but for ``max_blob_bytes``.
             may_read: who may have which blob; ``None``: everybody every one.
             on_relay: told when a blob begins to be fetched for others only.
             on_full: told when a transfer waits for room; :meth:`room` tells it that there may be some.
@@ -86,6 +89,7 @@ class Exchange:
             node_id=node_id,
             clock=clock,
             may_relay=lambda token, origin: token.size_bytes <= max_blob_bytes and may_relay(token, origin),
+            relay_bytes=relay_bytes,
             readers=self.readers,
             on_change=self._sync,
             on_asked=self._on_asked,
@@ -258,8 +262,9 @@ class Exchange:
 
     def asked(self, hash: str) -> Collection[str]:
         """See :class:`~mesh.attachments.surroundings.Surroundings`."""
-        links = self._peers.links
-        return [str(links[peer]) for peer in self._said.asked_of(bytes.fromhex(hash)) if peer in links]
+        links, key = self._peers.links, bytes.fromhex(hash)
+        asked = [peer for peer in self._said.asked_of(key) if peer in links]
+        return [f"{links[peer]}{self._said.said_of(key, peer)}" for peer in asked]
 
     def grew(self, transfer: Transfer) -> None:
         """See :class:`~mesh.attachments.surroundings.Surroundings`."""

@@ -107,6 +107,7 @@ class Attachments:
             random=random,
             clock=clock,
             may_relay=lambda token, origin: may_relay(token, origin) and self._keeping.may_relay(token),
+            relay_bytes=lambda token, origin: cache_bytes if may_relay(token, origin) else None,
             may_read=may_read,
             max_blob_bytes=max_blob_bytes,
             on_whole=self._became_whole,

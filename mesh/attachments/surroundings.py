@@ -38,7 +38,7 @@ class Surroundings(Protocol):
         """Let it begin."""
 
     def asked(self, hash: str) -> Collection[str]:
-        """Who was asked for the blob, for people to read."""
+        """Who was asked for the blob, for people to read, and why one does not pass it on."""
 
     def grew(self, transfer: Transfer) -> None:
         """A chunk arrived."""

@@ -89,7 +89,8 @@ log = logging.getLogger(__name__)
     "--cache",
     metavar="SIZE",
     callback=parsed(parse_size),
-    help="Room for blobs kept for others only: 20GB. [default: a tenth of what is free, up to 10 GiB]",
+    help="Room for blobs kept for others only: 20GB. A larger blob is not passed on. "
+    "[default: a tenth of what is free, up to 10 GiB]",
 )
 @click.option(
     "--gateway", metavar="HOST:PORT", help="Serve the node over HTTP there; port 0 takes a free one."

@@ -419,6 +419,14 @@ class BlobNews(_Message, tag=42, frozen=True):
     items: Annotated[list[BlobAsk | BlobForget | BlobHave | BlobServed], Items]
 
 
+class BlobTooLarge(_Message, tag=43, frozen=True):
+    """The sender does not ask on for a blob: it has more than ``limit_bytes``, which is all that the sender
+    keeps for others."""
+
+    hash: bytes
+    limit_bytes: int
+
+
 # --- direct distributions (tags 50-59), between nodes with the feature "direct" ---------------
 
 
@@ -461,7 +469,7 @@ Message = (
     | Summaries | Differences | Pull | Pulled | Barrier | BarrierReached | Routes
     | BlobAsk | BlobForget | BlobHave | BulkDial
     | ChunkListGet | ChunkList | ChunkGet | ChunkCancel | ChunkRefused | ChunkPiece
-    | BlobServed | PieceGet | BlobNews
+    | BlobServed | PieceGet | BlobNews | BlobTooLarge
     | DirectOffer | DirectReceipt
     | LinksAsk | LinksTold
 )  # fmt: skip

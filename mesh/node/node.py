@@ -69,7 +69,8 @@ class Node:
         download_limit: how fast blobs are fetched, from everybody together.
         link_limit: how fast blobs move to each peer, and from each.
         cache_bytes: what blobs that were fetched for others only may take; those that were served least
-            recently make room for new ones. ``None``: a tenth of the disk's free space, at most 10 GiB.
+            recently make room for new ones, and a larger one is not passed on. ``None``: a tenth of the
+            disk's free space, at most 10 GiB.
         environment: the world around the node; for simulations.
 
     Attributes:

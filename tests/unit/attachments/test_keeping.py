@@ -19,6 +19,7 @@ from mesh.core.tokens import BlobMetadata, BlobProgress, BlobToken
 from mesh.errors import BlobNotFound, FetchTimeout, NotStarted, StorageFull
 from mesh.storage.blob_folder import FolderBlobs
 from mesh.storage.worker import ThreadWorker
+from tests.simulation.virtual_clock import run_virtual
 from tests.unit.attachments.test_attachments import MIB, World, content, simulated
 
 
@@ -333,12 +334,39 @@ async def test_a_relay_relays_nothing_that_its_quota_has_no_room_for(world: Worl
     await world.link("ab", "bc")
     (small,) = await relayed(world, 3 * MIB)
     large = await world["c"].add(content(3 * MIB + 1, 1))
-    with pytest.raises(FetchTimeout):
+    with pytest.raises(FetchTimeout, match=r"asking b .*\[does not pass it on: .*for others \(3\.1 MB\)"):
         await world["a"].fetch(large, timeout=100)
     assert world["b"].received_bytes // MIB == 3
     assert await world["b"].exists(small.hash)
     await world["b"].fetch(large)  # for itself it may
     assert await (await world["a"].fetch(large)).read() == content(3 * MIB + 1, 1)
+
+
+def test_what_is_too_large_to_be_relayed_is_in_the_log_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        world = World()
+        await world.node("b", cache_bytes=MIB)
+        await world.link("ab")
+        large = await world["a"].add(content(MIB + 1))
+        await world["a"].delete(large.hash)
+        for linked in (False, True):
+            if linked:
+                await world.link("cb")
+            for _ in range(2):
+                with pytest.raises(FetchTimeout) as timed_out:
+                    await world["a"].fetch(large, timeout=100)
+            assert ("does not pass it on" in str(timed_out.value)) == linked, "b could ask nobody else"
+            warnings = [record for record in caplog.records if "not passed on" in record.getMessage()]
+            assert len(warnings) == linked
+        (warning,) = warnings
+        assert warning.levelname == "WARNING"
+        assert large.hash in warning.getMessage()
+        assert f"{MIB + 1} bytes" in warning.getMessage()
+        assert "cache_bytes" in warning.getMessage()
+        assert "--cache" in warning.getMessage()
+        await world.close()
+
+    run_virtual(main())
 
 
 @simulated(bytes_per_second=MIB)
