@@ -149,9 +149,10 @@ class Keeping:
             for hash in unused:
                 self.touch(hash)
             return
+        damaged = self._store.damaged()
         for hash in unused:
             whole = self._store.exists(hash)
-            if hash in referred and (whole or hash in self._store.damaged()):
+            if hash in referred and (whole or hash in damaged):
                 continue  # whatever changes that also touches it
             if hash in self._grace or self._store.pinned(hash):
                 continue  # it was used meanwhile

@@ -123,7 +123,7 @@ def _unrepaired(why: Unrepaired) -> str:
     here = f"{size(why.here_bytes)} of {size(why.size_bytes)} are here"
     if why.nobody:
         missing = f"what is missing of it: {here}" if why.here_bytes else "it"
-        return f"not repaired: nobody who is linked has {missing}"
+        return f"not repaired: nobody who is linked has {missing} ({why.reason})"
     return f"not repaired yet: {here}, and the next `mesh verify` goes on; {why.reason}"
 
 

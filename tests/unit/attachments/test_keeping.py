@@ -581,6 +581,26 @@ async def test_what_nobody_can_repair_is_lost_and_its_pin_and_its_good_chunks_ar
 
 
 @simulated()
+async def test_what_is_good_of_a_damaged_blob_stays_for_as_long_as_something_refers_to_it(
+    world: World,
+) -> None:
+    references = References()
+    blobs = (await world.node("b", referred=references)).attachments
+    token = await blobs.add(content(4 * MIB))
+    references.hashes.add(token.hash)
+    rot(world, "b", token.hash, 5)
+    why = (await blobs.verify()).unrepaired[token.hash]
+    assert (why.here_bytes, why.size_bytes, why.nobody) == (3 * MIB, 4 * MIB, True)
+    await asyncio.sleep(3 * GRACE_SECONDS)
+    assert (await blobs.verify()).unrepaired[token.hash].here_bytes == 3 * MIB
+    references.hashes.clear()
+    blobs.reconsider(token.hash)
+    await until_gone()
+    assert (await blobs.verify()).lost == []
+    assert world.nodes["b"].store.partials() == []
+
+
+@simulated()
 async def test_others_are_told_that_a_blob_was_damaged(world: World) -> None:
     await world.link("ba")
     token = await world["a"].add(content(2 * MIB))

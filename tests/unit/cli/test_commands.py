@@ -251,7 +251,7 @@ def test_blobs_are_pinned_and_verified(served: ServedNode, tmp_path: Path) -> No
     blobs.lost = [token["hash"]]
     result = served.mesh("verify")
     assert result.exit_code == 1
-    assert f"{token['hash']}  not repaired: nobody who is linked has it\n" in result.stdout
+    assert f"{token['hash']}  not repaired: nobody who is linked has it (stalled)\n" in result.stdout
     assert "no node is linked that could repair them" in result.stdout
     blobs.here_bytes = 1000
     result = served.mesh("verify")

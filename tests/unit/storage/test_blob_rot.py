@@ -326,3 +326,43 @@ async def test_strangers_in_its_folders_do_not_keep_a_store_from_opening(
     token = await again.add(str(number).encode(), BlobMetadata())
     assert await again.read(token.hash) == str(number).encode()
     await again.close()
+
+
+@pytest.mark.parametrize("size", [1000, len(DATA)])
+@pytest.mark.parametrize("how", ["flipped", "grown", "removed"])
+@pytest.mark.parametrize("then", ["added", "deleted"])
+async def test_what_was_damaged_is_remembered_until_it_is_whole_again(
+    tmp_path: Path, size: int, how: str, then: str
+) -> None:
+    store = FolderBlobs(tmp_path / "blobs", InlineWorker())
+    await store.open()
+    token = await store.add(DATA[:size], BlobMetadata("name"))
+    other = await store.add(b"other", BlobMetadata())
+    assert store.damaged() == {}
+    path = store.path(token.hash)
+    match how:
+        case "flipped":
+            flip(path, 5)
+        case "grown":
+            path.write_bytes(DATA[:size] + b"more")
+        case _:
+            path.unlink()
+    if how == "flipped":
+        assert await store.verify(token.hash) == [0]
+    else:
+        with pytest.raises(BlobCorrupt):
+            await store.verify(token.hash)
+    for _ in range(2):
+        assert store.damaged() == {token.hash: token}
+        await store.close()
+        store = FolderBlobs(tmp_path / "blobs", InlineWorker())
+        await store.open()
+    if then == "added":
+        await store.add(DATA[:size], BlobMetadata())
+    else:
+        await store.delete(token.hash)
+    assert store.damaged() == {}
+    assert not store.partials()
+    assert list((tmp_path / "blobs" / "partial").iterdir()) == []
+    assert await store.verify(other.hash) == []
+    await store.close()
