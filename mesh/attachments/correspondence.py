@@ -112,7 +112,8 @@ class Correspondence:
     def update(self, hash: bytes) -> None:
         """Tell those, and only those, who are to be told of a blob what is held of it."""
         self._announcer.set_listeners(hash, self._demands.listeners(hash))
-        self._oversize.keep(hash, self._demands.asked_of(hash))
+        if hash in self._oversize:
+            self._oversize.keep(hash, self._demands.asked_of(hash))
         self._watch()
 
     def judge_again(self, hash: bytes) -> None:

@@ -50,16 +50,19 @@ class Oversize:
             limit,
         )
 
+    def __contains__(self, hash: bytes) -> bool:
+        """Whether somebody said so of a blob."""
+        return hash in self._said
+
     def heard(self, peer: str, message: BlobTooLarge) -> None:
         """A peer that was asked for a blob says that it does not pass it on."""
         self._said.setdefault(message.hash, {})[peer] = message.limit_bytes
 
     def keep(self, hash: bytes, asked: set[str]) -> None:
         """Only these are still asked for a blob."""
-        if hash in self._said:
-            self._said[hash] = {peer: limit for peer, limit in self._said[hash].items() if peer in asked}
-            if not self._said[hash]:
-                del self._said[hash]
+        said = {peer: limit for peer, limit in self._said.pop(hash, {}).items() if peer in asked}
+        if said:
+            self._said[hash] = said
 
     def of(self, hash: bytes, peer: str) -> str:
         """What ``peer`` said of a blob, to stand behind its name; nothing, if it did not."""
