@@ -124,7 +124,7 @@ def _unrepaired(why: Unrepaired) -> str:
     if why.nobody:
         missing = f"what is missing of it: {here}" if why.here_bytes else "it"
         return f"not repaired: nobody who is linked has {missing} ({why.reason})"
-    return f"not repaired yet: {here}, and the next `mesh verify` goes on; {why.reason}"
+    return f"not repaired yet: {here}, and the next `mesh verify` or `mesh fetch` goes on; {why.reason}"
 
 
 @click.command()
