@@ -71,7 +71,7 @@ class FolderBlobs:
 
     async def close(self) -> None:
         """See the port."""
-        for partial in list(self._folder.open_partials.values()):
+        for partial in list(self._folder.partials.open.values()):
             await partial.close()
         await self._small.close()
         while self._dropping:
@@ -121,7 +121,7 @@ class FolderBlobs:
                 return held  # a copy of its own is better than a link
             token = held
         self._folder.publish(link, token, hashes, cached=False)
-        self._folder.remove_partial(token.hash)
+        self._folder.partials.remove(token.hash)
         return token
 
     async def begin(self, token: BlobToken, *, cached: bool) -> PartialBlob:
@@ -134,7 +134,7 @@ class FolderBlobs:
         partial = PartialFile(self._folder, self._worker, token)
         partial.cached = cached
         try:
-            await self._worker.run(self._folder.open_partial, partial)
+            await self._worker.run(self._folder.partials.begin, partial)
         except BaseException:
             await partial.close()
             raise
@@ -168,15 +168,15 @@ class FolderBlobs:
 
     def partials(self) -> list[str]:
         """See the port."""
-        return list(self._folder.partial)
+        return list(self._folder.partials.here)
 
     def has_partial(self, hash: str) -> bool:
         """See the port."""
-        return hash in self._folder.partial
+        return hash in self._folder.partials.here
 
     async def partial_extent(self, hash: str) -> tuple[int, int] | None:
         """See the port."""
-        return await self._worker.run(extent, self._folder.partial_path(hash))
+        return await self._worker.run(extent, self._folder.partials.path(hash))
 
     def linked(self, hash: str) -> bool:
         """See the port."""
@@ -184,7 +184,7 @@ class FolderBlobs:
 
     def damaged(self) -> dict[str, BlobToken]:
         """See the port."""
-        return self._folder.damaged.copy()
+        return self._folder.partials.damaged.copy()
 
     def cache(self) -> list[tuple[str, int]]:
         """See the port."""
@@ -229,7 +229,7 @@ class FolderBlobs:
 
     async def chunk_list(self, hash: str) -> bytes:
         """See the port."""
-        partial = self._folder.open_partials.get(hash)
+        partial = self._folder.partials.open.get(hash)
         if partial is not None and partial.hashes is not None:
             return partial.hashes
         return await self._run(self._folder.chunk_list, hash)
@@ -355,7 +355,7 @@ class _Copy:
             token = msgspec.structs.replace(token, metadata=self._folder.token(token.hash).metadata)
         assert self._file is not None
         self._folder.publish(self._file[1], token, hashes, cached=False)
-        self._folder.remove_partial(token.hash)
+        self._folder.partials.remove(token.hash)
         return token
 
     def close(self) -> None:

@@ -26,7 +26,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import msgspec
 from blake3 import blake3
@@ -43,14 +43,12 @@ from mesh.errors import (
 )
 from mesh.storage.blob_links import Link
 from mesh.storage.blob_marks import CachedMarks, Pins
+from mesh.storage.blob_partials import PartialBlobs
 from mesh.storage.blob_reading import read_at
-from mesh.storage.blob_sides import SUFFIXES, SideFiles, read_file, read_token
+from mesh.storage.blob_sides import SUFFIXES, SideFiles
 from mesh.storage.blob_sources import Intake, writing
 from mesh.storage.blob_strays import move, open_file, remove
 from mesh.storage.folders import sync_folder
-
-if TYPE_CHECKING:
-    from mesh.storage.blob_partial import PartialFile
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -74,27 +72,23 @@ class BlobFolder:
         sizes: of the blobs that are here whole.
         cached: which of them are here for others only.
         pins: the blobs that are pinned.
-        partial: the blobs that are here in part.
-        damaged: tokens of blobs that were wanted here, turned out to be damaged, and are not whole again.
+        partials: what is here in part.
         rotten: tokens of blobs that were wanted here and turned out to be damaged, until somebody is told.
     """
 
     def __init__(self, root: Path, clock: Callable[[], float]) -> None:
         self.blobs = root / "blobs"
         self.pins = Pins(root / "pins")
-        self.partials = root / "partial"
         self.temp = root / "temp"
         self.sizes: dict[str, int] = {}
         self.cached = CachedMarks(clock)
-        self.partial: set[str] = set()
-        self.damaged: dict[str, BlobToken] = {}
         self.rotten: dict[str, BlobToken] = {}
-        self.open_partials: dict[str, PartialFile] = {}
         self._links: dict[str, Link] = {}
         self._shelves: dict[str, str] = {}  # of what does not lie in the folder named after it
         self._list_of: tuple[str, bytes] | None = None  # of the blob that was last verified while it was read
         self._numbers = itertools.count()
         self._sides = SideFiles(self._place, self.create_temp)
+        self.partials = PartialBlobs(root / "partial", self._sides, self.sizes)
 
     def load(self) -> None:
         """Find out what is here, by name and size only, and remove what is left over."""
@@ -127,11 +121,7 @@ class BlobFolder:
                         cached[hash] = entry.stat(follow_symlinks=False).st_mtime
             self.cached.load(cached.items())
             self.pins.load()
-            self.partial = {path.stem for path in self.partials.glob("*.data")}
-            for path in self.partials.glob("*.chunks"):
-                if path.stem not in self.partial:
-                    path.unlink()
-            self._load_damaged()
+            self.partials.load()
         except OSError as error:
             raise DataDirUnusable(str(self.blobs.parent), error.strerror or str(error)) from error
 
@@ -145,18 +135,9 @@ class BlobFolder:
             where = "nowhere" if link is None else link.path
             log.warning("blob %s was linked to %s, which is not what it was: it is dropped", hash, where)
 
-    def _load_damaged(self) -> None:
-        self.damaged.clear()
-        for path in self.partials.glob("*.token"):
-            if path.stem in self.sizes:
-                path.unlink()
-                continue
-            with suppress(OSError, msgspec.MsgspecError):  # what it was is not known any more
-                self.damaged[path.stem] = read_token(path)
-
     def make_folders(self) -> None:
         """Make the folders; again, where somebody removed them."""
-        for folder in (self.blobs, self.pins.folder, self.partials, self.temp):
+        for folder in (self.blobs, self.pins.folder, self.partials.folder, self.temp):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     # --- where everything is -------------------------------------------------------------------------
@@ -166,10 +147,6 @@ class BlobFolder:
         self.size(hash)
         link = self._links.get(hash)
         return self._place(hash) if link is None else Path(link.path)
-
-    def partial_path(self, hash: str) -> Path:
-        """Where the bytes of a partial blob are."""
-        return self.partials / f"{hash}.data"
 
     def _place(self, hash: str) -> Path:
         return Path(self._content(hash))
@@ -336,7 +313,7 @@ class BlobFolder:
 
     def read_chunk(self, hash: str, index: int, headroom: int, *, verified: bool) -> bytearray:
         """See the port."""
-        partial = self.open_partials.get(hash)
+        partial = self.partials.open.get(hash)
         size = partial.token.size_bytes if partial is not None else self.size(hash)
         length = chunk_length(size, index)
         if index < 0 or length <= 0:
@@ -390,14 +367,8 @@ class BlobFolder:
             raise error
         self._note_rotten(hash)
         self._mark_damaged(hash)
-        if hash not in self.open_partials:
-            self.make_folders()
-            final, partial = self._place(hash), self.partial_path(hash)
-            with suppress(FileNotFoundError):
-                move(final.with_suffix(".chunks"), partial.with_suffix(".chunks"))
-            move(final, partial)
-            sync_folder(self.partials)
-            self.partial.add(hash)
+        self.make_folders()
+        self.partials.take_damaged(hash, self._place(hash))
         self._forget(hash)
         raise error
 
@@ -414,24 +385,13 @@ class BlobFolder:
                 self.rotten[hash] = self._described(hash)
 
     def _mark_damaged(self, hash: str) -> None:
-        """Remember, over restarts too, that a blob that was wanted here has to be had again."""
-        token = self.rotten.get(hash)
-        if token is None:
-            return
-        self.damaged[hash] = token
-        try:
+        if hash in self.rotten:
             self.make_folders()
-            self._sides.write_token(self.partial_path(hash).with_suffix(".token"), token, durable=True)
-        except (StorageFull, DataDirUnusable) as error:
-            log.warning("that blob %s is damaged cannot be written down: %s", hash, error)
+            self.partials.mark_damaged(self.rotten[hash])
 
     def delete(self, hash: str) -> None:
         """See the port."""
-        partial = self.open_partials.get(hash)
-        if partial is not None:
-            partial.release()
-        had_partial = hash in self.damaged or os.path.lexists(self.partial_path(hash))
-        self.remove_partial(hash)
+        had_partial = self.partials.delete(hash)
         if hash in self.sizes:
             self._forget(hash)
         elif not had_partial:
@@ -453,42 +413,3 @@ class BlobFolder:
             remove(path)
         self._shelves.pop(hash, None)
         return final.parent
-
-    # --- partial blobs -------------------------------------------------------------------------------
-
-    def open_partial(self, partial: PartialFile) -> None:
-        """Open the file; where the chunk list is known, hold what is there."""
-        hash = partial.token.hash
-        hashes = derived_hashes(partial.token)
-        if hashes is None:
-            with suppress(OSError):  # not known yet, or lost: it is fetched
-                hashes = read_file(self.partial_path(hash).with_suffix(".chunks"))
-                if not list_matches(partial.token, hashes):
-                    hashes = None
-        partial.acquire()
-        self.open_partials[hash] = partial
-        self.partial.add(hash)
-        if hashes is not None:
-            partial.find(hashes)
-
-    def partial_closed(self, partial: PartialFile) -> None:
-        """Called by a partial file when it is released."""
-        del self.open_partials[partial.token.hash]
-        if partial.token.hash in self.sizes:  # it was added meanwhile
-            self.remove_partial(partial.token.hash)
-
-    def save_partial_list(self, token: BlobToken, hashes: bytes) -> None:
-        """Keep a verified chunk list, so that a later attempt need not ask for it."""
-        if token.chunk_count > 1 and token.hash in self.open_partials:  # else it was closed meanwhile
-            with writing(self.partials, len(hashes)):
-                path = self.partial_path(token.hash).with_suffix(".chunks")
-                self._sides.write(path, hashes, durable=False)
-
-    def remove_partial(self, hash: str) -> None:
-        """Forget what is left of a partial blob."""
-        path = self.partial_path(hash)
-        remove(path)
-        remove(path.with_suffix(".chunks"))
-        if self.damaged.pop(hash, None) is not None:
-            remove(path.with_suffix(".token"))
-        self.partial.discard(hash)

@@ -56,7 +56,7 @@ class PartialFile:
         """See the port."""
         if not list_matches(self.token, hashes):
             raise CorruptChunk(self.token.hash, None)
-        await self._worker.run(self._folder.save_partial_list, self.token, hashes)
+        await self._worker.run(self._folder.partials.save_list, self.token, hashes)
         await self._worker.run(self.find, hashes)
 
     async def write(self, index: int, data: Buffer) -> None:
@@ -96,7 +96,7 @@ class PartialFile:
         Raises:
             StorageFull: what is missing of the blob would not fit.
         """
-        path = self._folder.partial_path(self.token.hash)
+        path = self._folder.partials.path(self.token.hash)
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         with writing(path.parent, self.token.size_bytes):
             self._folder.make_folders()
@@ -119,7 +119,7 @@ class PartialFile:
         fd, self._fd = self._fd, None
         if fd is not None:
             os.close(fd)
-            self._folder.partial_closed(self)
+            self._folder.partials.closed(self)
 
     def read_into(self, view: memoryview, index: int) -> bool:
         """Read chunk ``index`` into ``view``; ``False`` if it is not held."""
@@ -159,8 +159,8 @@ class PartialFile:
             return
         if self.hashes is None or not chunk_matches(self.token, self.hashes, index, data):
             raise CorruptChunk(self.token.hash, index)
-        with writing(self._folder.partials, len(data)):
-            check_room(self._folder.partials, len(data))
+        with writing(self._folder.partials.folder, len(data)):
+            check_room(self._folder.partials.folder, len(data))
             write_all(self._fd, data, index * CHUNK_BYTES)
         self.held.add(index)
         if index == self._followed:
@@ -173,7 +173,7 @@ class PartialFile:
     def _to_disk(self, step: Callable[..., None], *args: int) -> None:
         assert self._fd is not None
         try:
-            with writing(self._folder.partials, self.token.size_bytes):
+            with writing(self._folder.partials.folder, self.token.size_bytes):
                 step(self._fd, *args)
         except StorageFull:  # which bytes are on the disk, nobody can tell any more
             os.ftruncate(self._fd, 0)
@@ -216,14 +216,14 @@ class PartialFile:
         self._to_disk(make_durable)
         if self._whole.hexdigest() != self.token.hash:
             return False
-        partial = self._folder.partial_path(self.token.hash)
+        partial = self._folder.partials.path(self.token.hash)
         self._folder.publish(partial, self.token, self.hashes, cached=self.cached)
         self._drop()
         return True
 
     def _drop(self) -> None:
         self.release()
-        self._folder.remove_partial(self.token.hash)
+        self._folder.partials.remove(self.token.hash)
 
     def _damaged(self, index: int) -> list[int]:
         """Which of a few chunks from ``index`` on are not those of the list: they are no longer held. The

@@ -190,8 +190,8 @@ def _write_together(folder: BlobFolder, syncing: Executor, blobs: Sequence[Small
                     os.unlink(path)
     for small in blobs:
         folder.show(None, small.token)
-        if small.token.hash in folder.partial or small.token.hash in folder.damaged:
-            folder.remove_partial(small.token.hash)
+        if small.token.hash in folder.partials.here or small.token.hash in folder.partials.damaged:
+            folder.partials.remove(small.token.hash)
     return [None] * len(blobs)
 
 

@@ -16,6 +16,7 @@ from mesh.core.tokens import BlobMetadata, BlobToken
 from mesh.errors import StorageFull
 from mesh.storage.blob_folder import FolderBlobs
 from mesh.storage.blob_layout import BlobFolder
+from mesh.storage.blob_partials import PartialBlobs
 from mesh.storage.blob_small import MAX_TOGETHER, SYNCS_AT_ONCE
 from mesh.storage.blob_sources import check_room
 from mesh.storage.blobs import SMALL_BYTES, PartialBlob
@@ -121,9 +122,9 @@ async def test_a_disk_that_fails_afterwards_keeps_nobody_waiting(
     def fail(folder: BlobFolder, hash: str) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    store._folder.partial.add(token_of(b"1").hash)
+    store._folder.partials.here.add(token_of(b"1").hash)
     with monkeypatch.context() as patch:
-        patch.setattr(BlobFolder, "remove_partial", fail)
+        patch.setattr(PartialBlobs, "remove", fail)
         async with asyncio.timeout(5):
             with pytest.raises(OSError, match="Input/output"):
                 await store.take(token_of(b"1"), b"1", cached=False)
