@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,7 @@ from mesh.cli.parsing import parse_duration, parse_token, parsed
 from mesh.cli.progress import bar
 from mesh.cli.settings import Control, common_options, controlled
 from mesh.cli.units import clean, duration, percent, short, size
+from mesh.cli.views import Quiet, Redrawn, View
 from mesh.core.tokens import BlobProgress, BlobToken
 
 if TYPE_CHECKING:
@@ -71,29 +72,7 @@ async def _fetch(control: Control, token: BlobToken, path: Path | None, params: 
     control.output.result(token, f"{path or token.hash}  {size(token.size_bytes)}")
 
 
-class View(Protocol):
-    """Something that shows how far a fetch is, again and again."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *exc_info: object) -> None: ...
-
-    def show(self, progress: BlobProgress) -> None:
-        """It is this far now."""
-
-
-class _Quiet:
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def show(self, progress: BlobProgress) -> None:
-        pass
-
-
-class _Lines(_Quiet):
+class _Lines(Quiet[BlobProgress]):
     """A line whenever the state, the reason or the tenth of progress has changed."""
 
     def __init__(self) -> None:
@@ -107,21 +86,14 @@ class _Lines(_Quiet):
             click.echo(f"{progress.state}  {percent(_fraction(progress))}{why}")
 
 
-class _Bar(_Quiet):
+class _Bar(Redrawn[BlobProgress]):
     """A bar, redrawn in place."""
 
     def __init__(self, title: str) -> None:
         from rich.live import Live
 
         self._title = clean(title)
-        self._live = Live(console=console())
-
-    def __enter__(self) -> Self:
-        self._live.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._live.__exit__(None, None, None)
+        super().__init__(Live(console=console()))
 
     def show(self, progress: BlobProgress) -> None:
         self._live.update(self._render(progress))
@@ -144,8 +116,8 @@ def _fraction(progress: BlobProgress) -> float:
     return progress.downloaded_bytes / progress.total_bytes if progress.total_bytes else 1.0
 
 
-def view_for(output: Output, title: str) -> View:
+def view_for(output: Output, title: str) -> View[BlobProgress]:
     """The view that suits where the command prints."""
     if output.as_json:
-        return _Quiet()
+        return Quiet[BlobProgress]()
     return _Bar(title) if output.is_terminal else _Lines()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING
 
 import click
 
 from mesh.cli.output import Cell, Output, Row, console, print_json, table_blocks
 from mesh.cli.units import clean, duration, percent, short, size
+from mesh.cli.views import Quiet, Redrawn, View
 from mesh.core.rates import seconds_left
 from mesh.core.scopes import DistributionScope, Nodes, scope_text
 from mesh.core.status import DistributionStatus, NodeTransferStatus, TransferState
@@ -78,31 +79,7 @@ def in_order(status: DistributionStatus, names: Mapping[str, str]) -> list[NodeT
     )
 
 
-class View(Protocol):
-    """Something that shows one status after another."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *exc_info: object) -> None: ...
-
-    def show(self, status: DistributionStatus) -> None:
-        """The distribution is this far now."""
-
-
-class _Quiet:
-    """Shows nothing."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def show(self, status: DistributionStatus) -> None:
-        """See :class:`View`."""
-
-
-class JsonLines(_Quiet):
+class JsonLines(Quiet[DistributionStatus]):
     """A JSON line per status."""
 
     def show(self, status: DistributionStatus) -> None:
@@ -110,7 +87,7 @@ class JsonLines(_Quiet):
         print_json(status)
 
 
-class Lines(_Quiet):
+class Lines(Quiet[DistributionStatus]):
     """A line for every target whose state, reason or tenth of progress has changed."""
 
     def __init__(self, names: Mapping[str, str]) -> None:
@@ -128,7 +105,7 @@ class Lines(_Quiet):
                 click.echo(f"{name}  {node.status}  {percent(node.progress_fraction)}{why}")
 
 
-class Bars(_Quiet):
+class Bars(Redrawn[DistributionStatus]):
     """A bar per target, redrawn in place."""
 
     def __init__(self, names: Mapping[str, str], title: str) -> None:
@@ -139,14 +116,7 @@ class Bars(_Quiet):
         self._status: DistributionStatus | None = None
         self._heard: dict[str, tuple[NodeTransferStatus, float]] = {}  # what each target said last, and when
         self._console = console()
-        self._live = Live(console=self._console, refresh_per_second=1, get_renderable=self._render)
-
-    def __enter__(self) -> Self:
-        self._live.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._live.__exit__(None, None, None)
+        super().__init__(Live(console=self._console, refresh_per_second=1, get_renderable=self._render))
 
     def show(self, status: DistributionStatus) -> None:
         """See :class:`View`."""
@@ -242,10 +212,12 @@ def whom(scope: DistributionScope, names: Mapping[str, str]) -> str:
     return scope_text(scope)
 
 
-def view_for(output: Output, names: Mapping[str, str], title: str, *, stream_json: bool) -> View:
+def view_for(
+    output: Output, names: Mapping[str, str], title: str, *, stream_json: bool
+) -> View[DistributionStatus]:
     """The view that suits where the command prints."""
     if output.as_json:
-        return JsonLines() if stream_json else _Quiet()
+        return JsonLines() if stream_json else Quiet[DistributionStatus]()
     if output.is_terminal:
         return Bars(names, title)
     return Lines(names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,21 @@ def error_of(*arguments: str, status: int = 4) -> dict[str, str]:
     assert error["message"] in done.stderr
     assert "Traceback" not in done.stderr
     return error
+
+
+@contextlib.contextmanager
+def interrupted(command: subprocess.Popen[str]) -> Iterator[Lines]:
+    """What a command prints; at the end it is interrupted, as by Ctrl-C, and ends in good order."""
+    lines = Lines(command)
+    try:
+        yield lines
+        command.send_signal(signal.SIGINT)
+        assert command.wait(10) == 130
+    finally:
+        command.kill()
+        command.wait()
+        lines.join()
+    assert "Traceback" not in lines.stderr
 
 
 def free_port() -> int:
@@ -83,20 +100,12 @@ def test_who_stops_waiting_is_told_that_the_distribution_goes_on(tmp_path: Path)
         waiting = spawn(
             ["--home", str(hq.home), "distribute", str(tmp_path / "f"), "--scope", scope, "--wait"]
         )
-        try:
-            lines = Lines(waiting)
+        with interrupted(waiting) as lines:
             assert lines.next() == "aaaaaaaa  pending  0%"
-            waiting.send_signal(signal.SIGINT)
-            assert waiting.wait(10) == 130
-        finally:
-            waiting.kill()
-            waiting.wait()
-            lines.join()
         [listed] = hq.mesh("distributions")
         id = listed["status"]["handle"]["distribution_id"]
         assert f"distribution {id}\n" in lines.stderr
         assert f"the distribution goes on: `mesh distribution {id}` shows how far it is" in lines.stderr
-        assert "Traceback" not in lines.stderr
         assert not listed["status"]["is_cancelled"]
 
 
@@ -105,17 +114,9 @@ def test_a_blob_is_fetched_by_its_token_by_whoever_waits_for_it(tmp_path: Path) 
     with MeshProcess(tmp_path / "hq") as hq, MeshProcess(tmp_path / "van7") as van7:
         token = hq.mesh("add", str(tmp_path / "map"))
         waiting = spawn(["--home", str(van7.home), "fetch", json.dumps(token)])
-        try:
-            lines = Lines(waiting)
+        with interrupted(waiting) as lines:
             assert lines.next() == "waiting  0%  no peers are connected"
-            waiting.send_signal(signal.SIGINT)
-            assert waiting.wait(10) == 130
-        finally:
-            waiting.kill()
-            waiting.wait()
-            lines.join()
         assert "what has arrived stays for 10 minutes" in lines.stderr
-        assert "Traceback" not in lines.stderr
         van7.mesh("connect", hq.address)
         assert van7.mesh("fetch", json.dumps(token), "--output", str(tmp_path / "copy")) == token
         assert (tmp_path / "copy").read_bytes() == (tmp_path / "map").read_bytes()
@@ -128,8 +129,7 @@ def test_documents_travel_and_are_watched(tmp_path: Path) -> None:
     ):
         a.mesh("subscribe", "cars", '{"region": "north"}')
         watching = spawn(["--home", str(a.home), "watch", "cars", "--json"])
-        try:
-            lines = Lines(watching)
+        with interrupted(watching) as lines:
             b.mesh("upsert", "cars", '{"_id": "c1", "region": "north", "year": 2001}')
             first = json.loads(lines.next())
             assert first["document"] == {"_id": "c1", "region": "north", "year": 2001}
@@ -137,13 +137,6 @@ def test_documents_travel_and_are_watched(tmp_path: Path) -> None:
             assert json.loads(lines.next())["change"] == "updated"
             b.mesh("remove", "cars", "c1")
             assert json.loads(lines.next()) == {"change": "removed", "document": {"_id": "c1"}}
-            watching.send_signal(signal.SIGINT)
-            assert watching.wait(10) == 130
-        finally:
-            watching.kill()
-            watching.wait()
-            lines.join()
-        assert "Traceback" not in lines.stderr
         assert a.mesh("query", "cars") == []
 
 
